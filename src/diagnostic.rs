@@ -1,0 +1,330 @@
+//! Errors as people see them: what is wrong, where, and what to do; each with the exit code it ends the program with.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use miette::{LabeledSpan, MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Whose fault an [`Error`] is. It decides the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Ours (exit code 1).
+    Internal,
+    /// The command line's or a file's (exit code 2); nothing was spent.
+    Usage,
+    /// The budget ended before anything could be judged (exit code 3).
+    Budget,
+    /// A gate that the user set was not passed (exit code 4).
+    Gate,
+    /// The endpoint could not be used: bad key, unknown model, no connection (exit code 5).
+    Endpoint,
+    /// The user stopped the program (exit code 130).
+    Interrupted,
+}
+
+impl Fault {
+    /// The exit code of the program.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Fault::Internal => 1,
+            Fault::Usage => 2,
+            Fault::Budget => 3,
+            Fault::Gate => 4,
+            Fault::Endpoint => 5,
+            Fault::Interrupted => 130,
+        }
+    }
+}
+
+/// A text that was read, with the name it is known by: what spans point into.
+#[derive(Clone, Debug)]
+pub struct Source {
+    name: Arc<str>,
+    text: Arc<str>,
+}
+
+impl Source {
+    /// A text under a name, usually a file's path.
+    pub fn new(name: impl Into<Arc<str>>, text: impl Into<Arc<str>>) -> Source {
+        Source { name: name.into(), text: text.into() }
+    }
+
+    /// Reads a UTF-8 file; a missing, unreadable or badly encoded one is a usage error that says where.
+    pub fn read(path: &Path) -> Result<Source> {
+        let bytes = std::fs::read(path).map_err(|error| unreadable(path, &error))?;
+        match String::from_utf8(bytes) {
+            Ok(text) => Ok(Source::new(path.display().to_string(), text)),
+            Err(error) => {
+                let good = error.utf8_error().valid_up_to();
+                let bytes = error.into_bytes();
+                Err(bad_utf8(&path.display().to_string(), &bytes, good, 0))
+            }
+        }
+    }
+
+    /// The name, as shown to the user.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The whole text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+/// The usage error for a file that the system would not let us read.
+pub fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+    let message = match error.kind() {
+        std::io::ErrorKind::NotFound => format!("there is no file {}", path.display()),
+        std::io::ErrorKind::IsADirectory => format!("{} is a folder, not a file", path.display()),
+        _ => format!("cannot read {}: {error}", path.display()),
+    };
+    Error::usage(message)
+}
+
+/// The usage error for bytes that are not UTF-8 from offset `good` on; `bytes` begin at line `first_line` (from 0).
+pub fn bad_utf8(name: &str, bytes: &[u8], good: usize, first_line: usize) -> Error {
+    let start = bytes[..good].iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
+    let end = bytes[good..].iter().position(|&b| b == b'\n').map_or(bytes.len(), |at| good + at);
+    let line = first_line + bytes[..good].iter().filter(|&&b| b == b'\n').count();
+    let shown = String::from_utf8_lossy(&bytes[start..end]).into_owned();
+    let column = good - start;
+    Error::usage(format!("{name} is not UTF-8: byte 0x{:02x}", bytes[good]))
+        .at_line(name, line, &shown, column..column + '\u{fffd}'.len_utf8(), "this byte")
+        .help("save the file as UTF-8")
+}
+
+/// The place an error points at: some whole lines of a text, and a span in them.
+#[derive(Clone, Debug)]
+struct Place {
+    name: String,
+    lines: String,
+    first_line: usize,
+    span: Range<usize>,
+    label: String,
+}
+
+/// What is wrong, where (file, line, column, the offending text), and what to do about it.
+#[derive(Clone, Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Clone, Debug)]
+struct Inner {
+    fault: Fault,
+    message: String,
+    help: Option<String>,
+    place: Option<Place>,
+}
+
+/// Longest stretch of one line that is shown, in bytes on either side of what is wrong.
+const CONTEXT: usize = 120;
+
+impl Error {
+    /// An error of the given kind. The message is a sentence without a full stop.
+    pub fn new(fault: Fault, message: impl Into<String>) -> Error {
+        Error(Box::new(Inner { fault, message: message.into(), help: None, place: None }))
+    }
+
+    /// What the user typed or wrote is wrong.
+    pub fn usage(message: impl Into<String>) -> Error {
+        Error::new(Fault::Usage, message)
+    }
+
+    /// An endpoint cannot be used.
+    pub fn endpoint(message: impl Into<String>) -> Error {
+        Error::new(Fault::Endpoint, message)
+    }
+
+    /// Something that should not happen.
+    pub fn internal(message: impl Into<String>) -> Error {
+        Error::new(Fault::Internal, message)
+    }
+
+    /// Says what to do.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Error {
+        self.0.help = Some(help.into());
+        self
+    }
+
+    /// Says what to do, where there is something to say.
+    #[must_use]
+    pub fn help_if(mut self, help: Option<String>) -> Error {
+        self.0.help = help.or(self.0.help);
+        self
+    }
+
+    /// Points at a span of bytes in a text.
+    #[must_use]
+    pub fn at(mut self, source: &Source, span: Range<usize>, label: impl Into<String>) -> Error {
+        let text = source.text();
+        let floor = |at: usize| (0..=at.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+        let (from, to) = (floor(span.start), floor(span.end.max(span.start)));
+        let start = text[..from].rfind('\n').map_or(0, |at| at + 1);
+        let end = text[from..].find('\n').map_or(text.len(), |at| from + at);
+        self.0.place = Some(Place {
+            name: source.name().to_owned(),
+            lines: text[start..end].to_owned(),
+            first_line: text[..start].matches('\n').count(),
+            span: from - start..to.min(end).max(from) - start,
+            label: label.into(),
+        });
+        self
+    }
+
+    /// Points at a span of bytes in one line (`line` counted from 0) of a text that is not held whole, like a data file's.
+    #[must_use]
+    pub fn at_line(
+        mut self,
+        name: impl Into<String>,
+        line: usize,
+        text: &str,
+        span: Range<usize>,
+        label: impl Into<String>,
+    ) -> Error {
+        let floor = |at: usize| (0..=at.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+        let (from, to) = (floor(span.start), floor(span.end.max(span.start)));
+        let end = floor(from.max(to.min(from + CONTEXT)) + CONTEXT);
+        self.0.place = Some(Place {
+            name: name.into(),
+            lines: text[..end].trim_end_matches(['\n', '\r']).to_owned(),
+            first_line: line,
+            span: from..to.min(end),
+            label: label.into(),
+        });
+        self
+    }
+
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        self.0.fault
+    }
+
+    /// The message alone.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// What to do, if that was said.
+    pub fn advice(&self) -> Option<&str> {
+        self.0.help.as_deref()
+    }
+
+    /// `file:line:column` (from 1), if the error points at a place.
+    pub fn location(&self) -> Option<String> {
+        let place = self.0.place.as_ref()?;
+        let before = &place.lines[..place.span.start.min(place.lines.len())];
+        Some(format!("{}:{}:{}", place.name, place.first_line + 1, before.chars().count() + 1))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl miette::Diagnostic for Error {
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.0.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        self.0.place.as_ref().map(|place| place as &dyn SourceCode)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let place = self.0.place.as_ref()?;
+        let label = LabeledSpan::new(Some(place.label.clone()), place.span.start, place.span.len());
+        Some(Box::new(std::iter::once(label)))
+    }
+}
+
+impl SourceCode for Place {
+    fn read_span<'a>(
+        &'a self,
+        span: &SourceSpan,
+        _before: usize,
+        _after: usize,
+    ) -> std::result::Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        if span.offset() + span.len() > self.lines.len() {
+            return Err(MietteError::OutOfBounds);
+        }
+        let column = if span.is_empty() && self.lines.is_empty() { 0 } else { self.span.start.min(self.lines.len()) };
+        // miette prints the line and column of the contents' start: ours is the first byte of the line shown.
+        let _ = column;
+        Ok(Box::new(MietteSpanContents::new_named(
+            self.name.clone(),
+            self.lines.as_bytes(),
+            SourceSpan::from((0, self.lines.len())),
+            self.first_line,
+            0,
+            1,
+        )))
+    }
+}
+
+/// The known word nearest to what was typed, if one is near enough to be meant.
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|candidate| (strsim::normalized_damerau_levenshtein(&word.to_lowercase(), &candidate.to_lowercase()), candidate))
+        .filter(|(likeness, _)| *likeness >= 0.5)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+/// ``did you mean `x`?`` or, where nothing is near, the list of what there is.
+pub fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
+    match nearest(word, known.clone()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("there {}", listing(known)),
+    }
+}
+
+fn listing<'a>(known: impl IntoIterator<Item = &'a str>) -> String {
+    let names: Vec<String> = known.into_iter().map(|name| format!("`{name}`")).collect();
+    match names.len() {
+        0 => "are none".to_owned(),
+        1 => format!("is {}", names[0]),
+        n if n > 24 => format!("are {} and {} more", names[..24].join(", "), n - 24),
+        _ => format!("are {}", names.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_knows_its_place() {
+        let source = Source::new("task.toml", "[task]\nnmae = 1\n");
+        let error = Error::usage("unknown key `nmae`").at(&source, 7..11, "here");
+        assert_eq!(error.location().unwrap(), "task.toml:2:1");
+        let error = Error::usage("x").at(&source, 500..600, "past the end");
+        assert_eq!(error.location().unwrap(), "task.toml:3:1");
+    }
+
+    #[test]
+    fn a_place_in_a_data_file_keeps_its_line_number() {
+        let error = Error::usage("x").at_line("tune.jsonl", 16, "{\"a\": 1, \"ü\": }", 14..15, "here");
+        assert_eq!(error.location().unwrap(), "tune.jsonl:17:14");
+        let shown = format!("{:?}", miette::Report::new(error));
+        assert!(shown.contains("tune.jsonl:17"), "{shown}");
+    }
+
+    #[test]
+    fn near_words_are_suggested() {
+        assert_eq!(nearest("temprature", ["top_p", "temperature"]), Some("temperature"));
+        assert_eq!(nearest("zzz", ["top_p", "temperature"]), None);
+        assert_eq!(suggestion("zzz", ["a", "b"]), "there are `a`, `b`");
+    }
+}

@@ -1,0 +1,199 @@
+//! Wire formats as pure functions: a [`Request`] becomes an HTTP call, an HTTP reply becomes a [`Response`] or a
+//! [`Failure`]. One file a provider; no I/O here, so recorded replies are enough to test them.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user`, `assistant`, ...
+    pub role: String,
+    /// The text.
+    pub content: String,
+}
+
+/// What a model is given.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Input {
+    /// A conversation, for chat models.
+    #[serde(rename = "messages")]
+    Messages(Vec<Message>),
+    /// A text to go on from, for completion models.
+    #[serde(rename = "prompt")]
+    Text(String),
+}
+
+/// A request as rendered: what is sent and changes what a model may answer, and how many completions are wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// The model's name, as the endpoint knows it.
+    pub model: String,
+    /// The rendered prompt.
+    pub input: Input,
+    /// Every API parameter that was set, by its name in the OpenAI API, except `model`, `messages`, `prompt` and `n`.
+    pub params: BTreeMap<String, Value>,
+    /// How many completions, at least 1.
+    pub n: u32,
+}
+
+/// Why a completion ended. Servers invent their own words, so any text is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FinishReason(pub Cow<'static, str>);
+
+impl FinishReason {
+    /// The model stopped by itself or at a stop sequence.
+    pub const STOP: FinishReason = FinishReason(Cow::Borrowed("stop"));
+    /// max_tokens or the context ended it.
+    pub const LENGTH: FinishReason = FinishReason(Cow::Borrowed("length"));
+    /// The endpoint's content filter cut it.
+    pub const CONTENT_FILTER: FinishReason = FinishReason(Cow::Borrowed("content_filter"));
+    /// The source does not say (a cassette).
+    pub const UNKNOWN: FinishReason = FinishReason(Cow::Borrowed("unknown"));
+}
+
+/// One completion.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The text; empty where the model said nothing.
+    pub text: String,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// This completion's share of the output tokens that were billed.
+    pub completion_tokens: u64,
+}
+
+/// What an endpoint answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Response {
+    /// The completions, in the endpoint's order.
+    pub samples: Vec<Sample>,
+    /// Input tokens billed (once for all completions).
+    pub prompt_tokens: u64,
+    /// Those of them that were billed at the cached-input price.
+    #[serde(default)]
+    pub cached_tokens: u64,
+    /// The model that the reply names, where it differs from the one asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// True where a share of the tokens, or all of them, was estimated rather than billed by the sample.
+    #[serde(default)]
+    pub estimated: bool,
+}
+
+impl Response {
+    /// Output tokens of all completions.
+    pub fn completion_tokens(&self) -> u64 {
+        self.samples.iter().map(|sample| sample.completion_tokens).sum()
+    }
+}
+
+/// Why there is no answer, as a class that is kept, counted and shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The prompt does not fit the model's context window.
+    ContextTooLong,
+    /// A content filter refused the prompt or every completion.
+    ContentFilter,
+    /// The model refused.
+    Refused,
+    /// The request as such is wrong (HTTP 400, 413, 422): it would fail for every instance.
+    BadRequest,
+    /// The key was not accepted (HTTP 401, 403).
+    Authentication,
+    /// The endpoint does not know the model (HTTP 404).
+    UnknownModel,
+    /// The account has no money left.
+    QuotaExceeded,
+    /// Too many requests (HTTP 429).
+    RateLimit,
+    /// The endpoint failed (HTTP 5xx, 408, 409).
+    Server,
+    /// No connection, or it broke.
+    Connection,
+    /// No answer in time.
+    Timeout,
+    /// An answer that cannot be read.
+    MalformedReply,
+    /// A cassette does not hold this request, or not enough samples of it.
+    NotRecorded,
+    /// The answer was there but the metric failed on it.
+    Metric,
+    /// The prompt could not be rendered for this instance.
+    Render,
+    /// It did not fit the budget any more.
+    Budget,
+    /// The run was stopped before it was sent.
+    Interrupted,
+}
+
+impl FailureKind {
+    /// True where the configuration itself is the reason, so that missing instances count against it.
+    pub fn own(self) -> bool {
+        matches!(self, FailureKind::ContextTooLong | FailureKind::ContentFilter | FailureKind::Refused)
+    }
+
+    /// True where trying again, later, may help.
+    pub fn transient(self) -> bool {
+        use FailureKind::{Connection, MalformedReply, RateLimit, Server, Timeout};
+        matches!(self, RateLimit | Server | Connection | Timeout | MalformedReply)
+    }
+
+    /// True where no other request to this endpoint can succeed either.
+    pub fn fatal(self) -> bool {
+        use FailureKind::{Authentication, QuotaExceeded, UnknownModel};
+        matches!(self, Authentication | UnknownModel | QuotaExceeded)
+    }
+
+    /// The word used in files, like `context_too_long`.
+    pub fn word(self) -> &'static str {
+        match self {
+            FailureKind::ContextTooLong => "context_too_long",
+            FailureKind::ContentFilter => "content_filter",
+            FailureKind::Refused => "refused",
+            FailureKind::BadRequest => "bad_request",
+            FailureKind::Authentication => "authentication",
+            FailureKind::UnknownModel => "unknown_model",
+            FailureKind::QuotaExceeded => "quota_exceeded",
+            FailureKind::RateLimit => "rate_limit",
+            FailureKind::Server => "server",
+            FailureKind::Connection => "connection",
+            FailureKind::Timeout => "timeout",
+            FailureKind::MalformedReply => "malformed_reply",
+            FailureKind::NotRecorded => "not_recorded",
+            FailureKind::Metric => "metric",
+            FailureKind::Render => "render",
+            FailureKind::Budget => "budget",
+            FailureKind::Interrupted => "interrupted",
+        }
+    }
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.word().replace('_', " "))
+    }
+}
+
+/// Why an evaluation or a request came to nothing: its class, and the particular words. Never holds a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// The class.
+    pub kind: FailureKind,
+    /// What exactly, in words.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of a class with its message.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Failure {
+        Failure { kind, message: message.into() }
+    }
+}

@@ -1,0 +1,106 @@
+//! Who decides what to try next. Pure and synchronous: no I/O, no clock, no threads; one seed decides everything.
+//!
+//! A [`Strategy`] is asked for work and told results in the order of asking, so its decisions do not depend on the
+//! order in which replies came back. One strategy a file; [`STRATEGIES`] declares them all.
+
+use std::sync::Arc;
+
+use rand_chacha::ChaCha12Rng;
+
+use crate::money::Usd;
+use crate::space::Configuration;
+
+/// Where configurations come from: what a strategy needs to know of a search space.
+pub trait Domain: Send + Sync {
+    /// Draws a configuration that satisfies every condition and constraint; `None` where thousands of draws found none.
+    fn sample(&self, rng: &mut ChaCha12Rng) -> Option<Configuration>;
+
+    /// Every configuration, in the order of declaration (the last parameter varies fastest). The error says which
+    /// parameter makes the space infinite, or that there are more than `limit`.
+    fn enumerate(&self, limit: usize) -> Result<Vec<Configuration>, String>;
+
+    /// How many configurations there are at most (before constraints), where that is finite.
+    fn size(&self) -> Option<u128>;
+}
+
+/// What a strategy is given at the beginning.
+#[derive(Clone)]
+pub struct Problem {
+    /// The space.
+    pub domain: Arc<dyn Domain>,
+    /// How many tuning instances there are. Strategies name them by their place `0..instances` in the study's one
+    /// seeded, stratified order, so looking at a prefix of them is looking at a fair sample, the same for all.
+    pub instances: usize,
+    /// What the whole search may cost.
+    pub budget: Option<Usd>,
+    /// How many configurations may be tried.
+    pub max_trials: Option<usize>,
+    /// The seed of this strategy's own random stream.
+    pub seed: u64,
+    /// Configurations that are tried first, whatever the strategy (the baseline).
+    pub first: Vec<Configuration>,
+    /// An inference budget is set, so configurations may be dropped as too dear.
+    pub may_drop: bool,
+}
+
+/// What a strategy wants.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ask {
+    /// Evaluate a configuration on these instances, in this order.
+    Evaluate {
+        /// The number of the trial: a new one is the next number and brings its configuration.
+        trial: usize,
+        /// The configuration of a new trial; `None` for one that is known already.
+        configuration: Option<Configuration>,
+        /// Places in the study's order. Never one that was asked for this trial before.
+        instances: Vec<usize>,
+    },
+    /// Nothing before more results are told.
+    Wait,
+    /// Nothing any more.
+    Done,
+}
+
+/// What became of one evaluation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Outcome {
+    /// It was judged.
+    Scored {
+        /// The objective, larger is better (a minimized metric comes negated); finite.
+        score: f64,
+        /// What production would pay for this instance: prompt once, n completions.
+        production: Usd,
+    },
+    /// There is no result, for a reason other than money. It is missing: neither good nor bad.
+    Missing,
+    /// It did not fit the budget any more.
+    Refused,
+}
+
+/// One result, told in the order of asking.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Told {
+    /// Which trial.
+    pub trial: usize,
+    /// Which instance, by its place in the study's order.
+    pub instance: usize,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What it cost the study.
+    pub cost: Usd,
+}
+
+/// A search strategy.
+pub trait Strategy: Send {
+    /// What to do next. Called again and again until `Wait` or `Done`; after `Wait` it is called again when more was told.
+    fn ask(&mut self) -> Ask;
+
+    /// One result. Results come in the order of asking.
+    fn tell(&mut self, told: Told);
+
+    /// The trial is over the inference budget and out of the race: ask no more of it. Comes between tells.
+    fn dropped(&mut self, trial: usize);
+
+    /// How many evaluations may be asked ahead of what was told: a constant of the study, never the concurrency.
+    fn look_ahead(&self) -> usize;
+}

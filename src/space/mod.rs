@@ -1,0 +1,5 @@
+//! Search spaces: parameters, conditions, constraints, sampling, encoding for models.
+
+pub mod configuration;
+
+pub use configuration::Configuration;
