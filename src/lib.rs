@@ -1,10 +1,14 @@
 //! farthing
 
+pub mod backend;
+pub mod declaration;
 pub mod diagnostic;
 pub mod money;
+pub mod price;
 pub mod prompt;
 pub mod provider;
 pub mod metric;
+pub mod runner;
 pub mod search;
 pub mod space;
 pub mod store;

@@ -1,6 +1,8 @@
 //! Wire formats as pure functions: a [`Request`] becomes an HTTP call, an HTTP reply becomes a [`Response`] or a
 //! [`Failure`]. One file a provider; no I/O here, so recorded replies are enough to test them.
 
+pub mod openai;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;

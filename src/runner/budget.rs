@@ -1,0 +1,230 @@
+//! The cap: what may be sent, decided in the order of asking. Two sums stay within it: the study's own cost and the
+//! money really spent.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::money::Usd;
+
+/// A budget and the two sums that it limits. Without a limit everything is admitted, and still counted.
+#[derive(Debug)]
+pub struct Purse {
+    accounts: Mutex<Accounts>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Accounts {
+    limit: Option<Usd>,
+    /// Only the money spent decides (`--reuse-savings`): what the store gives is free.
+    reuse_savings: bool,
+    study_settled: Usd,
+    study_held: Usd,
+    spent: Usd,
+    held: Usd,
+    holds: usize,
+}
+
+/// The answer to whether an evaluation may be sent.
+#[derive(Debug)]
+pub enum Admission {
+    /// It may; its worst case is held.
+    Go(Hold),
+    /// Not before earlier ones have settled.
+    Wait,
+    /// It does not fit although all have settled. True where it is money spent (lost requests, an earlier crash) that
+    /// keeps it out, and not the study's own cost.
+    Never {
+        /// The money spent is what binds.
+        for_spent: bool,
+    },
+}
+
+impl Purse {
+    /// A purse of a study that has spent some already (before it was resumed).
+    pub fn new(limit: Option<Usd>, reuse_savings: bool, spent: Usd) -> Arc<Purse> {
+        let zero = Usd::ZERO;
+        let accounts =
+            Accounts { limit, reuse_savings, study_settled: zero, study_held: zero, spent, held: zero, holds: 0 };
+        Arc::new(Purse { accounts: Mutex::new(accounts) })
+    }
+
+    fn accounts(&self) -> MutexGuard<'_, Accounts> {
+        // Every change is a few additions that cannot panic half-way.
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks to send something that costs the study at most `study` and in money at most `real`.
+    pub fn admit(self: &Arc<Purse>, study: Usd, real: Usd) -> Admission {
+        let mut accounts = self.accounts();
+        let study_fits = accounts.reuse_savings || accounts.fits(accounts.study_settled + accounts.study_held + study);
+        let spent_fits = accounts.fits(accounts.spent + accounts.held + real);
+        if !(study_fits && spent_fits) {
+            return match accounts.holds {
+                0 => Admission::Never { for_spent: study_fits },
+                _ => Admission::Wait,
+            };
+        }
+        accounts.study_held += study;
+        accounts.held += real;
+        accounts.holds += 1;
+        Admission::Go(Hold { purse: self.clone(), study, real })
+    }
+
+    /// The study's own cost so far.
+    pub fn study_cost(&self) -> Usd {
+        self.accounts().study_settled
+    }
+
+    /// The money spent so far: bills and lost requests.
+    pub fn spent(&self) -> Usd {
+        self.accounts().spent
+    }
+
+    /// The limit.
+    pub fn limit(&self) -> Option<Usd> {
+        self.accounts().limit
+    }
+
+    /// What is held for requests in flight, in money.
+    pub fn held(&self) -> Usd {
+        self.accounts().held
+    }
+
+    /// Changes the limit: for the search and the held-out test of one study, which share its budget.
+    pub fn set_limit(&self, limit: Option<Usd>) {
+        self.accounts().limit = limit;
+    }
+}
+
+impl Accounts {
+    fn fits(&self, sum: Usd) -> bool {
+        self.limit.is_none_or(|limit| sum <= limit)
+    }
+}
+
+/// The worst case of something admitted, held until it settles. Dropped unsettled, it is given back.
+#[derive(Debug)]
+pub struct Hold {
+    purse: Arc<Purse>,
+    study: Usd,
+    real: Usd,
+}
+
+impl Hold {
+    /// What is held in money.
+    pub fn real(&self) -> Usd {
+        self.real
+    }
+
+    /// Books money: a bill, or a request lost at its worst case. That much of the hold is used up.
+    pub fn spend(&mut self, amount: Usd) {
+        let mut accounts = self.purse.accounts();
+        let used = amount.min(self.real);
+        accounts.spent += amount;
+        accounts.held -= used;
+        drop(accounts);
+        self.real -= used;
+    }
+
+    /// Makes sure that at least `worst` is held for another attempt; false where that does not fit.
+    pub fn top_up(&mut self, worst: Usd) -> bool {
+        let missing = worst.saturating_left(self.real);
+        let mut accounts = self.purse.accounts();
+        if !accounts.fits(accounts.spent + accounts.held + missing) {
+            return false;
+        }
+        accounts.held += missing;
+        drop(accounts);
+        self.real += missing;
+        true
+    }
+
+    /// Ends it: the study's cost is settled, the rest of the money is given back.
+    pub fn settle(self, study_cost: Usd) {
+        self.purse.accounts().study_settled += study_cost;
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut accounts = self.purse.accounts();
+        accounts.study_held -= self.study;
+        accounts.held -= self.real;
+        accounts.holds -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn usd(pico: i64) -> Usd {
+        Usd::from_pico(pico)
+    }
+
+    fn go(admission: Admission) -> Hold {
+        match admission {
+            Admission::Go(hold) => hold,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_waits_and_is_refused_only_when_all_have_settled() {
+        let purse = Purse::new(Some(usd(10)), false, Usd::ZERO);
+        let mut first = go(purse.admit(usd(6), usd(6)));
+        assert!(matches!(purse.admit(usd(5), usd(5)), Admission::Wait));
+        first.spend(usd(4));
+        first.settle(usd(4));
+        let second = go(purse.admit(usd(6), usd(6)));
+        second.settle(usd(6));
+        assert!(matches!(purse.admit(usd(1), usd(0)), Admission::Never { for_spent: false }));
+        assert_eq!((purse.study_cost(), purse.spent(), purse.held()), (usd(10), usd(4), usd(0)));
+    }
+
+    #[test]
+    fn money_spent_binds_by_itself() {
+        let purse = Purse::new(Some(usd(10)), false, usd(8));
+        assert!(matches!(purse.admit(usd(3), usd(3)), Admission::Never { for_spent: true }));
+        go(purse.admit(usd(3), usd(0))).settle(usd(3));
+        let mut hold = go(purse.admit(usd(1), usd(1)));
+        hold.spend(usd(1));
+        assert!(!hold.top_up(usd(2)), "a retry after a lost request must fit too");
+        assert!(hold.top_up(usd(1)));
+    }
+
+    #[test]
+    fn savings_can_be_reused() {
+        let purse = Purse::new(Some(usd(10)), true, Usd::ZERO);
+        for _ in 0..5 {
+            go(purse.admit(usd(9), usd(0))).settle(usd(9));
+        }
+        assert_eq!(purse.study_cost(), usd(45));
+    }
+
+    proptest! {
+        /// Whatever is asked, billed (within its worst case) and lost: no sum ever passes the limit.
+        #[test]
+        fn the_cap_holds(steps in proptest::collection::vec((0_i64..30, 0_i64..30, 0_u8..4), 1..80)) {
+            let purse = Purse::new(Some(usd(100)), false, Usd::ZERO);
+            let mut open: Vec<Hold> = Vec::new();
+            for (worst, bill, what) in steps {
+                match what {
+                    0 | 1 => if let Admission::Go(hold) = purse.admit(usd(worst), usd(worst)) { open.push(hold) },
+                    2 => if let Some(mut hold) = open.pop() {
+                        let bill = usd(bill).min(hold.real());
+                        hold.spend(bill);
+                        hold.settle(bill);
+                    },
+                    _ => if let Some(hold) = open.last_mut() {
+                        let lost = hold.real();
+                        hold.spend(lost);
+                        hold.top_up(lost);
+                    },
+                }
+                prop_assert!(purse.spent() + purse.held() <= usd(100));
+                prop_assert!(purse.study_cost() <= usd(100));
+            }
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! One request answered: single flight, then the store, the budget, the rate limit, the backend, and retries.
+
+pub mod budget;
+pub mod limits;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+pub use budget::{Admission, Hold, Purse};
+
+use crate::backend::{self, Backend, CallError, Endpoints, Model, ModelKind};
+use crate::diagnostic::{Error, Result};
+use crate::money::Usd;
+use crate::price::Price;
+use crate::prompt::tokens;
+use crate::provider::{Failure, FailureKind, Input, Request, Response};
+use crate::space::configuration::canonical;
+use crate::store::{Closing, Fingerprint, RequestRecord, SharedStore, Stored};
+use limits::Limits;
+
+/// Output tokens that a completion is taken to have at most where nothing says so and no budget needs to know.
+const UNLIMITED_OUTPUT: u64 = 1 << 20;
+
+/// A model with who answers for it, ready to be asked.
+pub struct Service {
+    /// The model.
+    pub model: Model,
+    /// Its price; zero where none is known and no budget asks for one.
+    pub price: Price,
+    /// It is asked by messages, not by a text.
+    pub chat: bool,
+    /// The endpoint is the vendor's own, so that its tokenizer tells what will be billed.
+    vendor: bool,
+    max_retries: u32,
+    backend: Arc<dyn Backend>,
+    limits: Arc<Limits>,
+    /// The worst ratio of a bill to its bound seen so far, in thousandths (1,000 and above).
+    growth: AtomicU64,
+    /// An answer came at least once.
+    answered: AtomicBool,
+}
+
+impl Service {
+    /// Who answers, as part of every fingerprint.
+    pub fn source(&self) -> &str {
+        self.backend.source()
+    }
+
+    /// Most output tokens of one completion of a request; `None` where nothing bounds it.
+    fn output_limit(&self, request: &Request) -> Option<u64> {
+        let said = ["max_tokens", "max_completion_tokens"].iter().filter_map(|name| request.params.get(*name)?.as_u64()).max();
+        let legacy = (!self.chat).then_some(16);
+        said.or(legacy).or(self.model.max_output_tokens).or(self.model.context_window)
+    }
+
+    /// What samples `first..request.n` of a request may cost at most: input at a bound from bytes (or, `tight`, counted
+    /// by the vendor's tokenizer), output at max_tokens or the model's limit. Sources that know the bill give the bill.
+    pub fn worst(&self, request: &Request, first: usize, tight: bool) -> Usd {
+        let wanted = (request.n as usize).saturating_sub(first);
+        if wanted == 0 {
+            return Usd::ZERO;
+        }
+        let rest = Request { n: wanted as u32, ..request.clone() };
+        if let Some(foretold) = self.backend.foretell(&rest, first) {
+            return foretold.map_or(Usd::ZERO, |response| self.price.bill(&response));
+        }
+        let counted = (tight && self.vendor).then(|| tokens::input_count(request)).flatten();
+        let input = counted.unwrap_or_else(|| tokens::input_bound(request));
+        let drawn = request.params.get("best_of").and_then(Value::as_u64).unwrap_or(0).max(wanted as u64);
+        let output = self.output_limit(request).unwrap_or(UNLIMITED_OUTPUT);
+        let bound = self.price.input.times(input) + self.price.output.times(output.saturating_mul(drawn));
+        bound.scale_up(self.growth.load(Ordering::Relaxed), 1000)
+    }
+
+    /// The samples of a request where the source knows them beforehand.
+    pub fn foretell(&self, request: &Request, first: usize) -> Option<Result<Response, Failure>> {
+        self.backend.foretell(request, first)
+    }
+
+    /// Books what a bill was against its bound, so that later bounds hold.
+    fn learn(&self, bill: Usd, bound: Usd) {
+        if bill > bound && bound > Usd::ZERO {
+            let base = self.growth.load(Ordering::Relaxed);
+            let ratio = (i128::from(bill.pico()) * i128::from(base)).div_euclid(i128::from(bound.pico())) + 1;
+            self.growth.fetch_max(u64::try_from(ratio).unwrap_or(u64::MAX).min(1_000_000), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The fingerprint of a request: what is sent and changes what a model may answer (all but n), and who answers.
+pub fn fingerprint(source: &str, request: &Request) -> Fingerprint {
+    let mut hasher = blake3::Hasher::new();
+    let mut field = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    field(b"farthing 1");
+    field(source.as_bytes());
+    field(request.model.as_bytes());
+    match &request.input {
+        Input::Messages(messages) => messages.iter().for_each(|message| {
+            field(message.role.as_bytes());
+            field(message.content.as_bytes());
+        }),
+        Input::Text(text) => field(text.as_bytes()),
+    }
+    field(if matches!(request.input, Input::Text(_)) { b"text" } else { b"chat" });
+    for (name, value) in &request.params {
+        let value = match (name.as_str(), canonical(value)) {
+            (_, Value::Null) => continue,
+            ("stop", Value::Array(items)) if items.is_empty() => continue,
+            ("stop", Value::String(one)) => json!([one]),
+            (_, value) => value,
+        };
+        field(name.as_bytes());
+        field(value.to_string().as_bytes());
+    }
+    Fingerprint(*hasher.finalize().as_bytes())
+}
+
+/// What answering a request brought.
+#[derive(Debug)]
+pub struct Answered {
+    /// All that is stored of the request now: at least n samples.
+    pub stored: Stored,
+    /// Requests that were sent for it.
+    pub requests: u64,
+}
+
+/// Answers requests: every answer is durable before it is returned, and paid for at most once.
+pub struct Runner {
+    store: SharedStore,
+    services: Vec<Arc<Service>>,
+    flights: Mutex<HashMap<Fingerprint, Arc<tokio::sync::Mutex<()>>>>,
+    concurrency: Semaphore,
+}
+
+impl Runner {
+    /// Opens what answers for these models. Under a budget each needs a price and a bound on its output (`bounded` says
+    /// that every request sets max_tokens).
+    pub fn open(
+        store: SharedStore,
+        endpoints: &Endpoints,
+        models: &[String],
+        concurrency: usize,
+        budget: bool,
+        bounded: bool,
+    ) -> Result<Runner> {
+        let mut opened: HashMap<usize, (Arc<dyn Backend>, Arc<Limits>)> = HashMap::new();
+        let mut services = Vec::new();
+        for name in models {
+            let model = endpoints.model(name)?;
+            let endpoint = &endpoints.list[model.endpoint];
+            let file = endpoints.source.as_ref().map_or("farthing.toml", |source| source.name());
+            if model.price.is_none() && budget {
+                return Err(Error::usage(format!("no price is known of the model `{name}`, so no budget can hold"))
+                    .help(format!("add to {file}: [models.\"{name}\"] with price = {{ input = 0.15, output = 0.60 }} in dollars per million tokens; 0 is a price too")));
+            }
+            let (backend, limits) = match opened.get(&model.endpoint) {
+                Some(open) => open.clone(),
+                None => {
+                    let open = (backend::open(endpoint)?, Arc::new(Limits::new(endpoint)));
+                    opened.insert(model.endpoint, open.clone());
+                    open
+                }
+            };
+            let kind = model.kind.or_else(|| backend.kind(name)).unwrap_or(ModelKind::Chat);
+            let limited = model.max_output_tokens.is_some() || model.context_window.is_some();
+            let knows_the_bill = backend.in_process() && endpoint.provider == backend::ProviderKind::Replay;
+            if budget && !bounded && !limited && !knows_the_bill && kind == ModelKind::Chat {
+                return Err(Error::usage(format!("nothing bounds what a completion of `{name}` may cost"))
+                    .help(format!("set max_tokens in the space, or in {file}: [models.\"{name}\"] max_output_tokens = ...")));
+            }
+            services.push(Arc::new(Service {
+                price: model.price.unwrap_or(Price { input: Usd::ZERO, cached_input: Usd::ZERO, output: Usd::ZERO }),
+                chat: kind == ModelKind::Chat,
+                vendor: endpoint.vendor,
+                max_retries: endpoint.max_retries,
+                model,
+                backend,
+                limits,
+                growth: AtomicU64::new(1000),
+                answered: AtomicBool::new(false),
+            }));
+        }
+        Ok(Runner { store, services, flights: Mutex::default(), concurrency: Semaphore::new(concurrency.max(1)) })
+    }
+
+    /// The service of a model, if it was opened.
+    pub fn service(&self, model: &str) -> Option<Arc<Service>> {
+        self.services.iter().find(|service| service.model.name == model).cloned()
+    }
+
+    /// The store.
+    pub fn store(&self) -> &SharedStore {
+        &self.store
+    }
+
+    /// Gets at least `request.n` samples: from the store, else bought under `hold` and booked in the ledger of `scope`.
+    /// Identical requests in flight are sent once.
+    pub async fn answer(
+        &self,
+        service: &Service,
+        request: &Request,
+        fingerprint: &Fingerprint,
+        scope: &str,
+        hold: &mut Hold,
+    ) -> Result<Result<Answered, Failure>> {
+        let flight = self.flight(fingerprint);
+        let lock = flight.lock().await;
+        let outcome = self.buy(service, request, fingerprint, scope, hold).await;
+        drop(lock);
+        self.land(fingerprint, flight);
+        outcome
+    }
+
+    fn flight(&self, fingerprint: &Fingerprint) -> Arc<tokio::sync::Mutex<()>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner).entry(*fingerprint).or_default().clone()
+    }
+
+    fn land(&self, fingerprint: &Fingerprint, flight: Arc<tokio::sync::Mutex<()>>) {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        // The map's and ours: nobody else waits.
+        if Arc::strong_count(&flight) <= 2 {
+            flights.remove(fingerprint);
+        }
+    }
+
+    async fn buy(
+        &self,
+        service: &Service,
+        request: &Request,
+        fingerprint: &Fingerprint,
+        scope: &str,
+        hold: &mut Hold,
+    ) -> Result<Result<Answered, Failure>> {
+        let mut stored = self.store.stored(fingerprint)?;
+        let mut requests = 0;
+        let mut delays = ExponentialBuilder::default()
+            .with_jitter()
+            .with_min_delay(Duration::from_millis(250))
+            .with_max_delay(Duration::from_secs(20))
+            .with_max_times(service.max_retries as usize)
+            .build();
+        while stored.len() < request.n as usize {
+            let first = stored.len();
+            let worst = service.worst(request, first, false).min(service.worst(request, first, true));
+            if worst > hold.real() && !hold.top_up(worst) {
+                return Ok(Err(Failure::new(FailureKind::Budget, format!("another attempt ({worst} dollars at worst) does not fit the budget"))));
+            }
+            let missing = Request { n: (request.n as usize - first) as u32, ..request.clone() };
+            requests += 1;
+            match self.attempt(service, &missing, first, worst, fingerprint, scope, hold).await? {
+                Ok(all) => stored = all,
+                Err(error) if !error.failure.kind.transient() => return Ok(Err(error.failure)),
+                Err(error) => match delays.next() {
+                    None => return Ok(Err(self.given_up(service, error.failure))),
+                    Some(delay) => {
+                        let wait = error.retry_after.unwrap_or(delay).max(Duration::from_millis(1));
+                        tracing::info!(model = %request.model, reason = %error.failure, ?wait, "trying again");
+                        tokio::time::sleep(wait).await;
+                    }
+                },
+            }
+        }
+        Ok(Ok(Answered { stored, requests }))
+    }
+
+    /// The failure after the last attempt.
+    fn given_up(&self, service: &Service, failure: Failure) -> Failure {
+        Failure::new(failure.kind, format!("{} (given up after {} attempts)", failure.message, service.max_retries + 1))
+    }
+
+    /// One attempt, with its place in the ledger. The outer error is the store's.
+    #[allow(clippy::too_many_arguments)]
+    async fn attempt(
+        &self,
+        service: &Service,
+        request: &Request,
+        first: usize,
+        worst: Usd,
+        fingerprint: &Fingerprint,
+        scope: &str,
+        hold: &mut Hold,
+    ) -> Result<Result<Stored, CallError>> {
+        let _permit = self.concurrency.acquire().await.map_err(|_| Error::internal("the runner was closed"))?;
+        let tokens = tokens::input_bound(request) / 3 + service.output_limit(request).unwrap_or(1024) * u64::from(request.n);
+        let _place = service.limits.enter(tokens).await;
+        let entry = match service.backend.in_process() {
+            true => None,
+            false => Some(self.store.reserve(scope, fingerprint, worst).await?),
+        };
+        match service.backend.call(request, first).await {
+            Ok(response) => {
+                service.answered.store(true, Ordering::Relaxed);
+                let used = response.prompt_tokens + response.completion_tokens();
+                service.limits.refund(tokens.saturating_sub(used));
+                let bill = service.price.bill(&response);
+                service.learn(bill, worst);
+                let record = self.record_of(service, request);
+                let stored = self.store.record(scope, fingerprint, &record, response, bill, entry).await?;
+                hold.spend(bill);
+                Ok(Ok(stored))
+            }
+            Err(error) => {
+                service.limits.refund(tokens);
+                if let Some(entry) = entry {
+                    let closing = if error.may_be_billed { Closing::Lost } else { Closing::Released };
+                    self.store.close(entry, closing).await?;
+                    if error.may_be_billed {
+                        hold.spend(worst);
+                    }
+                }
+                Ok(Err(error))
+            }
+        }
+    }
+
+    fn record_of(&self, service: &Service, request: &Request) -> RequestRecord {
+        let mut body = match &request.input {
+            Input::Messages(messages) => json!({"messages": messages}),
+            Input::Text(text) => json!({"prompt": text}),
+        };
+        body["params"] = json!(request.params);
+        RequestRecord { model: request.model.clone(), source: service.source().to_owned(), body: body.to_string() }
+    }
+
+    /// True where a failure says that the endpoint cannot be used at all: a bad key, an unknown model, or one that has
+    /// never answered and cannot be reached or refuses the very form of the requests.
+    pub fn hopeless(&self, service: &Service, failure: &Failure) -> bool {
+        let never = !service.answered.load(Ordering::Relaxed);
+        failure.kind.fatal() || (never && matches!(failure.kind, FailureKind::Connection | FailureKind::BadRequest))
+    }
+
+    /// Marks that a model's answers are in the store already, so that its endpoint is known to have worked.
+    pub fn has_answered(&self, service: &Service) {
+        service.answered.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,356 @@
+//! Parameters: what may vary, over which values, and when.
+
+use rand::RngExt;
+use rand_chacha::ChaCha12Rng;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::space::configuration::canonical;
+
+/// What a parameter is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The model's name.
+    Model,
+    /// The prompt, by its choice's name.
+    Prompt,
+    /// How many completions.
+    N,
+    /// Sent with the request under its own name.
+    Api,
+    /// An extra field of the request body.
+    Body,
+    /// A variable for templates, `when` and constraints.
+    Variable,
+}
+
+/// The values of a parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Values {
+    /// One value.
+    Constant(Value),
+    /// Unordered choices.
+    Choices(Vec<Value>),
+    /// Real numbers.
+    Float {
+        /// The least.
+        low: f64,
+        /// The greatest.
+        high: f64,
+        /// The distance between neighbours, from `low` on; any value where absent.
+        step: Option<f64>,
+        /// Drawn evenly on the scale of logarithms.
+        log: bool,
+    },
+    /// Whole numbers.
+    Int {
+        /// The least.
+        low: i64,
+        /// The greatest.
+        high: i64,
+        /// The distance between neighbours, from `low` on.
+        step: i64,
+        /// Drawn evenly on the scale of logarithms.
+        log: bool,
+    },
+}
+
+impl Values {
+    /// How many there are, where that is finite.
+    pub fn count(&self) -> Option<u128> {
+        match self {
+            Values::Constant(_) => Some(1),
+            Values::Choices(choices) => Some(choices.len() as u128),
+            Values::Float { low, high, step: Some(step), .. } => Some(steps(*low, *high, *step) as u128 + 1),
+            Values::Float { low, high, step: None, .. } => (low == high).then_some(1),
+            Values::Int { low, high, step, .. } => Some((high.abs_diff(*low) / step.unsigned_abs().max(1)) as u128 + 1),
+        }
+    }
+
+    /// The value at a place `0..count`.
+    pub fn nth(&self, at: u128) -> Value {
+        match self {
+            Values::Constant(value) => value.clone(),
+            Values::Choices(choices) => choices[at as usize].clone(),
+            Values::Float { low, high, step, .. } => Value::from(on_grid(*low, *high, step.unwrap_or(1.0), at as f64)),
+            Values::Int { low, step, .. } => Value::from(low + step * at as i64),
+        }
+    }
+
+    /// Draws one value. Real numbers come with four digits of the range, which is more than an API can tell apart.
+    pub fn draw(&self, rng: &mut ChaCha12Rng) -> Value {
+        match self {
+            Values::Float { low, high, step: None, log } if low < high => {
+                let unit: f64 = rng.random();
+                Value::from(match log {
+                    true => rounded((low.ln() + unit * (high.ln() - low.ln())).exp(), None).clamp(*low, *high),
+                    false => rounded(low + unit * (high - low), Some(high - low)).clamp(*low, *high),
+                })
+            }
+            Values::Float { low, high, step: Some(step), log: true } => {
+                let drawn = (low.ln() + rng.random::<f64>() * (high.ln() - low.ln())).exp();
+                Value::from(on_grid(*low, *high, *step, ((drawn - low) / step).round()))
+            }
+            Values::Int { low, high, step, log: true } => {
+                // Half a unit on either side gives the ends their full share.
+                let (from, to) = ((*low as f64 - 0.5).max(0.5).ln(), (*high as f64 + 0.5).ln());
+                let drawn = (from + rng.random::<f64>() * (to - from)).exp().round() as i64;
+                let at = (drawn.clamp(*low, *high) - low + step / 2) / step;
+                Value::from((low + at * step).min(low + (high - low) / step * step))
+            }
+            _ => match self.count() {
+                Some(count) if count > 1 => self.nth(u128::from(rng.random_range(0..count.min(1 << 62) as u64))),
+                _ => self.nth(0),
+            },
+        }
+    }
+
+    /// The value taken where nothing else is said: the constant, the first choice, the low end.
+    pub fn first(&self) -> Value {
+        match self {
+            Values::Float { low, .. } => Value::from(*low),
+            _ => self.nth(0),
+        }
+    }
+
+    /// True where the value is one of these.
+    pub fn contains(&self, value: &Value) -> bool {
+        match self {
+            Values::Constant(constant) => same(constant, value),
+            Values::Choices(choices) => choices.iter().any(|choice| same(choice, value)),
+            Values::Float { low, high, .. } => value.as_f64().is_some_and(|float| (*low..=*high).contains(&float)),
+            Values::Int { low, high, .. } => whole(value).is_some_and(|int| (*low..=*high).contains(&int)),
+        }
+    }
+}
+
+/// Equality of values in which numbers compare as numbers.
+pub fn same(a: &Value, b: &Value) -> bool {
+    canonical(a) == canonical(b)
+}
+
+/// A value as a whole number, also from a float like 3.0.
+pub fn whole(value: &Value) -> Option<i64> {
+    canonical(value).as_i64()
+}
+
+fn steps(low: f64, high: f64, step: f64) -> u64 {
+    ((high - low) / step * (1.0 + 1e-12) + 1e-9).floor() as u64
+}
+
+fn on_grid(low: f64, high: f64, step: f64, at: f64) -> f64 {
+    let at = at.clamp(0.0, steps(low, high, step) as f64);
+    // 0.1 + 2 * 0.1 is 0.30000000000000004: twelve significant digits are what was meant.
+    let value = low + at * step;
+    format!("{value:.11e}").parse().unwrap_or(value)
+}
+
+/// A drawn number with four digits: of the range, or (without one) significant ones.
+fn rounded(value: f64, range: Option<f64>) -> f64 {
+    let digits = match range {
+        Some(range) => (4 - range.log10().ceil() as i32).clamp(0, 15) as usize,
+        None => return format!("{value:.3e}").parse().unwrap_or(value),
+    };
+    format!("{value:.digits$}").parse().unwrap_or(value)
+}
+
+/// A condition: the parameter is active only where another has one of these values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Condition {
+    /// The other parameter.
+    pub parameter: String,
+    /// Its values that make this one active.
+    pub values: Vec<Value>,
+}
+
+/// One parameter of a space.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// What it may be.
+    pub values: Values,
+    /// What the baseline takes where it does not say.
+    pub default: Option<Value>,
+    /// When it is active; always, where there are none.
+    pub when: Vec<Condition>,
+}
+
+/// A parameter of the OpenAI API that a space may set: its kind and range.
+#[derive(Clone, Copy, Debug)]
+pub struct ApiParameter {
+    /// Its name in the request.
+    pub name: &'static str,
+    /// What it takes.
+    pub kind: ApiKind,
+    /// What it does, in one line.
+    pub about: &'static str,
+}
+
+/// What an API parameter takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ApiKind {
+    /// A number from .. to.
+    Number(f64, f64),
+    /// A whole number, at least this.
+    Whole(i64),
+    /// A text, or a list of at most four texts.
+    Stop,
+    /// One of some words; servers add their own.
+    Word,
+    /// True or false.
+    Flag,
+    /// Any JSON.
+    Any,
+}
+
+/// Every API parameter that is known; anything else is a variable, or an extra body field with `body = true`.
+pub const API_PARAMETERS: &[ApiParameter] = &[
+    api("temperature", ApiKind::Number(0.0, 2.0), "randomness of sampling; 0 is greedy"),
+    api("top_p", ApiKind::Number(0.0, 1.0), "share of probability that sampling keeps"),
+    api("n", ApiKind::Whole(1), "completions of one prompt"),
+    api("max_tokens", ApiKind::Whole(1), "most output tokens of one completion"),
+    api("max_completion_tokens", ApiKind::Whole(1), "the same for reasoning models"),
+    api("stop", ApiKind::Stop, "where a completion ends"),
+    api("presence_penalty", ApiKind::Number(-2.0, 2.0), "penalty for tokens that occurred"),
+    api("frequency_penalty", ApiKind::Number(-2.0, 2.0), "penalty by how often tokens occurred"),
+    api("logit_bias", ApiKind::Any, "bias by token"),
+    api("seed", ApiKind::Whole(i64::MIN), "the endpoint's own seed"),
+    api("logprobs", ApiKind::Any, "log probabilities of the tokens"),
+    api("top_logprobs", ApiKind::Whole(0), "how many alternatives with log probabilities"),
+    api("best_of", ApiKind::Whole(1), "completions drawn and billed to return the best n (completion models)"),
+    api("response_format", ApiKind::Any, "JSON mode or a JSON schema"),
+    api("tools", ApiKind::Any, "functions the model may call"),
+    api("tool_choice", ApiKind::Any, "which tool to call"),
+    api("parallel_tool_calls", ApiKind::Flag, "several tool calls at once"),
+    api("reasoning_effort", ApiKind::Word, "how long a reasoning model thinks"),
+    api("verbosity", ApiKind::Word, "how long the answer is"),
+    api("service_tier", ApiKind::Word, "the endpoint's queue"),
+    api("top_k", ApiKind::Whole(-1), "tokens that sampling keeps (vLLM and others)"),
+    api("min_p", ApiKind::Number(0.0, 1.0), "least probability that sampling keeps (vLLM and others)"),
+    api("repetition_penalty", ApiKind::Number(0.0, 10.0), "penalty for repetition (vLLM and others)"),
+];
+
+const fn api(name: &'static str, kind: ApiKind, about: &'static str) -> ApiParameter {
+    ApiParameter { name, kind, about }
+}
+
+/// The API parameter of a name.
+pub fn api_parameter(name: &str) -> Option<&'static ApiParameter> {
+    API_PARAMETERS.iter().find(|parameter| parameter.name == name)
+}
+
+impl ApiParameter {
+    /// Why a value is none for this parameter, in words; `Ok` where it is.
+    pub fn check(&self, value: &Value) -> Result<(), String> {
+        let wrong = |wanted: String| Err(format!("`{}` takes {wanted}, not {value}", self.name));
+        match self.kind {
+            ApiKind::Number(low, high) => match value.as_f64() {
+                Some(number) if (low..=high).contains(&number) => Ok(()),
+                _ => wrong(format!("a number from {low} to {high}")),
+            },
+            ApiKind::Whole(low) => match whole(value) {
+                Some(int) if int >= low => Ok(()),
+                _ if low == i64::MIN => wrong("a whole number".to_owned()),
+                _ => wrong(format!("a whole number of at least {low}")),
+            },
+            ApiKind::Stop => match value {
+                Value::String(_) | Value::Null => Ok(()),
+                Value::Array(items) if items.iter().all(|item| item.as_str().is_some_and(|text| !text.is_empty())) => Ok(()),
+                _ => wrong("a text, or a list of texts that are not empty".to_owned()),
+            },
+            ApiKind::Word if !value.is_string() => wrong("a word".to_owned()),
+            ApiKind::Flag if !value.is_boolean() => wrong("true or false".to_owned()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Keys of a parameter's table, all in one place for the schema: which of them belong together is checked on reading.
+#[derive(Debug, JsonSchema)]
+#[allow(dead_code)]
+#[schemars(deny_unknown_fields, rename = "Parameter")]
+pub struct ParameterSchema {
+    /// `categorical`, `float` or `int`; absent where `value` gives a constant.
+    #[schemars(rename = "type")]
+    kind: Option<Kind>,
+    /// A constant in place of a range.
+    value: Option<Value>,
+    /// categorical: the choices, unordered. Prompts are tables with a name.
+    choices: Option<Vec<Value>>,
+    /// float, int: the least value.
+    low: Option<f64>,
+    /// float, int: the greatest value.
+    high: Option<f64>,
+    /// float, int: the distance between neighbours.
+    step: Option<f64>,
+    /// float, int: drawn evenly on the scale of logarithms.
+    log: Option<bool>,
+    /// What the baseline takes where it does not say.
+    default: Option<Value>,
+    /// Active only where another parameter has this value, or one of a list.
+    when: Option<std::collections::BTreeMap<String, Value>>,
+    /// Sent in the request body as an extra field.
+    body: Option<bool>,
+}
+
+#[derive(Debug, JsonSchema)]
+#[allow(dead_code)]
+#[schemars(rename_all = "lowercase")]
+enum Kind {
+    Categorical,
+    Float,
+    Int,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+    use serde_json::json;
+
+    #[test]
+    fn steps_are_what_was_meant() {
+        let values = Values::Float { low: 0.0, high: 1.0, step: Some(0.1), log: false };
+        assert_eq!(values.count(), Some(11));
+        assert_eq!((0..11).map(|at| values.nth(at).to_string()).collect::<Vec<_>>().join(" "),
+            "0.0 0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 1.0");
+        assert_eq!(Values::Int { low: 1, high: 10, step: 4, log: false }.count(), Some(3));
+        assert_eq!(Values::Float { low: 0.0, high: 1.0, step: None, log: false }.count(), None);
+    }
+
+    #[test]
+    fn api_values_are_checked() {
+        let check = |name: &str, value| api_parameter(name).unwrap().check(&value);
+        assert!(check("temperature", json!(2.5)).unwrap_err().contains("a number from 0 to 2, not 2.5"));
+        assert!(check("n", json!(0)).unwrap_err().contains("at least 1"));
+        assert!(check("n", json!(3.0)).is_ok() && check("n", json!(3.5)).is_err());
+        assert!(check("stop", json!([])).is_ok() && check("stop", json!([""])).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn draws_stay_inside(low in -1000_i64..1000, span in 0_i64..1000, step in 1_i64..50, seed: u64, log: bool) {
+            let mut rng = ChaCha12Rng::seed_from_u64(seed);
+            let low = if log { low.abs() + 1 } else { low };
+            let values = Values::Int { low, high: low + span, step, log };
+            for _ in 0..20 {
+                let drawn = values.draw(&mut rng).as_i64().unwrap();
+                prop_assert!((low..=low + span).contains(&drawn) && (drawn - low) % step == 0, "{drawn}");
+            }
+            let (low, high) = (low as f64 / 7.0, (low + span) as f64 / 7.0);
+            for step in [None, Some(step as f64 / 7.0)] {
+                let values = Values::Float { low, high, step, log };
+                for _ in 0..20 {
+                    let drawn = values.draw(&mut rng).as_f64().unwrap();
+                    prop_assert!(drawn >= low - 1e-9 && drawn <= high + 1e-9, "{drawn} in {low}..{high}");
+                }
+            }
+        }
+    }
+}

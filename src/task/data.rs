@@ -1,0 +1,249 @@
+//! Reading instances: JSON Lines, CSV and Parquet by the file's ending, each also compressed (.gz, .zst).
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::diagnostic::{Error, Result, bad_utf8, nearest, suggestion, unreadable};
+use crate::task::Instance;
+
+/// One row and the line it begins on (from 0).
+struct Row {
+    line: usize,
+    fields: Map<String, Value>,
+}
+
+/// The rows of one file, in order, as instances named by the column `id` or by row number (from 1).
+pub fn load(path: &Path, id: Option<&str>) -> Result<Vec<Instance>> {
+    let name = path.display().to_string();
+    let file_name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let bare = file_name.trim_end_matches(".gz").trim_end_matches(".zst");
+    let format = bare.rsplit_once('.').map_or("", |(_, ending)| ending);
+    if !["jsonl", "ndjson", "csv", "parquet"].contains(&format) {
+        return Err(Error::usage(format!("{name}: the ending tells the format, and this one is not known"))
+            .help("use .jsonl, .csv or .parquet, each also with .gz or .zst behind it"));
+    }
+    let bytes = read_file(path)?;
+    let rows = match format {
+        "csv" => csv_rows(&name, &bytes)?,
+        "parquet" => parquet_rows(&name, bytes)?,
+        _ => json_rows(&name, &bytes)?,
+    };
+    if rows.is_empty() {
+        return Err(Error::usage(format!("{name} holds no rows")));
+    }
+    instances(&name, rows, id)
+}
+
+/// The bytes of a file, decompressed by its ending.
+pub fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let bytes = std::fs::read(path).map_err(|error| unreadable(path, &error))?;
+    let mut plain = Vec::new();
+    let unpacked = match path.extension().and_then(|ending| ending.to_str()) {
+        Some("gz") => flate2::read::MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut plain),
+        Some("zst") => zstd::stream::Decoder::new(bytes.as_slice()).and_then(|mut decoder| decoder.read_to_end(&mut plain)),
+        _ => return Ok(bytes),
+    };
+    match unpacked {
+        Ok(_) => Ok(plain),
+        Err(error) => Err(Error::usage(format!("{} cannot be decompressed: {error}", path.display()))),
+    }
+}
+
+/// The lines of a text with their numbers (from 0), without a byte order mark; bad UTF-8 is an error at its place.
+pub fn lines<'a>(name: &str, bytes: &'a [u8]) -> Result<impl Iterator<Item = (usize, &'a str)> + use<'a>> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let text = std::str::from_utf8(bytes).map_err(|error| bad_utf8(name, bytes, error.valid_up_to(), 0))?;
+    Ok(text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).enumerate())
+}
+
+fn json_rows(name: &str, bytes: &[u8]) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (line, text) in lines(name, bytes)?.filter(|(_, text)| !text.trim().is_empty()) {
+        match serde_json::from_str::<Value>(text) {
+            Ok(Value::Object(fields)) => rows.push(Row { line, fields }),
+            Ok(_) => {
+                return Err(Error::usage("this row is not a JSON object")
+                    .at_line(name, line, text, 0..text.len(), "not an object")
+                    .help("each line is one instance: {\"question\": \"...\", \"answer\": \"...\"}"));
+            }
+            Err(error) => {
+                // serde_json counts columns in bytes from 1.
+                let at = error.column().saturating_sub(1).min(text.len());
+                let what = error.to_string();
+                let what = what.split(" at line ").next().unwrap_or_default();
+                return Err(Error::usage(format!("this row is not valid JSON: {what}"))
+                    .at_line(name, line, text, at..at + 1, "here"));
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// CSV columns are kept as the text they are: `007` stays `007` in a prompt.
+fn csv_rows(name: &str, bytes: &[u8]) -> Result<Vec<Row>> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    if let Err(error) = std::str::from_utf8(bytes) {
+        return Err(bad_utf8(name, bytes, error.valid_up_to(), 0));
+    }
+    let line_text = |line: u64| {
+        let at = usize::try_from(line).unwrap_or(1).saturating_sub(1);
+        (at, String::from_utf8_lossy(bytes).lines().nth(at).unwrap_or_default().to_owned())
+    };
+    let trouble = |error: &csv::Error| {
+        let line = error.position().map_or(1, csv::Position::line);
+        let (at, text) = line_text(line);
+        let what = match error.kind() {
+            csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+                format!("this row has {len} columns where the header has {expected_len}")
+            }
+            _ => format!("this row cannot be read: {error}"),
+        };
+        Error::usage(what).at_line(name, at, &text, 0..text.len(), "this row")
+    };
+    let mut reader = csv::ReaderBuilder::new().from_reader(bytes);
+    let headers = reader.headers().map_err(|error| trouble(&error))?.clone();
+    let mut seen = HashMap::new();
+    for (column, header) in headers.iter().enumerate() {
+        let (at, text) = line_text(1);
+        if header.is_empty() {
+            return Err(Error::usage(format!("column {} has no name", column + 1))
+                .at_line(name, at, &text, 0..text.len(), "in this header"));
+        }
+        if seen.insert(header.to_owned(), column).is_some() {
+            return Err(Error::usage(format!("the column `{header}` is there twice"))
+                .at_line(name, at, &text, 0..text.len(), "in this header"));
+        }
+    }
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(|error| trouble(&error))?;
+        let line = record.position().map_or(0, |position| position.line() as usize - 1);
+        let fields = headers.iter().zip(&record).map(|(name, value)| (name.to_owned(), Value::from(value))).collect();
+        rows.push(Row { line, fields });
+    }
+    Ok(rows)
+}
+
+#[cfg(feature = "parquet")]
+fn parquet_rows(name: &str, bytes: Vec<u8>) -> Result<Vec<Row>> {
+    super::parquet::rows(bytes)
+        .map(|rows| rows.into_iter().enumerate().map(|(line, fields)| Row { line, fields }).collect())
+        .map_err(|problem| Error::usage(format!("{name} cannot be read as Parquet: {problem}")))
+}
+
+#[cfg(not(feature = "parquet"))]
+fn parquet_rows(name: &str, _bytes: Vec<u8>) -> Result<Vec<Row>> {
+    Err(Error::usage(format!("{name}: this farthing was built without Parquet"))
+        .help("build it with the feature `parquet` (on by default), or save the data as JSON Lines"))
+}
+
+fn instances(name: &str, rows: Vec<Row>, id: Option<&str>) -> Result<Vec<Instance>> {
+    let mut seen: HashMap<String, usize> = HashMap::with_capacity(rows.len());
+    let mut instances = Vec::with_capacity(rows.len());
+    for (number, Row { line, fields }) in rows.into_iter().enumerate() {
+        let shown = || Value::Object(fields.clone()).to_string();
+        let key = match id {
+            None => (number + 1).to_string(),
+            Some(column) => match fields.get(column) {
+                Some(Value::String(text)) => text.clone(),
+                Some(Value::Null) | None => {
+                    let text = shown();
+                    let columns: Vec<&str> = fields.keys().map(String::as_str).collect();
+                    let known = nearest(column, columns.iter().copied()).is_some() || number == 0;
+                    let error = Error::usage(format!("this row has no `{column}`, the column that names an instance"));
+                    let error = error.at_line(name, line, &text, 0..text.len().min(80), "in this row");
+                    return Err(match known {
+                        true => error.help(suggestion(column, columns.iter().copied())),
+                        false => error,
+                    });
+                }
+                Some(other) => other.to_string(),
+            },
+        };
+        if let Some(earlier) = seen.insert(key.clone(), line) {
+            let text = shown();
+            return Err(Error::usage(format!("the id `{key}` is there twice, first on line {}", earlier + 1))
+                .at_line(name, line, &text, 0..text.len().min(80), "the second row of that id")
+                .help("ids name instances in every result, so each must be unique"));
+        }
+        instances.push(Instance::new(key, fields));
+    }
+    Ok(instances)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn problem(ending: &str, bytes: &[u8]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(format!("data.{ending}"));
+        std::fs::write(&path, bytes).unwrap();
+        let error = load(&path, Some("id")).unwrap_err();
+        let place = error.location().unwrap_or_default();
+        let place = place.rsplit_once('/').map_or(place.clone(), |(_, file)| file.to_owned());
+        format!("{place} | {error}").replace(&format!("{}/", folder.path().display()), "")
+    }
+
+    #[test]
+    fn each_fault_has_its_message_and_place() {
+        for (ending, bytes, wanted) in [
+            ("jsonl", &b"{\"id\": 1}\n\n[1]\n"[..], "data.jsonl:3:1 | this row is not a JSON object"),
+            ("jsonl", b"{\"id\": 1,}", "data.jsonl:1:10 | this row is not valid JSON: trailing comma"),
+            ("jsonl", b"{\"id\": 1}\n{\"id\": 1}", "data.jsonl:2:1 | the id `1` is there twice, first on line 1"),
+            ("jsonl", b"{\"idd\": 1}", "data.jsonl:1:1 | this row has no `id`, the column that names an instance"),
+            ("jsonl", b"", " | data.jsonl holds no rows"),
+            ("jsonl", b"{\"id\": \"\xff\"}", "data.jsonl:1:9 | data.jsonl is not UTF-8: byte 0xff"),
+            ("csv", b"id,x\n1,2,3\n", "data.csv:2:1 | this row has 3 columns where the header has 2"),
+            ("csv", b"id,id\n1,2\n", "data.csv:1:1 | the column `id` is there twice"),
+            ("csv", b"id,\n1,2\n", "data.csv:1:1 | column 2 has no name"),
+            ("csv", b"id,x\n", " | data.csv holds no rows"),
+            ("jsonl.gz", b"this is certainly not gzip", " | data.jsonl.gz cannot be decompressed: invalid gzip header"),
+            ("json", b"{}", " | data.json: the ending tells the format, and this one is not known"),
+        ] {
+            assert_eq!(problem(ending, bytes), wanted);
+        }
+    }
+
+    #[test]
+    fn compressed_files_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = b"{\"q\": \"one\"}\r\n{\"q\": \"two\"}\n";
+        let gz = folder.path().join("d.jsonl.gz");
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(text).unwrap();
+        std::fs::write(&gz, encoder.finish().unwrap()).unwrap();
+        let zst = folder.path().join("d.jsonl.zst");
+        std::fs::write(&zst, zstd::encode_all(&text[..], 1).unwrap()).unwrap();
+        for path in [gz, zst] {
+            let rows = load(&path, None).unwrap();
+            assert_eq!(rows.iter().map(|row| (row.id.as_str(), row.text("q").unwrap())).collect::<Vec<_>>(), [
+                ("1", "one".to_owned()),
+                ("2", "two".to_owned())
+            ]);
+        }
+    }
+
+    #[test]
+    fn csv_values_stay_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("d.csv");
+        std::fs::write(&path, "\u{feff}id,code,text\n7,007,\"a\nb\"\n8,1e3,\"say \"\"hi\"\"\"\n").unwrap();
+        let rows = load(&path, Some("id")).unwrap();
+        assert_eq!(rows[0].text("code").unwrap(), "007");
+        assert_eq!(rows[0].text("text").unwrap(), "a\nb");
+        assert_eq!(rows[1].text("text").unwrap(), "say \"hi\"");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes: Vec<u8>, csv: bool) {
+            let rows = if csv { csv_rows("x", &bytes) } else { json_rows("x", &bytes) };
+            let _ = rows.map(|rows| instances("x", rows, None));
+        }
+    }
+}
