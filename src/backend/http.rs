@@ -95,8 +95,8 @@ impl Http {
         self.failed(FailureKind::Connection, format!("the connection broke: {why}"), sent)
     }
 
-    async fn attempt(&self, request: &Request) -> Result<crate::provider::Response, CallError> {
-        let call = openai::encode(request);
+    async fn attempt(&self, request: &Request, n: u32) -> Result<crate::provider::Response, CallError> {
+        let call = openai::encode(request, n);
         let headers = self.headers().map_err(|failure| CallError { failure, may_be_billed: false, retry_after: None })?;
         let body = serde_json::to_vec(&call.body)
             .map_err(|error| self.failed(FailureKind::BadRequest, format!("the request is no JSON: {error}"), false))?;
@@ -121,7 +121,7 @@ impl Http {
             return Err(error);
         }
         // What cannot be read was answered all the same, so it may be billed.
-        openai::decode(request, &bytes).map_err(|failure| self.failed(failure.kind, failure.message, true))
+        openai::decode(request, n, &bytes).map_err(|failure| self.failed(failure.kind, failure.message, true))
     }
 }
 
@@ -130,8 +130,8 @@ impl Backend for Http {
         "http"
     }
 
-    fn call<'a>(&'a self, request: &'a Request, _first: usize) -> Answer<'a> {
-        Box::pin(self.attempt(request))
+    fn call<'a>(&'a self, request: &'a Request, first: usize) -> Answer<'a> {
+        Box::pin(self.attempt(request, request.n.saturating_sub(first as u32)))
     }
 }
 

@@ -34,10 +34,10 @@ pub trait Backend: Send + Sync {
     /// Who answers, as part of every fingerprint: `http`, `mock`, `replay:HASH`.
     fn source(&self) -> &str;
 
-    /// One attempt to get samples `first..first + request.n`. Only sources that number their samples look at `first`.
+    /// One attempt to get samples `first..request.n`: an endpoint is asked for that many new ones.
     fn call<'a>(&'a self, request: &'a Request, first: usize) -> Answer<'a>;
 
-    /// The answer of a source that knows it, and so its bill, beforehand.
+    /// The answer (samples `first..request.n`) of a source that knows it, and so its bill, beforehand.
     fn foretell(&self, _request: &Request, _first: usize) -> Option<Result<Response, Failure>> {
         None
     }
@@ -75,7 +75,8 @@ impl Backend for MadeUp {
     }
 
     fn call<'a>(&'a self, request: &'a Request, first: usize) -> Answer<'a> {
-        let answer = mock::answer(request, first);
+        let rest = Request { n: request.n.saturating_sub(first as u32), ..request.clone() };
+        let answer = mock::answer(&rest, first);
         Box::pin(async move {
             answer.map_err(|failure| CallError { failure, may_be_billed: false, retry_after: None })
         })

@@ -112,7 +112,7 @@ impl Cassette {
                 false => format!("the cassette holds nothing of the model `{}`", request.model),
             }));
         };
-        let wanted = first + request.n as usize;
+        let wanted = request.n as usize;
         let because = entry.error.as_ref().map_or(String::new(), |error| format!(" (recorded error: {error})"));
         if entry.samples.len() < wanted {
             return Err(missing(format!("{wanted} samples are wanted, {} are recorded{because}", entry.samples.len())));
@@ -124,7 +124,7 @@ impl Cassette {
             Some(tokens) => Ok(Sample { text: text.clone(), finish_reason: FinishReason::UNKNOWN, completion_tokens: *tokens }),
             None => Err(missing(format!("the tokens of a sample are not recorded{because}"))),
         };
-        let samples = entry.samples[first..wanted].iter().map(sample).collect::<Result<_, _>>()?;
+        let samples = entry.samples[first.min(wanted)..wanted].iter().map(sample).collect::<Result<_, _>>()?;
         Ok(Response { samples, prompt_tokens, cached_tokens: 0, model: None, estimated: false })
     }
 }
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn what_cannot_be_billed_is_missing() {
         let tape = cassette(&[line(json!({}))]).unwrap();
-        assert_eq!(tape.answer(&request(json!({}), 1), 1).unwrap().completion_tokens(), 2, "samples are numbered");
+        assert_eq!(tape.answer(&request(json!({}), 2), 1).unwrap().completion_tokens(), 2, "samples are numbered");
         assert!(tape.answer(&request(json!({}), 3), 0).unwrap_err().message.contains("tokens of a sample"));
         assert!(tape.answer(&request(json!({}), 4), 0).unwrap_err().message.contains("4 samples are wanted, 3 are recorded"));
         let mut failed = line(json!({}));

@@ -18,8 +18,8 @@ pub struct Call {
     pub body: Value,
 }
 
-/// The call that asks a request's completions.
-pub fn encode(request: &Request) -> Call {
+/// The call that asks for `n` completions of a request.
+pub fn encode(request: &Request, n: u32) -> Call {
     let mut body = Map::new();
     body.insert("model".to_owned(), Value::from(request.model.as_str()));
     let path = match &request.input {
@@ -40,8 +40,8 @@ pub fn encode(request: &Request) -> Call {
         }
     }
     // Left out, n is 1 everywhere; some servers refuse the field.
-    if request.n > 1 {
-        body.insert("n".to_owned(), Value::from(request.n));
+    if n > 1 {
+        body.insert("n".to_owned(), Value::from(n));
     }
     Call { path, body: Value::Object(body) }
 }
@@ -83,8 +83,8 @@ struct PromptDetails {
     cached_tokens: Option<u64>,
 }
 
-/// Reads a reply with status 200. A reply without usage is counted by tokenizer, or bounded by bytes, and marked.
-pub fn decode(request: &Request, body: &[u8]) -> Result<Response, Failure> {
+/// Reads a reply with status 200 to a call for `n` completions. A reply without usage is counted by tokenizer, or bounded by bytes, and marked.
+pub fn decode(request: &Request, n: u32, body: &[u8]) -> Result<Response, Failure> {
     let malformed = |what: String| Failure::new(FailureKind::MalformedReply, what);
     let reply: Reply = serde_json::from_slice(body).map_err(|error| {
         malformed(format!("the reply is not the JSON of a completion ({error}): {}", excerpt(body)))
@@ -109,7 +109,7 @@ pub fn decode(request: &Request, body: &[u8]) -> Result<Response, Failure> {
         samples.push(Sample { text, finish_reason, completion_tokens: 0 });
     }
     // More than was asked would be billed to no one's request.
-    samples.truncate(request.n as usize);
+    samples.truncate(n as usize);
     let texts: Vec<&str> = samples.iter().map(|sample| sample.text.as_str()).collect();
     let several = texts.len() > 1;
     let (prompt_tokens, cached_tokens, output, guessed) = match &reply.usage {
@@ -196,12 +196,12 @@ mod tests {
 
     #[test]
     fn a_request_is_encoded() {
-        assert_eq!(encode(&request(1)), Call {
+        assert_eq!(encode(&request(1), 1), Call {
             path: "/chat/completions",
             body: json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.5}),
         });
         let text = Request { input: Input::Text("once".into()), ..request(3) };
-        assert_eq!(encode(&text), Call {
+        assert_eq!(encode(&text, 3), Call {
             path: "/completions",
             body: json!({"model": "gpt-4o-mini", "prompt": "once", "temperature": 0.5, "n": 3}),
         });
@@ -213,7 +213,7 @@ mod tests {
             {"index": 1, "message": {"content": "b b b b"}, "finish_reason": "length"},
             {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"},
         ], "usage": {"prompt_tokens": 8, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 4}}});
-        let response = decode(&request(2), body.to_string().as_bytes()).unwrap();
+        let response = decode(&request(2), 2, body.to_string().as_bytes()).unwrap();
         assert_eq!(response.samples.iter().map(|s| (s.text.as_str(), s.completion_tokens)).collect::<Vec<_>>(), [("a", 2), ("b b b b", 5)]);
         assert_eq!((response.prompt_tokens, response.cached_tokens, response.estimated), (8, 4, true));
         assert_eq!(response.model.as_deref(), Some("gpt-4o-mini-2024-07-18"));
@@ -222,13 +222,13 @@ mod tests {
 
     #[test]
     fn replies_that_are_none_are_failures() {
-        let kind = |body: Value| decode(&request(1), body.to_string().as_bytes()).unwrap_err().kind;
+        let kind = |body: Value| decode(&request(1), 1, body.to_string().as_bytes()).unwrap_err().kind;
         assert_eq!(kind(json!({"choices": []})), FailureKind::MalformedReply);
         assert_eq!(kind(json!("x")), FailureKind::MalformedReply);
         assert_eq!(kind(json!({"choices": [{"message": {"content": null}, "finish_reason": "content_filter"}]})), FailureKind::ContentFilter);
         assert_eq!(kind(json!({"choices": [{"message": {"content": null, "refusal": "no"}}]})), FailureKind::Refused);
-        assert_eq!(decode(&request(1), b"<html>").unwrap_err().kind, FailureKind::MalformedReply);
-        let unbilled = decode(&request(1), br#"{"choices": [{"message": {"content": "a b"}}]}"#).unwrap();
+        assert_eq!(decode(&request(1), 1, b"<html>").unwrap_err().kind, FailureKind::MalformedReply);
+        let unbilled = decode(&request(1), 1, br#"{"choices": [{"message": {"content": "a b"}}]}"#).unwrap();
         assert!(unbilled.estimated && unbilled.prompt_tokens > 0 && unbilled.samples[0].completion_tokens == 3);
     }
 
@@ -253,7 +253,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_reply_is_read_or_refused(body: Vec<u8>, status: u16) {
-            let _ = decode(&request(2), &body);
+            let _ = decode(&request(2), 2, &body);
             let _ = decode_error(status, &body);
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 pub use budget::{Admission, Hold, Purse};
 
@@ -66,8 +66,7 @@ impl Service {
         if wanted == 0 {
             return Usd::ZERO;
         }
-        let rest = Request { n: wanted as u32, ..request.clone() };
-        if let Some(foretold) = self.backend.foretell(&rest, first) {
+        if let Some(foretold) = self.backend.foretell(request, first) {
             return foretold.map_or(Usd::ZERO, |response| self.price.bill(&response));
         }
         let counted = (tight && self.vendor).then(|| tokens::input_count(request)).flatten();
@@ -139,6 +138,12 @@ pub struct Runner {
     services: Vec<Arc<Service>>,
     flights: Mutex<HashMap<Fingerprint, Arc<tokio::sync::Mutex<()>>>>,
     concurrency: Semaphore,
+    stopping: watch::Sender<bool>,
+}
+
+fn stopped() -> CallError {
+    let failure = Failure::new(FailureKind::Interrupted, "the run was stopped before this was sent");
+    CallError { failure, may_be_billed: false, retry_after: None }
 }
 
 impl Runner {
@@ -189,12 +194,17 @@ impl Runner {
                 answered: AtomicBool::new(false),
             }));
         }
-        Ok(Runner { store, services, flights: Mutex::default(), concurrency: Semaphore::new(concurrency.max(1)) })
+        Ok(Runner { store, services, flights: Mutex::default(), concurrency: Semaphore::new(concurrency.max(1)), stopping: watch::channel(false).0 })
     }
 
     /// The service of a model, if it was opened.
     pub fn service(&self, model: &str) -> Option<Arc<Service>> {
         self.services.iter().find(|service| service.model.name == model).cloned()
+    }
+
+    /// Sends nothing more: what is in flight lands, what waits for a retry or its turn gives up.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
     }
 
     /// The store.
@@ -254,9 +264,8 @@ impl Runner {
             if worst > hold.real() && !hold.top_up(worst) {
                 return Ok(Err(Failure::new(FailureKind::Budget, format!("another attempt ({worst} dollars at worst) does not fit the budget"))));
             }
-            let missing = Request { n: (request.n as usize - first) as u32, ..request.clone() };
             requests += 1;
-            match self.attempt(service, &missing, first, worst, fingerprint, scope, hold).await? {
+            match self.attempt(service, request, first, worst, fingerprint, scope, hold).await? {
                 Ok(all) => stored = all,
                 Err(error) if !error.failure.kind.transient() => return Ok(Err(error.failure)),
                 Err(error) => match delays.next() {
@@ -264,7 +273,11 @@ impl Runner {
                     Some(delay) => {
                         let wait = error.retry_after.unwrap_or(delay).max(Duration::from_millis(1));
                         tracing::info!(model = %request.model, reason = %error.failure, ?wait, "trying again");
-                        tokio::time::sleep(wait).await;
+                        let mut stopping = self.stopping.subscribe();
+                        tokio::select! {
+                            () = tokio::time::sleep(wait) => {}
+                            _ = stopping.wait_for(|stop| *stop) => return Ok(Err(stopped().failure)),
+                        }
                     }
                 },
             }
@@ -290,7 +303,10 @@ impl Runner {
         hold: &mut Hold,
     ) -> Result<Result<Stored, CallError>> {
         let _permit = self.concurrency.acquire().await.map_err(|_| Error::internal("the runner was closed"))?;
-        let tokens = tokens::input_bound(request) / 3 + service.output_limit(request).unwrap_or(1024) * u64::from(request.n);
+        let tokens = tokens::input_bound(request) / 3 + service.output_limit(request).unwrap_or(1024) * (u64::from(request.n) - first as u64);
+        if *self.stopping.borrow() {
+            return Ok(Err(stopped()));
+        }
         let _place = service.limits.enter(tokens).await;
         let entry = match service.backend.in_process() {
             true => None,

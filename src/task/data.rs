@@ -140,6 +140,19 @@ fn parquet_rows(name: &str, _bytes: Vec<u8>) -> Result<Vec<Row>> {
         .help("build it with the feature `parquet` (on by default), or save the data as JSON Lines"))
 }
 
+/// Instances from JSON values, which must be objects; errors name `name` and the row.
+pub fn from_values(name: &str, values: Vec<Value>, id: Option<&str>) -> Result<Vec<Instance>> {
+    let row = |(line, value): (usize, Value)| match value {
+        Value::Object(fields) => Ok(Row { line, fields }),
+        other => Err(Error::usage(format!("instance {} of `{name}` is not a JSON object: {other}", line + 1))),
+    };
+    let rows: Vec<Row> = values.into_iter().enumerate().map(row).collect::<Result<_>>()?;
+    if rows.is_empty() {
+        return Err(Error::usage(format!("the task `{name}` has no instances")));
+    }
+    instances(name, rows, id)
+}
+
 fn instances(name: &str, rows: Vec<Row>, id: Option<&str>) -> Result<Vec<Instance>> {
     let mut seen: HashMap<String, usize> = HashMap::with_capacity(rows.len());
     let mut instances = Vec::with_capacity(rows.len());

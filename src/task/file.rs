@@ -145,7 +145,12 @@ fn splits(source: &Source, folder: &Path, spec: &DataSection) -> Result<(Vec<Ins
         let span = spec.holdout.as_ref().map_or(0..0, Spanned::span);
         return Err(Error::usage(format!("holdout is {holdout}, and must be at least 0 and below 1")).at(source, span, "here"));
     }
-    let (test, tune): (Vec<_>, Vec<_>) = tune.into_iter().partition(|instance| held_out(&instance.id, holdout));
+    hold_out(tune, holdout)
+}
+
+/// Splits instances into tuning and test, by hash of the id.
+pub fn hold_out(instances: Vec<Instance>, holdout: f64) -> Result<(Vec<Instance>, Vec<Instance>)> {
+    let (test, tune): (Vec<_>, Vec<_>) = instances.into_iter().partition(|instance| held_out(&instance.id, holdout));
     if tune.is_empty() {
         return Err(Error::usage("the test split took every instance, so none is left to tune on")
             .help("add instances, lower `holdout`, or give a file for `test`"));

@@ -1,0 +1,300 @@
+//! A task with its metrics built: what evaluations are judged by.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::diagnostic::{Error, Result, nearest, suggestion};
+use crate::metric::{self, FnMetric, IntoMetrics, Metric, Metrics};
+use crate::provider::Sample;
+use crate::space::Space;
+use crate::task::{self, Direction, Instance, Objective, Split, Task};
+
+/// A task and the functions that judge it.
+#[derive(Clone)]
+pub struct Workload {
+    /// The task.
+    pub task: Arc<Task>,
+    metrics: Vec<Arc<dyn Metric>>,
+    /// The names of the metrics that are known beforehand; those of functions and programs are known when they speak.
+    names: Vec<String>,
+    /// The functions of a Rust program cannot be read again from a file: its task is meant by name.
+    pub in_rust: bool,
+}
+
+impl std::fmt::Debug for Workload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workload").field("task", &self.task.name).field("metrics", &self.names).finish()
+    }
+}
+
+impl Workload {
+    /// Loads a task from its folder and builds its metrics.
+    pub fn load(path: &Path) -> Result<Workload> {
+        Workload::from_task(task::load(path)?)
+    }
+
+    /// Builds the metrics that a task's tables declare, and checks that the data has what they need.
+    pub fn from_task(task: Task) -> Result<Workload> {
+        let (mut metrics, mut names, mut open): (Vec<Arc<dyn Metric>>, Vec<String>, bool) = (Vec::new(), Vec::new(), false);
+        for table in &task.metrics {
+            let built = metric::build(table)?;
+            for (split, instances) in [(Split::Tune, &task.tune), (Split::Test, &task.test)] {
+                check_fields(&task, table, &built, split, instances)?;
+            }
+            open |= built.output.is_none();
+            names.push(table.name.clone());
+            metrics.push(built.metric);
+        }
+        let objective = &task.objective.metric;
+        if !open && !names.contains(objective) {
+            let error = Error::usage(format!("the objective `{objective}` is no metric of this task"))
+                .help(suggestion(objective, names.iter().map(String::as_str)));
+            return Err(match &task.source {
+                Some(source) => error.at(source, task.objective_span.clone(), "this metric"),
+                None => error,
+            });
+        }
+        Ok(Workload { task: Arc::new(task), metrics, names, in_rust: false })
+    }
+
+    /// Judges the responses to one instance by every metric. The objective must be among the results.
+    pub fn judge(&self, instance: &Instance, responses: &[Sample]) -> Result<Metrics, String> {
+        let mut all = Metrics::new();
+        for metric in &self.metrics {
+            all.extend(metric::judge(metric.as_ref(), instance, responses)?);
+        }
+        let objective = &self.task.objective.metric;
+        match all.contains_key(objective) {
+            true => Ok(all),
+            false => {
+                let given: Vec<&str> = all.keys().map(String::as_str).collect();
+                Err(format!("no metric gave the objective `{objective}`; given: {}", given.join(", ")))
+            }
+        }
+    }
+
+    /// Checks a space against the data: every template finds its names in the instances or among the parameters, and no
+    /// name is in both.
+    pub fn check_space(&self, space: &Space) -> Result<()> {
+        let task = &self.task;
+        let at = |error: Error, name: Option<&str>, prompt: Option<&str>| match &space.origin {
+            Some((source, spans)) => {
+                let span = name.and_then(|name| spans.parameters.get(name)).or(prompt.and_then(|name| spans.prompts.get(name)));
+                span.map_or(error.clone(), |span| error.at(source, span.clone(), "here"))
+            }
+            None => error,
+        };
+        let columns: BTreeSet<&str> = task.tune.iter().flat_map(|row| row.fields.keys().map(String::as_str)).collect();
+        for parameter in &space.parameters {
+            if columns.contains(parameter.name.as_str()) {
+                let error = Error::usage(format!("`{}` is a parameter of the space and a field of the instances", parameter.name))
+                    .help("rename one of them: templates could not tell which is meant");
+                return Err(at(error, Some(&parameter.name), None));
+            }
+        }
+        for prompt in &space.prompts {
+            let parameters = |name: &String| space.parameter(name).is_some_and(|p| p.role == crate::space::Role::Variable);
+            for name in prompt.variables().iter().filter(|name| !parameters(name)) {
+                if space.parameter(name).is_some() {
+                    let error = Error::usage(format!("the prompt `{}` uses `{name}`, which is sent to the model and no variable", prompt.name))
+                        .help("templates take instance fields, and parameters that are no API parameters");
+                    return Err(at(error, None, Some(&prompt.name)));
+                }
+                if let Some(row) = task.tune.iter().chain(&task.test).find(|row| !row.fields.contains_key(name)) {
+                    self.check_guarded(space, prompt, name, row, &columns).map_err(|error| at(error, None, Some(&prompt.name)))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A row lacks a field that a prompt names: that is an error unless the template copes with it (`is defined`).
+    fn check_guarded(
+        &self,
+        space: &Space,
+        prompt: &crate::prompt::Prompt,
+        name: &str,
+        row: &Instance,
+        columns: &BTreeSet<&str>,
+    ) -> Result<()> {
+        let variables: Map<String, Value> = space
+            .parameters
+            .iter()
+            .filter(|parameter| parameter.role == crate::space::Role::Variable)
+            .map(|parameter| (parameter.name.clone(), parameter.values.first()))
+            .collect();
+        let variables = crate::prompt::Fields::new(&variables);
+        let context = crate::prompt::Context::new(&row.rendered, &variables);
+        let Err(problem) = prompt.render(&context, true) else { return Ok(()) };
+        let known: Vec<&str> = columns.iter().copied().chain(space.parameters.iter().map(|p| p.name.as_str())).collect();
+        let message = match columns.contains(name) {
+            true => format!("the prompt `{}` needs the field `{name}`, which the instance `{}` lacks ({problem})", prompt.name, row.id),
+            false => format!("the prompt `{}` names `{name}`, which is no field of the instances and no parameter", prompt.name),
+        };
+        let error = Error::usage(message);
+        Err(match nearest(name, known.iter().copied()) {
+            Some(near) if near != name => error.help(format!("did you mean `{near}`?")),
+            _ => error.help(format!("the fields are {}", columns.iter().copied().collect::<Vec<_>>().join(", "))),
+        })
+    }
+}
+
+fn check_fields(task: &Task, table: &task::MetricTable, built: &metric::Built, split: Split, rows: &[Instance]) -> Result<()> {
+    for field in built.variables() {
+        let Some(row) = rows.iter().find(|row| !row.fields.contains_key(&field)) else { continue };
+        if built.check(row).is_ok() {
+            continue;
+        }
+        let columns: BTreeSet<&str> = rows.iter().flat_map(|row| row.fields.keys().map(String::as_str)).collect();
+        let message = match columns.contains(field.as_str()) {
+            true => format!("the metric `{}` needs the field `{field}`, which the instance `{}` lacks", table.name, row.id),
+            false => format!("the metric `{}` names `{field}`, which is no field of the {split:?} instances of `{}`", table.name, task.name)
+                .replace("Tune", "tuning").replace("Test", "test"),
+        };
+        let span = built.fields.get(&field).cloned().unwrap_or_else(|| table.span.clone());
+        return Err(Error::usage(message).at(&table.source, span, "here").help(suggestion(&field, columns.iter().copied())));
+    }
+    Ok(())
+}
+
+/// Defines a task in Rust: instances, metric functions, an objective.
+///
+/// ```
+/// use farthing::{TaskBuilder, task::Instance};
+/// # fn main() -> farthing::Result<()> {
+/// let rows = (1..=40).map(|i| serde_json::json!({"question": format!("What is {i} + {i}?"), "answer": 2 * i}));
+/// let workload = TaskBuilder::new("doubles")
+///     .instances(rows)
+///     .metric("exact", |instance: &Instance, responses: &[farthing::Sample]| {
+///         responses[0].text.trim() == instance.text("answer").unwrap_or_default()
+///     })
+///     .maximize("exact")
+///     .build()?;
+/// assert_eq!(workload.task.tune.len() + workload.task.test.len(), 40);
+/// # Ok(()) }
+/// ```
+pub struct TaskBuilder {
+    name: String,
+    description: String,
+    folder: PathBuf,
+    tune: Vec<Value>,
+    test: Option<Vec<Value>>,
+    id: Option<String>,
+    metrics: Vec<(String, Arc<dyn Metric>)>,
+    objective: Option<Objective>,
+    holdout: f64,
+}
+
+impl TaskBuilder {
+    /// A task of this name.
+    pub fn new(name: impl Into<String>) -> TaskBuilder {
+        TaskBuilder {
+            name: name.into(),
+            description: String::new(),
+            folder: PathBuf::from("."),
+            tune: Vec::new(),
+            test: None,
+            id: None,
+            metrics: Vec::new(),
+            objective: None,
+            holdout: 0.25,
+        }
+    }
+
+    /// What it is about.
+    #[must_use]
+    pub fn description(mut self, text: impl Into<String>) -> TaskBuilder {
+        self.description = text.into();
+        self
+    }
+
+    /// The folder that paths are relative to (its `farthing.toml` is found); else the working folder.
+    #[must_use]
+    pub fn folder(mut self, folder: impl Into<PathBuf>) -> TaskBuilder {
+        self.folder = folder.into();
+        self
+    }
+
+    /// The instances, each a JSON object. Without [`test_instances`](Self::test_instances) a quarter of them is held out.
+    #[must_use]
+    pub fn instances(mut self, rows: impl IntoIterator<Item = Value>) -> TaskBuilder {
+        self.tune = rows.into_iter().collect();
+        self
+    }
+
+    /// The instances of the test split.
+    #[must_use]
+    pub fn test_instances(mut self, rows: impl IntoIterator<Item = Value>) -> TaskBuilder {
+        self.test = Some(rows.into_iter().collect());
+        self
+    }
+
+    /// The field that names an instance; else its number.
+    #[must_use]
+    pub fn id(mut self, field: impl Into<String>) -> TaskBuilder {
+        self.id = Some(field.into());
+        self
+    }
+
+    /// A metric function over (instance, responses). It gives a number, a bool, several named numbers, or a `Result` of
+    /// these; a lone number is named `name`.
+    #[must_use]
+    pub fn metric<F, M>(mut self, name: impl Into<String>, function: F) -> TaskBuilder
+    where
+        F: Fn(&Instance, &[Sample]) -> M + Send + Sync + 'static,
+        M: IntoMetrics,
+    {
+        let name = name.into();
+        self.metrics.push((name.clone(), Arc::new(FnMetric::new(name, function))));
+        self
+    }
+
+    /// The metric that decides; more is better.
+    #[must_use]
+    pub fn maximize(self, metric: impl Into<String>) -> TaskBuilder {
+        self.objective(metric, Direction::Maximize)
+    }
+
+    /// The metric that decides; less is better.
+    #[must_use]
+    pub fn minimize(self, metric: impl Into<String>) -> TaskBuilder {
+        self.objective(metric, Direction::Minimize)
+    }
+
+    fn objective(mut self, metric: impl Into<String>, direction: Direction) -> TaskBuilder {
+        self.objective = Some(Objective { metric: metric.into(), direction });
+        self
+    }
+
+    /// Checks it and puts it together.
+    pub fn build(self) -> Result<Workload> {
+        let Some(objective) = self.objective else {
+            return Err(Error::usage("the task has no objective").help("call .maximize(metric) or .minimize(metric)"));
+        };
+        if self.metrics.is_empty() {
+            return Err(Error::usage("the task has no metric").help("call .metric(name, function)"));
+        }
+        let all = task::data::from_values(&self.name, self.tune, self.id.as_deref())?;
+        let (tune, test) = match self.test {
+            Some(rows) => (all, task::data::from_values(&self.name, rows, self.id.as_deref())?),
+            None => task::file::hold_out(all, self.holdout)?,
+        };
+        let task = Task {
+            name: self.name,
+            description: self.description,
+            folder: self.folder,
+            tune,
+            test,
+            objective,
+            metrics: Vec::new(),
+            stratify: None,
+            source: None,
+            objective_span: 0..0,
+        };
+        let (names, metrics) = self.metrics.into_iter().unzip();
+        Ok(Workload { task: Arc::new(task), metrics, names, in_rust: true })
+    }
+}

@@ -1,0 +1,541 @@
+//! The way of many evaluations: asked in an order, prepared together, admitted in that order as the budget allows, answered
+//! in any order, told in the order of asking. What is asked and bought depends on that order alone, never on timing.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use rayon::prelude::*;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::diagnostic::{Error, Fault, Result};
+use crate::evaluate::{Plan, Workload};
+use crate::metric::Metrics;
+use crate::money::Usd;
+use crate::provider::{Failure, FailureKind, Request, Sample};
+use crate::runner::{Admission, Hold, Purse, Runner, fingerprint};
+use crate::store::{Fingerprint, Stored};
+use crate::task::Instance;
+
+/// What is to be evaluated next.
+pub enum Wanted {
+    /// A plan on these instances (indices), in this order.
+    Evaluate {
+        /// A number that comes back with every result.
+        trial: usize,
+        /// The configuration.
+        plan: Arc<Plan>,
+        /// Indices into the pipeline's instances.
+        instances: Vec<usize>,
+    },
+    /// Nothing before more results are told.
+    Wait,
+    /// Nothing any more.
+    Done,
+}
+
+/// Who asks and is told.
+pub trait Agenda: Send {
+    /// What to do next.
+    fn ask(&mut self) -> Result<Wanted>;
+    /// One result, in the order of asking.
+    fn tell(&mut self, finished: Finished) -> Result<()>;
+    /// How many evaluations may be asked ahead of those told.
+    fn look_ahead(&self) -> usize;
+}
+
+/// One evaluation that ended.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// The number given when it was asked.
+    pub trial: usize,
+    /// Which instance.
+    pub instance: usize,
+    /// The metrics, or why there are none.
+    pub result: Result<Metrics, Failure>,
+    /// What it cost the study.
+    pub cost: Usd,
+    /// What production would pay, where it was answered.
+    pub production: Option<Usd>,
+    /// Input tokens of one request, where it was answered.
+    pub prompt_tokens: u64,
+    /// Output tokens of its n completions.
+    pub completion_tokens: u64,
+    /// Requests that were sent for it.
+    pub requests: u64,
+    /// The fingerprint of its request, where it could be rendered.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+impl Finished {
+    /// True where the budget kept it from being sent.
+    pub fn refused(&self) -> bool {
+        matches!(&self.result, Err(failure) if failure.kind == FailureKind::Budget)
+    }
+}
+
+/// The user's wish to stop, from Ctrl-C.
+#[derive(Debug, Default)]
+pub struct Stop {
+    wish: AtomicU8,
+    changed: Notify,
+}
+
+impl Stop {
+    /// One more wish: the first lets what is in flight land, the second stops at once.
+    pub fn press(&self) -> u8 {
+        let wish = self.wish.fetch_add(1, Ordering::SeqCst) + 1;
+        self.changed.notify_one();
+        wish
+    }
+
+    fn asked(&self) -> bool {
+        self.wish.load(Ordering::SeqCst) > 0
+    }
+
+    fn at_once(&self) -> bool {
+        self.wish.load(Ordering::SeqCst) > 1
+    }
+}
+
+/// How a pipeline ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Nothing was left to ask.
+    Done,
+    /// The user stopped it.
+    Interrupted,
+    /// Money lost in crashes or time-outs used up the cap, though the study's own cost did not.
+    SpentOut,
+}
+
+/// Everything a pipeline works with.
+pub struct Pipeline<'a> {
+    /// The task and its metrics.
+    pub workload: Workload,
+    /// The instances that indices mean.
+    pub instances: Arc<[Instance]>,
+    /// Who answers.
+    pub runner: Arc<Runner>,
+    /// The cap.
+    pub purse: Arc<Purse>,
+    /// The name in the ledger.
+    pub scope: Arc<str>,
+    /// Failures that an earlier part of the study recorded: they are not tried again.
+    pub recorded: &'a HashMap<(Fingerprint, u32), Failure>,
+    /// The user's wish to stop.
+    pub stop: Arc<Stop>,
+}
+
+/// Evaluations that are rendered and looked up in one go.
+const BATCH: usize = 512;
+
+struct Slot {
+    trial: usize,
+    instance: usize,
+    plan: Arc<Plan>,
+    prepared: Option<Result<Prepared, Failure>>,
+    hold: Option<Hold>,
+    finished: Option<Finished>,
+}
+
+struct Prepared {
+    request: Arc<Request>,
+    fingerprint: Fingerprint,
+    stored: Stored,
+}
+
+/// What a worker brings back: the slot's number, what is stored now, the judgement, and the requests it took.
+struct Landed {
+    slot: usize,
+    hold: Hold,
+    outcome: Result<Result<(Stored, Result<Metrics, Failure>, u64), Failure>>,
+}
+
+struct Driver<'a, 'p> {
+    pipeline: &'a Pipeline<'p>,
+    slots: VecDeque<Slot>,
+    /// The number of the first slot held.
+    base: usize,
+    next_unprepared: usize,
+    next_admitted: usize,
+    in_flight: usize,
+    /// Samples that the study used so far of a request.
+    used: HashMap<Fingerprint, usize>,
+    /// Slots at work on a request; the first is under way, the others wait for it, in the order of asking.
+    chains: HashMap<Fingerprint, VecDeque<usize>>,
+    ready_hits: Vec<usize>,
+    sender: mpsc::UnboundedSender<Landed>,
+    exhausted: bool,
+    spent_out: bool,
+    hopeless: Option<Error>,
+}
+
+impl Pipeline<'_> {
+    /// Runs an agenda to its end.
+    pub async fn run(&self, agenda: &mut dyn Agenda) -> Result<Ending> {
+        let (sender, mut landed) = mpsc::unbounded_channel();
+        let mut driver = Driver {
+            pipeline: self,
+            slots: VecDeque::new(),
+            base: 0,
+            next_unprepared: 0,
+            next_admitted: 0,
+            in_flight: 0,
+            used: HashMap::new(),
+            chains: HashMap::new(),
+            ready_hits: Vec::new(),
+            sender,
+            exhausted: false,
+            spent_out: false,
+            hopeless: None,
+        };
+        driver.ask(agenda)?;
+        loop {
+            driver.prepare().await?;
+            driver.admit();
+            driver.judge_hits();
+            if driver.tell(agenda)? {
+                continue;
+            }
+            if driver.stopping() {
+                self.runner.stop();
+            }
+            if driver.in_flight == 0 {
+                // Nothing is under way and nothing more can be told: either all is done, or the run is stopping.
+                break;
+            }
+            tokio::select! {
+                one = landed.recv() => {
+                    let Some(one) = one else { break };
+                    driver.land(one)?;
+                    while let Ok(one) = landed.try_recv() {
+                        driver.land(one)?;
+                    }
+                }
+                () = self.stop.changed.notified() => {}
+            }
+            if self.stop.at_once() {
+                return Ok(Ending::Interrupted);
+            }
+        }
+        if let Some(error) = driver.hopeless {
+            return Err(error);
+        }
+        Ok(match () {
+            () if self.stop.asked() && !(driver.exhausted && driver.slots.is_empty()) => Ending::Interrupted,
+            () if driver.spent_out => Ending::SpentOut,
+            () => Ending::Done,
+        })
+    }
+}
+
+impl Driver<'_, '_> {
+    fn stopping(&self) -> bool {
+        self.pipeline.stop.asked() || self.spent_out || self.hopeless.is_some()
+    }
+
+    fn slot(&mut self, number: usize) -> &mut Slot {
+        &mut self.slots[number - self.base]
+    }
+
+    /// Asks while the look-ahead allows. Called at the start and after every single tell, so that what is asked when is
+    /// the same in every run.
+    fn ask(&mut self, agenda: &mut dyn Agenda) -> Result<()> {
+        while !self.exhausted && !self.stopping() && self.slots.len() < agenda.look_ahead() {
+            match agenda.ask()? {
+                Wanted::Evaluate { trial, plan, instances } => {
+                    let slot = |instance| Slot { trial, instance, plan: plan.clone(), prepared: None, hold: None, finished: None };
+                    self.slots.extend(instances.into_iter().map(slot));
+                }
+                Wanted::Wait => break,
+                Wanted::Done => self.exhausted = true,
+            }
+        }
+        Ok(())
+    }
+
+    /// Renders what was asked, hashes it and looks it up in the store: on rayon's threads, many at a time.
+    async fn prepare(&mut self) -> Result<()> {
+        let ahead = self.next_unprepared.saturating_sub(self.next_admitted);
+        let end = self.base + self.slots.len();
+        if self.stopping() || self.next_unprepared == end || ahead >= BATCH {
+            return Ok(());
+        }
+        let numbers = self.next_unprepared..end.min(self.next_unprepared + BATCH);
+        let work: Vec<(Arc<Plan>, usize)> =
+            numbers.clone().map(|number| (self.slot(number).plan.clone(), self.slot(number).instance)).collect();
+        let (instances, store) = (self.pipeline.instances.clone(), self.pipeline.runner.store().clone());
+        let (sender, receiver) = oneshot::channel();
+        rayon::spawn(move || {
+            let one = |(plan, instance): &(Arc<Plan>, usize)| -> Result<Result<Prepared, Failure>> {
+                let request = match plan.request(&instances[*instance]) {
+                    Ok(request) => request,
+                    Err(failure) => return Ok(Err(failure)),
+                };
+                let fingerprint = fingerprint(plan.service.source(), &request);
+                let stored = store.stored(&fingerprint)?;
+                Ok(Ok(Prepared { request: Arc::new(request), fingerprint, stored }))
+            };
+            let all: Result<Vec<_>> = work.par_iter().map(one).collect();
+            drop(sender.send(all));
+        });
+        let prepared = receiver.await.map_err(|_| Error::internal("preparing evaluations failed"))??;
+        for (number, prepared) in numbers.clone().zip(prepared) {
+            self.slot(number).prepared = Some(prepared);
+        }
+        self.next_unprepared = numbers.end;
+        Ok(())
+    }
+
+    /// Admits evaluations in the order of asking, until one has to wait.
+    fn admit(&mut self) {
+        while self.next_admitted < self.next_unprepared && !self.stopping() {
+            let number = self.next_admitted;
+            let purse = self.pipeline.purse.clone();
+            let (used, chains, recorded) = (&self.used, &self.chains, self.pipeline.recorded);
+            let slot = &mut self.slots[number - self.base];
+            let refused = |failure: Failure| Some(finished(slot.trial, slot.instance, failure));
+            let prepared = match &mut slot.prepared {
+                Some(Ok(prepared)) => prepared,
+                Some(Err(failure)) => {
+                    slot.finished = refused(failure.clone());
+                    self.next_admitted += 1;
+                    continue;
+                }
+                None => break,
+            };
+            let (plan, print) = (&slot.plan, prepared.fingerprint);
+            if let Some(failure) = recorded.get(&(print, plan.n)) {
+                slot.finished = Some(Finished { fingerprint: Some(print), ..finished(slot.trial, slot.instance, failure.clone()) });
+                self.next_admitted += 1;
+                continue;
+            }
+            // How many samples an earlier evaluation of the same request will have bought is not known before it
+            // landed: until then the worst is that it bought none. A refusal comes only when all have landed.
+            let bought = used.get(&print).copied().unwrap_or(0);
+            if bought > prepared.stored.len() {
+                // Bought since this one was looked up. A store that fails now will fail again where it is asked.
+                prepared.stored = self.pipeline.runner.store().stored(&print).unwrap_or_default();
+            }
+            let prepared = &*prepared;
+            let known = if chains.contains_key(&print) { 0 } else { bought };
+            let bounds = |tight: bool| {
+                let study = plan.service.worst(&prepared.request, known, tight);
+                (study, plan.service.worst(&prepared.request, prepared.stored.len(), tight))
+            };
+            let (study, real) = bounds(false);
+            let admission = match purse.admit(study, real) {
+                Admission::Go(hold) => Admission::Go(hold),
+                _ => {
+                    let (study, real) = bounds(true);
+                    purse.admit(study, real)
+                }
+            };
+            match admission {
+                Admission::Go(hold) => {
+                    slot.hold = Some(hold);
+                    self.next_admitted += 1;
+                    self.start(number);
+                }
+                Admission::Wait => break,
+                Admission::Never { for_spent: true } => self.spent_out = true,
+                Admission::Never { for_spent: false } => {
+                    let failure = Failure::new(FailureKind::Budget, format!("up to {study} dollars more do not fit the budget"));
+                    slot.finished = refused(failure);
+                    self.next_admitted += 1;
+                }
+            }
+        }
+    }
+
+    /// Starts an admitted evaluation, behind an earlier one of the same request if there is one.
+    fn start(&mut self, number: usize) {
+        self.in_flight += 1;
+        let Some(print) = self.fingerprint(number) else { return };
+        let chain = self.chains.entry(print).or_default();
+        chain.push_back(number);
+        if chain.len() == 1 {
+            self.launch(number);
+        }
+    }
+
+    fn fingerprint(&mut self, number: usize) -> Option<Fingerprint> {
+        match &self.slot(number).prepared {
+            Some(Ok(prepared)) => Some(prepared.fingerprint),
+            _ => None,
+        }
+    }
+
+    fn launch(&mut self, number: usize) {
+        let pipeline = self.pipeline;
+        let slot = &mut self.slots[number - self.base];
+        let Some(Ok(prepared)) = &mut slot.prepared else { return };
+        let n = slot.plan.n as usize;
+        if prepared.stored.len() >= n {
+            pipeline.runner.has_answered(&slot.plan.service);
+            self.ready_hits.push(number);
+            return;
+        }
+        let Some(mut hold) = slot.hold.take() else { return };
+        let (request, print) = (prepared.request.clone(), prepared.fingerprint);
+        let (runner, plan, scope) = (pipeline.runner.clone(), slot.plan.clone(), pipeline.scope.clone());
+        let (workload, instances, instance) = (pipeline.workload.clone(), pipeline.instances.clone(), slot.instance);
+        let sender = self.sender.clone();
+        tokio::spawn(async move {
+            let answered = runner.answer(&plan.service, &request, &print, &scope, &mut hold).await;
+            let outcome = match answered {
+                Err(error) => Err(error),
+                Ok(Err(failure)) => {
+                    let kept = matches!(failure.kind, FailureKind::Budget | FailureKind::Interrupted)
+                        || runner.hopeless(&plan.service, &failure);
+                    match kept {
+                        true => Ok(Err(failure)),
+                        false => runner.store().record_failure(&scope, &print, plan.n, &failure).await.map(|()| Err(failure)),
+                    }
+                }
+                Ok(Ok(answered)) => {
+                    let (reply, judged) = oneshot::channel();
+                    rayon::spawn(move || {
+                        let metrics = judge(&workload, &instances[instance], &answered.stored, plan.n);
+                        drop(reply.send((answered.stored, metrics, answered.requests)));
+                    });
+                    judged.await.map(Ok).map_err(|_| Error::internal("a metric's thread is gone"))
+                }
+            };
+            drop(sender.send(Landed { slot: number, hold, outcome }));
+        });
+    }
+
+    /// Judges what the store had in full, many at a time.
+    fn judge_hits(&mut self) {
+        if self.ready_hits.is_empty() {
+            return;
+        }
+        let numbers = std::mem::take(&mut self.ready_hits);
+        let mut work = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let slot = &mut self.slots[number - self.base];
+            let (Some(hold), Some(Ok(prepared))) = (slot.hold.take(), &mut slot.prepared) else { continue };
+            work.push((number, slot.instance, slot.plan.n, hold, std::mem::take(&mut prepared.stored)));
+        }
+        let (workload, instances, sender) =
+            (self.pipeline.workload.clone(), self.pipeline.instances.clone(), self.sender.clone());
+        rayon::spawn(move || {
+            work.into_par_iter().for_each(|(slot, instance, n, hold, stored)| {
+                let metrics = judge(&workload, &instances[instance], &stored, n);
+                drop(sender.send(Landed { slot, hold, outcome: Ok(Ok((stored, metrics, 0))) }));
+            });
+        });
+    }
+
+    /// Settles what came back, and starts what waited for it.
+    fn land(&mut self, landed: Landed) -> Result<()> {
+        self.in_flight -= 1;
+        let Landed { slot: number, hold, outcome } = landed;
+        let print = self.fingerprint(number);
+        let (trial, instance, plan) = {
+            let slot = self.slot(number);
+            (slot.trial, slot.instance, slot.plan.clone())
+        };
+        let mut latest = None;
+        let done = match outcome? {
+            Ok((stored, result, requests)) => {
+                let used = print.map(|print| self.used.entry(print).or_insert(0));
+                let known = used.as_ref().map_or(0, |used| **used);
+                let cost = plan.study_cost(&stored, known);
+                if let Some(used) = used {
+                    *used = known.max(plan.n as usize);
+                }
+                hold.settle(cost);
+                let done = Finished {
+                    trial,
+                    instance,
+                    result,
+                    cost,
+                    production: Some(plan.production_cost(&stored)),
+                    prompt_tokens: stored.purchases.first().map_or(0, |purchase| purchase.response.prompt_tokens),
+                    completion_tokens: stored.samples().take(plan.n as usize).map(|sample| sample.completion_tokens).sum(),
+                    requests,
+                    fingerprint: print,
+                };
+                latest = Some(stored);
+                done
+            }
+            Err(failure) => {
+                drop(hold);
+                if self.pipeline.runner.hopeless(&plan.service, &failure) && self.hopeless.is_none() {
+                    let model = &plan.service.model.name;
+                    let error = Error::endpoint(format!("the endpoint of `{model}` cannot be used: {failure}"));
+                    self.hopeless = Some(error.help_if(advice(failure.kind).map(str::to_owned)));
+                }
+                Finished { fingerprint: print, ..finished(trial, instance, failure) }
+            }
+        };
+        self.slot(number).finished = Some(done);
+        if let Some(print) = print {
+            let next = self.chains.get_mut(&print).and_then(|chain| {
+                chain.pop_front();
+                chain.front().copied()
+            });
+            match next {
+                Some(next) => {
+                    if let (Some(stored), Some(Ok(prepared))) = (latest, &mut self.slot(next).prepared) {
+                        prepared.stored = stored;
+                    }
+                    self.launch(next);
+                }
+                None => drop(self.chains.remove(&print)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells what is finished from the front on, asking anew after each. True where anything was told.
+    fn tell(&mut self, agenda: &mut dyn Agenda) -> Result<bool> {
+        let mut told = false;
+        while self.slots.front().is_some_and(|slot| slot.finished.is_some()) {
+            let Some(finished) = self.slots.pop_front().and_then(|slot| slot.finished) else { break };
+            self.base += 1;
+            told = true;
+            agenda.tell(finished)?;
+            self.ask(agenda)?;
+        }
+        Ok(told)
+    }
+}
+
+fn finished(trial: usize, instance: usize, failure: Failure) -> Finished {
+    Finished {
+        trial,
+        instance,
+        result: Err(failure),
+        cost: Usd::ZERO,
+        production: None,
+        prompt_tokens: 0,
+        completion_tokens: 0,
+        requests: 0,
+        fingerprint: None,
+    }
+}
+
+fn judge(workload: &Workload, instance: &Instance, stored: &Stored, n: u32) -> Result<Metrics, Failure> {
+    let samples: Vec<Sample> = stored.samples().take(n as usize).cloned().collect();
+    workload.judge(instance, &samples).map_err(|problem| Failure::new(FailureKind::Metric, problem))
+}
+
+fn advice(kind: FailureKind) -> Option<&'static str> {
+    Some(match kind {
+        FailureKind::Authentication => "check the key in the endpoint's environment variable",
+        FailureKind::UnknownModel => "check the model's name and the endpoint's base_url",
+        FailureKind::QuotaExceeded => "the account has no credit left",
+        FailureKind::Connection => "is the endpoint running, and is its base_url right?",
+        FailureKind::BadRequest => "the endpoint refuses the form of the request: see its words",
+        _ => return None,
+    })
+}
+
+/// True for errors that end a run with its state saved.
+pub fn saves_state(error: &Error) -> bool {
+    error.fault() == Fault::Endpoint
+}
