@@ -1,11 +1,13 @@
 //! farthing
 
+pub mod backend;
 pub mod diagnostic;
 pub mod money;
 pub mod prompt;
 pub mod provider;
 pub mod metric;
 pub mod search;
+pub mod serve;
 pub mod space;
 pub mod store;
 pub mod task;
