@@ -1,7 +1,6 @@
 //! farthing
 
 pub mod backend;
-pub mod declaration;
 pub mod diagnostic;
 pub mod money;
 pub mod price;
@@ -10,6 +9,7 @@ pub mod provider;
 pub mod metric;
 pub mod runner;
 pub mod search;
+pub mod serve;
 pub mod space;
 pub mod store;
 pub mod task;

@@ -1,0 +1,186 @@
+//! Who answers behind the mock endpoint: a made-up model, a cassette, or a function of the caller's.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::faults::{Call, Fault};
+use super::wire::Refusal;
+use crate::backend::mock::{self, tokens};
+use crate::diagnostic::{self, Error, unreadable};
+use crate::provider::{FinishReason, Request, Response, Sample};
+
+/// What a function of the caller's answers.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// These completions; tokens are counted as the made-up models count them.
+    Texts(Vec<String>),
+    /// Exactly this.
+    Answer(Response),
+    /// Something goes wrong. If it is billed, the bill is the prompt's.
+    Fault(Fault),
+}
+
+/// Who answers.
+#[derive(Clone, Default)]
+pub enum Answers {
+    /// The made-up models.
+    #[default]
+    MadeUp,
+    /// What a cassette holds. A request gets the samples after those that were given to earlier equal ones; where the
+    /// cassette has not that many left, it begins with the first again.
+    Cassette(Arc<Cassette>),
+    /// A function.
+    Custom(Arc<dyn Fn(&Call) -> Reply + Send + Sync>),
+}
+
+impl Answers {
+    /// A function of the whole body.
+    pub fn custom(function: impl Fn(&Value) -> Reply + Send + Sync + 'static) -> Answers {
+        Answers::Custom(Arc::new(move |call| function(&call.body)))
+    }
+
+    /// The answer to a request, from sample `call.first` on.
+    pub(super) fn answer(&self, request: &Request, call: &Call) -> Result<Reply, Refusal> {
+        match self {
+            Answers::MadeUp => Ok(Reply::Answer(mock::answer(request, call.first).map_err(Refusal::from)?)),
+            Answers::Cassette(cassette) => cassette.answer(request, call.first).map(Reply::Answer),
+            Answers::Custom(function) => Ok(function(call)),
+        }
+    }
+}
+
+/// Completions with their tokens counted as the made-up models count them.
+pub(super) fn counted(request: &Request, texts: Vec<String>) -> Response {
+    let sample =
+        |text: String| Sample { completion_tokens: tokens::count(&text), finish_reason: FinishReason::STOP, text };
+    Response {
+        samples: texts.into_iter().map(sample).collect(),
+        prompt_tokens: tokens::prompt(&request.input),
+        cached_tokens: 0,
+        model: None,
+        estimated: false,
+    }
+}
+
+/// Recorded requests and their samples, read independently of the `replay` backend.
+#[derive(Debug, Default)]
+pub struct Cassette {
+    lines: BTreeMap<[u8; 32], Recorded>,
+}
+
+#[derive(Debug)]
+struct Recorded {
+    prompt_tokens: u64,
+    samples: Vec<Sample>,
+}
+
+impl Cassette {
+    /// Reads a cassette: JSON Lines, compressed if its name ends in .gz or .zst. Only samples with known tokens count.
+    ///
+    /// # Errors
+    /// A usage error where the file cannot be read, or a line is no line of a cassette.
+    pub fn read(path: &Path) -> diagnostic::Result<Cassette> {
+        let file = std::fs::File::open(path).map_err(|error| unreadable(path, &error))?;
+        let name = path.to_string_lossy();
+        let reader: Box<dyn Read> = if name.ends_with(".gz") {
+            Box::new(flate2::read::MultiGzDecoder::new(file))
+        } else if name.ends_with(".zst") {
+            Box::new(zstd::Decoder::new(file).map_err(|error| unreadable(path, &error))?)
+        } else {
+            Box::new(file)
+        };
+        let mut cassette = Cassette::default();
+        for (at, line) in BufReader::new(reader).lines().enumerate() {
+            let line = line.map_err(|error| unreadable(path, &error))?;
+            if line.trim().is_empty() {
+                continue;
+            }
+            let problem = |what: String| Error::usage(format!("{name}, line {}: {what}", at + 1));
+            let line: Value = serde_json::from_str(&line).map_err(|error| problem(error.to_string()))?;
+            cassette.add(&line).map_err(|what| problem(what.to_owned()))?;
+        }
+        Ok(cassette)
+    }
+
+    /// Adds one line.
+    pub fn add(&mut self, line: &Value) -> Result<(), &'static str> {
+        let model = line["model"].as_str().ok_or("there is no model")?;
+        let input = match (line.get("messages"), line.get("prompt")) {
+            (Some(messages), None) => json!({ "messages": messages }),
+            (None, Some(prompt)) => json!({ "prompt": prompt }),
+            _ => return Err("there must be messages or a prompt"),
+        };
+        let empty = Map::new();
+        let params = line.get("params").map_or(Some(&empty), Value::as_object).ok_or("params is no table")?;
+        let samples = line["samples"].as_array().ok_or("there are no samples")?;
+        let tokens = line["usage"]["completion_tokens"].as_array().map_or(&[][..], Vec::as_slice);
+        let samples = samples.iter().zip(tokens).map_while(|(text, tokens)| {
+            Some(Sample {
+                text: text.as_str()?.to_owned(),
+                finish_reason: FinishReason::STOP,
+                completion_tokens: tokens.as_u64()?,
+            })
+        });
+        if let Some(prompt_tokens) = line["usage"]["prompt_tokens"].as_u64() {
+            let key = key(model, input, params.iter());
+            self.lines.insert(key, Recorded { prompt_tokens, samples: samples.collect() });
+        }
+        Ok(())
+    }
+
+    fn answer(&self, request: &Request, first: usize) -> Result<Response, Refusal> {
+        let input = serde_json::to_value(&request.input).unwrap_or_default();
+        let recorded = self.lines.get(&key(&request.model, input, request.params.iter()));
+        let recorded = recorded.ok_or_else(|| Refusal::not_recorded("the cassette does not hold this request"))?;
+        let count = request.n as usize;
+        let from = if first + count <= recorded.samples.len() { first } else { 0 };
+        let samples = recorded.samples.get(from..from + count);
+        let samples =
+            samples.ok_or_else(|| Refusal::not_recorded("the cassette holds fewer samples of this request"))?;
+        Ok(Response {
+            samples: samples.to_vec(),
+            prompt_tokens: recorded.prompt_tokens,
+            cached_tokens: 0,
+            model: None,
+            estimated: false,
+        })
+    }
+}
+
+/// What two equal requests share: parameters that have OpenAI's default, or are null, are as good as absent, and numbers
+/// compare as numbers.
+pub(super) fn key<'a>(model: &str, input: Value, params: impl Iterator<Item = (&'a String, &'a Value)>) -> [u8; 32] {
+    let mut kept = BTreeMap::new();
+    for (name, value) in params {
+        let default = match name.as_str() {
+            "temperature" | "top_p" => value.as_f64() == Some(1.0),
+            "presence_penalty" | "frequency_penalty" => value.as_f64() == Some(0.0),
+            "stop" => value.as_array().is_some_and(Vec::is_empty),
+            "logprobs" => value.as_bool() == Some(false),
+            _ => false,
+        };
+        if default || value.is_null() {
+            continue;
+        }
+        let name = if name == "max_completion_tokens" { "max_tokens" } else { name };
+        kept.insert(name, plain(value));
+    }
+    super::ledger::hash(&json!([model, input, kept]))
+}
+
+/// A value with whole floats as integers, and one stop sequence as a list.
+fn plain(value: &Value) -> Value {
+    match value {
+        Value::Number(number) => match number.as_f64() {
+            Some(float) if float.fract() == 0.0 && float.abs() < 9e15 => Value::from(float as i64),
+            _ => value.clone(),
+        },
+        Value::Array(list) if list.len() == 1 => plain(&list[0]),
+        Value::Array(list) => Value::Array(list.iter().map(plain).collect()),
+        _ => value.clone(),
+    }
+}

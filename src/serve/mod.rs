@@ -1,0 +1,3 @@
+//! What listens on loopback.
+
+pub mod mock;
