@@ -7,6 +7,7 @@ pub mod provider;
 pub mod metric;
 pub mod search;
 pub mod space;
+pub mod stats;
 pub mod store;
 pub mod task;
 
