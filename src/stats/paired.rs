@@ -1,6 +1,5 @@
 //! Two systems compared on the same instances.
 
-use rand::seq::SliceRandom as _;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use statrs::distribution::{Binomial, DiscreteCDF};
@@ -128,6 +127,7 @@ fn bootstrap(differences: &[f64], seed: u64) -> (f64, (f64, f64), f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::seq::SliceRandom;
     use proptest::prelude::*;
 
     // Reference values: scipy 1.17 `binomtest`, statsmodels 0.15 `mcnemar(exact=True)`.
