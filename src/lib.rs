@@ -11,6 +11,7 @@ pub mod runner;
 pub mod search;
 pub mod serve;
 pub mod space;
+pub mod stats;
 pub mod store;
 pub mod task;
 

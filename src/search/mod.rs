@@ -3,6 +3,17 @@
 //! A [`Strategy`] is asked for work and told results in the order of asking, so its decisions do not depend on the
 //! order in which replies came back. One strategy a file; [`STRATEGIES`] declares them all.
 
+pub mod conformance;
+mod draws;
+pub mod grid;
+pub mod halving;
+pub mod order;
+pub mod random;
+#[cfg(test)]
+mod recorded;
+pub mod simulate;
+mod sweep;
+
 use std::sync::Arc;
 
 use rand_chacha::ChaCha12Rng;
@@ -103,4 +114,68 @@ pub trait Strategy: Send {
 
     /// How many evaluations may be asked ahead of what was told: a constant of the study, never the concurrency.
     fn look_ahead(&self) -> usize;
+}
+
+/// A strategy as it is declared once for help text, documentation and the command line.
+pub struct Declaration {
+    /// What `--strategy` takes.
+    pub name: &'static str,
+    /// What it does, in a line.
+    pub summary: &'static str,
+    /// When it is the one to take, in a line.
+    pub when: &'static str,
+    /// Where the method comes from.
+    pub source: &'static str,
+    /// True for the one that is taken where none is named.
+    pub default: bool,
+    /// Makes one. The error says why it cannot work on this problem and what to do about it.
+    pub build: fn(Problem) -> Result<Box<dyn Strategy>, String>,
+}
+
+/// The name of the strategy that is taken where none is named.
+pub const DEFAULT: &str = "halving";
+
+/// Every strategy there is.
+pub const STRATEGIES: &[Declaration] = &[
+    Declaration {
+        name: "halving",
+        summary: "Looks at many configurations on a few shared instances, then again and again drops the worse half and looks closer at the rest",
+        when: "Almost always: it spends the money on the configurations that may still be best",
+        source: "Jamieson & Talwalkar 2016; Karnin, Koren & Somekh 2013; TRIPLE-SH, Shi et al. 2024",
+        default: true,
+        build: halving::build,
+    },
+    Declaration {
+        name: "random",
+        summary: "Draws distinct configurations at random and evaluates each on all instances",
+        when: "As a baseline, or where every configuration that is tried shall have a full score",
+        source: "Bergstra & Bengio 2012",
+        default: false,
+        build: random::build,
+    },
+    Declaration {
+        name: "grid",
+        summary: "Evaluates every configuration of a finite space on all instances, in the order of declaration",
+        when: "For small spaces where the whole table is wanted",
+        source: "Textbook method",
+        default: false,
+        build: grid::build,
+    },
+];
+
+/// The strategy of that name.
+pub fn strategy(name: &str) -> Option<&'static Declaration> {
+    STRATEGIES.iter().find(|declaration| declaration.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_strategy_is_the_default() {
+        let defaults: Vec<&str> = STRATEGIES.iter().filter(|d| d.default).map(|d| d.name).collect();
+        assert_eq!(defaults, [DEFAULT]);
+        assert!(strategy(DEFAULT).is_some() && strategy("no such").is_none());
+    }
 }

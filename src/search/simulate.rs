@@ -1,0 +1,406 @@
+//! Strategies tried out in memory: a study without models, on a table of scores and costs.
+//!
+//! [`drive`] keeps to the protocol as the real study does and checks that the strategy does too; [`run`] is a whole
+//! search on a recorded [`Table`], which benchmarks of strategies are made of.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use rand::RngExt;
+use rand_chacha::ChaCha12Rng;
+
+use super::{Ask, Domain, Outcome, Problem, Strategy, Told};
+use crate::money::Usd;
+use crate::space::Configuration;
+use crate::stats::additive::{self, Observation};
+
+/// A recorded search space: every configuration on every instance.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    /// The rows; distinct by key.
+    pub configurations: Vec<Configuration>,
+    /// `scores[row][instance]`, larger is better; `None` is missing.
+    pub scores: Vec<Vec<Option<f64>>>,
+    /// `costs[row][instance]`: what the evaluation costs if nothing of it was bought before.
+    pub costs: Vec<Vec<Usd>>,
+    /// `production[row][instance]`: what production would pay.
+    pub production: Vec<Vec<Usd>>,
+    /// `prompts[row][instance]`: the part of the cost that is the prompt. Where it is given, rows that differ only in
+    /// `n` share samples on an instance: going from k to n pays the prompt again and the completions that are lacking.
+    pub prompts: Option<Vec<Vec<Usd>>>,
+}
+
+impl Table {
+    /// How many instances there are.
+    pub fn instances(&self) -> usize {
+        self.scores.first().map_or(0, Vec::len)
+    }
+
+    /// The mean score of a row over the instances where it is not missing; `None` where all are.
+    pub fn mean(&self, row: usize) -> Option<f64> {
+        let scores: Vec<f64> = self.scores.get(row)?.iter().flatten().copied().collect();
+        (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64)
+    }
+
+    /// What evaluating every row on every instance costs, sharing samples where rows do.
+    pub fn price(&self) -> Usd {
+        let mut purse = Purse::new(self);
+        // The largest n first: what comes after it is free.
+        let mut rows: Vec<usize> = (0..self.configurations.len()).collect();
+        rows.sort_by(|a, b| samples(&self.configurations[*b]).total_cmp(&samples(&self.configurations[*a])));
+        let mut sum = Usd::ZERO;
+        for row in rows {
+            for instance in 0..self.instances() {
+                sum += purse.price(row, instance);
+                purse.buy(row, instance);
+            }
+        }
+        sum
+    }
+
+    /// A problem on this table: its rows are the space.
+    pub fn problem(self: &Arc<Table>, budget: Option<Usd>, seed: u64) -> Problem {
+        Problem {
+            domain: Arc::clone(self) as Arc<dyn Domain>,
+            instances: self.instances(),
+            budget,
+            max_trials: None,
+            seed,
+            first: Vec::new(),
+            may_drop: false,
+        }
+    }
+}
+
+impl Domain for Table {
+    fn sample(&self, rng: &mut ChaCha12Rng) -> Option<Configuration> {
+        let count = self.configurations.len();
+        (count > 0).then(|| self.configurations[rng.random_range(0..count)].clone())
+    }
+
+    fn enumerate(&self, limit: usize) -> Result<Vec<Configuration>, String> {
+        if self.configurations.len() > limit {
+            return Err(format!("there are more than {limit} configurations"));
+        }
+        Ok(self.configurations.clone())
+    }
+
+    fn size(&self) -> Option<u128> {
+        Some(self.configurations.len() as u128)
+    }
+}
+
+/// The number of samples a configuration asks for.
+pub(super) fn samples(configuration: &Configuration) -> f64 {
+    configuration.get("n").and_then(serde_json::Value::as_f64).unwrap_or(1.0)
+}
+
+/// The key of a configuration without `n`: equal for configurations that share samples.
+pub(super) fn family(configuration: &Configuration) -> String {
+    let mut rest = configuration.clone();
+    rest.0.remove("n");
+    rest.key()
+}
+
+/// What was bought of a table.
+struct Purse<'a> {
+    table: &'a Table,
+    families: Vec<usize>,
+    /// The row with the most samples that was bought, by family and instance.
+    bought: HashMap<(usize, usize), usize>,
+}
+
+impl<'a> Purse<'a> {
+    fn new(table: &'a Table) -> Purse<'a> {
+        let mut known = HashMap::new();
+        let families = table
+            .configurations
+            .iter()
+            .enumerate()
+            .map(|(row, configuration)| match table.prompts {
+                Some(_) => *known.entry(family(configuration)).or_insert(row),
+                None => row,
+            })
+            .collect();
+        Purse { table, families, bought: HashMap::new() }
+    }
+
+    fn price(&self, row: usize, instance: usize) -> Usd {
+        let cost = self.table.costs[row][instance];
+        match (self.bought.get(&(self.families[row], instance)), &self.table.prompts) {
+            (Some(&other), Some(prompts)) => {
+                let lacking = samples(&self.table.configurations[row]) > samples(&self.table.configurations[other]);
+                let there = self.table.costs[other][instance];
+                if lacking { prompts[row][instance] + cost.saturating_left(there) } else { Usd::ZERO }
+            }
+            _ => cost,
+        }
+    }
+
+    fn buy(&mut self, row: usize, instance: usize) {
+        let configurations = &self.table.configurations;
+        let bought = self.bought.entry((self.families[row], instance)).or_insert(row);
+        if samples(&configurations[row]) > samples(&configurations[*bought]) {
+            *bought = row;
+        }
+    }
+}
+
+/// What is answered to one evaluation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reply {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What it cost.
+    pub cost: Usd,
+    /// The trial is over the inference budget, as is known from this result on.
+    pub drop: bool,
+}
+
+/// A search from beginning to end.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Log {
+    /// The configuration of each trial.
+    pub trials: Vec<Configuration>,
+    /// Everything told, in the order of asking.
+    pub told: Vec<Told>,
+}
+
+/// Runs a strategy to its end. Every evaluation is answered when it is asked, and told as late as the strategy's look-ahead
+/// allows: after each result the strategy is asked until it has that many evaluations ahead.
+///
+/// The error says how the strategy broke the protocol: an instance asked twice or out of range, trials not numbered
+/// through, a configuration missing, given twice or not new, more trials than allowed, work asked of a dropped trial,
+/// waiting for nothing, or more than `limit` evaluations.
+pub fn drive(
+    strategy: &mut dyn Strategy,
+    problem: &Problem,
+    limit: usize,
+    mut answer: impl FnMut(usize, &Configuration, usize) -> Reply,
+) -> Result<Log, String> {
+    let mut log = Log::default();
+    let mut keys = HashSet::new();
+    let mut asked: HashSet<(usize, usize)> = HashSet::new();
+    let mut dropped: HashSet<usize> = HashSet::new();
+    let mut ahead: VecDeque<(Told, bool)> = VecDeque::new();
+    let mut done = false;
+    loop {
+        while !done && ahead.len() < strategy.look_ahead().max(1) {
+            let (trial, configuration, instances) = match strategy.ask() {
+                Ask::Evaluate { trial, configuration, instances } => (trial, configuration, instances),
+                Ask::Wait if ahead.is_empty() => return Err("it waits, but nothing is under way".into()),
+                Ask::Wait => break,
+                Ask::Done => {
+                    done = true;
+                    break;
+                }
+            };
+            match configuration {
+                Some(_) if trial != log.trials.len() => {
+                    return Err(format!("a new trial is numbered {trial} after {} trials", log.trials.len()));
+                }
+                Some(configuration) if !keys.insert(configuration.key()) => {
+                    return Err(format!("trial {trial} repeats a configuration: {configuration}"));
+                }
+                Some(configuration) => log.trials.push(configuration),
+                None if trial >= log.trials.len() => return Err(format!("trial {trial} came without its configuration")),
+                None if dropped.contains(&trial) => return Err(format!("trial {trial} was dropped and asked again")),
+                None => {}
+            }
+            if problem.max_trials.is_some_and(|most| log.trials.len() > most) {
+                return Err(format!("more than {} trials", log.trials.len() - 1));
+            }
+            if instances.is_empty() {
+                return Err(format!("trial {trial} was asked on no instance"));
+            }
+            for instance in instances {
+                if instance >= problem.instances || !asked.insert((trial, instance)) {
+                    return Err(format!("instance {instance} of trial {trial} is out of range or was asked before"));
+                }
+                if asked.len() > limit {
+                    return Err(format!("no end after {limit} evaluations"));
+                }
+                let reply = answer(trial, &log.trials[trial], instance);
+                let told = Told { trial, instance, outcome: reply.outcome, cost: reply.cost };
+                ahead.push_back((told, reply.drop));
+            }
+        }
+        let Some((told, drop)) = ahead.pop_front() else {
+            if done {
+                return Ok(log);
+            }
+            return Err("it asks for nothing and is not done".into());
+        };
+        strategy.tell(told);
+        log.told.push(told);
+        if drop && dropped.insert(told.trial) {
+            strategy.dropped(told.trial);
+        }
+    }
+}
+
+/// What a search on a table came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trace {
+    /// What it cost; never above the budget.
+    pub spent: Usd,
+    /// The row of each trial.
+    pub rows: Vec<usize>,
+    /// Everything told, in the order of asking.
+    pub told: Vec<Told>,
+    /// The row with the best posterior mean over all that was told; the lower production cost decides between equals,
+    /// then the earlier trial. `None` where nothing was scored.
+    pub recommendation: Option<usize>,
+}
+
+/// Runs a strategy on a table. `order[place]` is the table's instance at a place of the study's order. Evaluations are
+/// admitted in the order of asking, each if its price still fits the budget.
+///
+/// The error says how the strategy broke the protocol, or that the order does not fit the table.
+pub fn run(strategy: &mut dyn Strategy, table: &Arc<Table>, problem: &Problem, order: &[usize]) -> Result<Trace, String> {
+    if problem.instances > order.len() || order.iter().any(|&instance| instance >= table.instances()) {
+        return Err("the order does not fit the table".into());
+    }
+    let rows: HashMap<String, usize> =
+        table.configurations.iter().enumerate().map(|(row, configuration)| (configuration.key(), row)).collect();
+    let mut purse = Purse::new(table);
+    let mut spent = Usd::ZERO;
+    let limit = table.configurations.len().saturating_mul(problem.instances);
+    let log = drive(strategy, problem, limit, |_, configuration, place| {
+        let missing = Reply { outcome: Outcome::Missing, cost: Usd::ZERO, drop: false };
+        let Some(&row) = rows.get(&configuration.key()) else { return missing };
+        let instance = order[place];
+        let cost = purse.price(row, instance);
+        if problem.budget.is_some_and(|budget| spent + cost > budget) {
+            return Reply { outcome: Outcome::Refused, ..missing };
+        }
+        spent += cost;
+        purse.buy(row, instance);
+        let outcome = match table.scores[row][instance] {
+            Some(score) => Outcome::Scored { score, production: table.production[row][instance] },
+            None => Outcome::Missing,
+        };
+        Reply { outcome, cost, drop: false }
+    })?;
+    let trial_rows: Vec<usize> =
+        log.trials.iter().filter_map(|configuration| rows.get(&configuration.key()).copied()).collect();
+    let recommendation = recommend(&log.told, log.trials.len(), problem.instances);
+    let recommendation = recommendation.and_then(|trial| trial_rows.get(trial).copied());
+    Ok(Trace { spent, rows: trial_rows, told: log.told, recommendation })
+}
+
+/// The trial with the best posterior mean; the lower mean production cost decides between equals, then the number.
+fn recommend(told: &[Told], trials: usize, instances: usize) -> Option<usize> {
+    let mut observations = Vec::new();
+    let mut production = vec![(Usd::ZERO, 0_u64); trials];
+    for told in told {
+        if let Outcome::Scored { score, production: cost } = told.outcome {
+            observations.push(Observation { row: told.trial, column: told.instance, value: score });
+            production[told.trial].0 += cost;
+            production[told.trial].1 += 1;
+        }
+    }
+    let posterior = additive::fit(&observations, trials, instances);
+    let judged = (0..trials).filter_map(|trial| posterior.mean[trial].map(|mean| (trial, mean)));
+    let cost = |trial: usize| Usd::mean(production[trial].0, production[trial].1);
+    judged.min_by(|a, b| b.1.total_cmp(&a.1).then_with(|| cost(a.0).cmp(&cost(b.0))).then(a.0.cmp(&b.0))).map(|(trial, _)| trial)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn dollars(text: &str) -> Usd {
+        text.parse().unwrap()
+    }
+
+    /// Two families of n = 1 and n = 3; a prompt costs $1, a completion $1.
+    pub(crate) fn shared_table() -> Arc<Table> {
+        let rows = [("a", 1), ("a", 3), ("b", 1), ("b", 3)];
+        let costs: Vec<Vec<Usd>> = rows.iter().map(|(_, n)| vec![Usd::from_pico(1 + n); 2]).collect();
+        Arc::new(Table {
+            configurations: rows
+                .iter()
+                .map(|(prompt, n)| serde_json::from_value(json!({"prompt": prompt, "n": n})).unwrap())
+                .collect(),
+            scores: vec![vec![Some(0.0), Some(1.0)], vec![Some(1.0), Some(1.0)], vec![None, None], vec![Some(0.0), None]],
+            production: costs.clone(),
+            costs,
+            prompts: Some(vec![vec![Usd::from_pico(1); 2]; 4]),
+        })
+    }
+
+    #[test]
+    fn siblings_share_samples() {
+        let table = shared_table();
+        // Two families, two instances, a prompt and three completions each.
+        assert_eq!(table.price(), Usd::from_pico(16));
+        let mut purse = Purse::new(&table);
+        purse.buy(0, 0);
+        assert_eq!((purse.price(1, 0), purse.price(1, 1), purse.price(3, 0)), (Usd::from_pico(3), Usd::from_pico(4), Usd::from_pico(4)));
+        purse.buy(1, 0);
+        assert_eq!((purse.price(0, 0), purse.price(1, 0), purse.price(0, 1)), (Usd::ZERO, Usd::ZERO, Usd::from_pico(2)));
+    }
+
+    #[test]
+    fn a_run_keeps_to_the_budget_and_recommends_the_best() {
+        let table = shared_table();
+        let problem = table.problem(None, 1);
+        let mut strategy = super::super::grid::build(problem.clone()).unwrap();
+        let trace = run(&mut *strategy, &table, &problem, &[1, 0]).unwrap();
+        // n = 1 is bought first here, so the prompt is paid again for n = 3.
+        assert_eq!((trace.spent, trace.recommendation, trace.rows), (Usd::from_pico(20), Some(1), vec![0, 1, 2, 3]));
+        let problem = table.problem(Some(Usd::from_pico(5)), 1);
+        let mut strategy = super::super::grid::build(problem.clone()).unwrap();
+        let trace = run(&mut *strategy, &table, &problem, &[1, 0]).unwrap();
+        assert_eq!((trace.spent, trace.recommendation), (Usd::from_pico(4), Some(0)));
+        assert!(trace.told.iter().any(|told| told.outcome == Outcome::Refused));
+        assert_eq!(dollars("1"), Usd::from_pico(1_000_000_000_000));
+    }
+
+    /// Asks what it is given, one after the other.
+    struct Script(VecDeque<Ask>);
+
+    impl Strategy for Script {
+        fn ask(&mut self) -> Ask {
+            self.0.pop_front().unwrap_or(Ask::Done)
+        }
+        fn tell(&mut self, _: Told) {}
+        fn dropped(&mut self, _: usize) {}
+        fn look_ahead(&self) -> usize {
+            2
+        }
+    }
+
+    #[test]
+    fn every_breach_of_the_protocol_is_seen() {
+        let table = shared_table();
+        let problem = Problem { max_trials: Some(2), ..table.problem(None, 1) };
+        let ask = |trial: usize, row: Option<usize>, instances: &[usize]| Ask::Evaluate {
+            trial,
+            configuration: row.map(|row| table.configurations[row].clone()),
+            instances: instances.to_vec(),
+        };
+        let breaches: [(&str, Vec<Ask>); 9] = [
+            ("numbered", vec![ask(1, Some(0), &[0])]),
+            ("repeats", vec![ask(0, Some(0), &[0]), ask(1, Some(0), &[0])]),
+            ("without its configuration", vec![ask(0, None, &[0])]),
+            ("asked before", vec![ask(0, Some(0), &[0]), ask(0, None, &[0])]),
+            ("asked before", vec![ask(0, Some(0), &[1, 1])]),
+            ("out of range", vec![ask(0, Some(0), &[2])]),
+            ("more than 2 trials", vec![ask(0, Some(0), &[0]), ask(1, Some(1), &[0]), ask(2, Some(2), &[0])]),
+            ("nothing is under way", vec![Ask::Wait]),
+            ("on no instance", vec![ask(0, Some(0), &[])]),
+        ];
+        for (message, script) in breaches {
+            let error = run(&mut Script(script.into()), &table, &problem, &[0, 1]).unwrap_err();
+            assert!(error.contains(message), "{error}");
+        }
+        let mut dropping = Script([ask(0, Some(0), &[0]), Ask::Wait, ask(0, None, &[1])].into());
+        let reply = Reply { outcome: Outcome::Missing, cost: Usd::ZERO, drop: true };
+        assert!(drive(&mut dropping, &problem, 9, |_, _, _| reply).unwrap_err().contains("dropped"));
+        let mut long = Script([ask(0, Some(0), &[0, 1])].into());
+        assert!(drive(&mut long, &problem, 1, |_, _, _| reply).unwrap_err().contains("no end"));
+    }
+}

@@ -1,0 +1,36 @@
+//! Statistics as pure functions: intervals of a mean, paired comparisons, and the model that the race ranks by.
+//!
+//! Every function gives finite numbers for finite inputs, and `None` where the inputs do not determine an answer.
+
+pub mod additive;
+pub mod interval;
+pub mod paired;
+
+pub use interval::{Estimate, estimate, mean_interval, t_interval, wilson};
+pub use paired::{Comparison, compare, mcnemar_exact, tango};
+
+/// The power of two just above the largest magnitude: dividing by it is exact and keeps squares from overflowing.
+/// 1 where every value is 0.
+fn scale_of(values: impl Iterator<Item = f64>) -> f64 {
+    let largest = values.fold(0.0_f64, |largest, value| largest.max(value.abs()));
+    if largest == 0.0 {
+        return 1.0;
+    }
+    // 2^1023 is the largest power that is finite; 2^-1022 the smallest whose inverse is.
+    let exponent = (largest.log2().floor() + 1.0).clamp(-1022.0, 1023.0);
+    2.0_f64.powi(exponent as i32)
+}
+
+/// A number forced into the finite range.
+fn finite(value: f64) -> f64 {
+    value.clamp(f64::MIN, f64::MAX)
+}
+
+/// The mean, which lies between the least and the greatest value. Needs at least one value, all finite.
+fn mean_of(values: &[f64]) -> f64 {
+    let scale = scale_of(values.iter().copied());
+    let mean = values.iter().map(|value| value / scale).sum::<f64>() / values.len() as f64;
+    let least = values.iter().copied().fold(f64::MAX, f64::min);
+    let greatest = values.iter().copied().fold(f64::MIN, f64::max);
+    (mean * scale).clamp(least, greatest)
+}
