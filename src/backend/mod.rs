@@ -1,3 +1,88 @@
-//! Who answers: over HTTP, from a cassette, the made-up model, a model in this process.
+//! Who answers: an endpoint over HTTP, a cassette, the made-up model; later a model in this process.
 
+pub mod endpoints;
+pub mod http;
 pub mod mock;
+pub mod replay;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use endpoints::{Endpoint, Endpoints, Model, ModelKind, ProviderKind};
+
+use crate::diagnostic::Result;
+use crate::provider::{Failure, Request, Response};
+
+/// Why one attempt failed.
+#[derive(Clone, Debug)]
+pub struct CallError {
+    /// What happened.
+    pub failure: Failure,
+    /// The endpoint may have worked, and may bill it.
+    pub may_be_billed: bool,
+    /// How long the endpoint asks to wait before the next attempt.
+    pub retry_after: Option<Duration>,
+}
+
+/// The future of one attempt.
+pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Response, CallError>> + Send + 'a>>;
+
+/// Who answers requests.
+pub trait Backend: Send + Sync {
+    /// Who answers, as part of every fingerprint: `http`, `mock`, `replay:HASH`.
+    fn source(&self) -> &str;
+
+    /// One attempt to get samples `first..request.n`: an endpoint is asked for that many new ones.
+    fn call<'a>(&'a self, request: &'a Request, first: usize) -> Answer<'a>;
+
+    /// The answer (samples `first..request.n`) of a source that knows it, and so its bill, beforehand.
+    fn foretell(&self, _request: &Request, _first: usize) -> Option<Result<Response, Failure>> {
+        None
+    }
+
+    /// Answers come from this process: nothing is billed that is not received, so no reservation need outlive a crash.
+    fn in_process(&self) -> bool {
+        false
+    }
+
+    /// How a model is asked, where the source knows.
+    fn kind(&self, _model: &str) -> Option<ModelKind> {
+        None
+    }
+}
+
+/// Opens what answers for an endpoint.
+pub fn open(endpoint: &Endpoint) -> Result<Arc<dyn Backend>> {
+    Ok(match endpoint.provider {
+        ProviderKind::Openai => Arc::new(http::Http::open(endpoint)?),
+        ProviderKind::Mock => Arc::new(MadeUp),
+        ProviderKind::Replay => {
+            let path = endpoint.cassette.as_deref().unwrap_or(std::path::Path::new(""));
+            Arc::new(replay::Cassette::load(path)?)
+        }
+    })
+}
+
+/// The made-up model, answering in this process.
+#[derive(Debug)]
+struct MadeUp;
+
+impl Backend for MadeUp {
+    fn source(&self) -> &'static str {
+        "mock"
+    }
+
+    fn call<'a>(&'a self, request: &'a Request, first: usize) -> Answer<'a> {
+        let rest = Request { n: request.n.saturating_sub(first as u32), ..request.clone() };
+        let answer = mock::answer(&rest, first);
+        Box::pin(async move {
+            answer.map_err(|failure| CallError { failure, may_be_billed: false, retry_after: None })
+        })
+    }
+
+    fn in_process(&self) -> bool {
+        true
+    }
+}
