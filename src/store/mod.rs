@@ -7,9 +7,26 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::diagnostic::Result;
+use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
 use crate::provider::{Failure, Response, Sample};
+
+mod codec;
+pub mod conformance;
+mod connection;
+mod memory;
+mod sqlite;
+mod writer;
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod property_tests;
+#[cfg(test)]
+mod sqlite_tests;
+
+pub use memory::MemoryStore;
+pub use sqlite::SqliteStore;
 
 /// The hash of what is sent and changes what a model may answer, and of who answers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,7 +116,7 @@ pub struct Spent {
     pub settled: Usd,
     /// Reservations that may have been billed (lost, or left open by a crash), at their worst case.
     pub lost: Usd,
-    /// Bills and lost reservations: how many requests.
+    /// Bills and lost (or open) reservations: how many requests.
     pub requests: u64,
 }
 
@@ -115,19 +132,26 @@ pub type Durable<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 /// Where responses, the ledger and failures are kept. Every method that returns [`Durable`] resolves only when what it
 /// wrote survives a crash of the process and of the machine.
+///
+/// The call itself asks for the write, in the order of calls; the future only waits for it, and dropping it undoes
+/// nothing. [`conformance::conformance`] holds a store to all that is said here.
 pub trait Store: Send + Sync {
-    /// What is stored under a fingerprint. Called from any thread, often; must not block on writers.
+    /// What is stored under a fingerprint, at least all that a resolved [`Store::record`] kept. Called from any thread,
+    /// often; must not block on writers.
     fn stored(&self, fingerprint: &Fingerprint) -> Result<Stored>;
 
     /// Opens a reservation of `worst` in the ledger of `scope`, before a request is sent.
     fn reserve(&self, scope: &str, fingerprint: &Fingerprint, worst: Usd) -> Durable<EntryId>;
 
-    /// Closes a reservation without a response.
+    /// Closes a reservation without a response. An error, and no change, where it is not open (any more).
     fn close(&self, entry: EntryId, closing: Closing) -> Durable<()>;
 
     /// Keeps a response and, in the same transaction, what it cost: `entry` is its reservation, settled with `bill`;
     /// without one a settled entry is made in the ledger of `scope`. If other samples came in meanwhile, the new ones
     /// are numbered after them: nothing paid for is dropped. Resolves to all that is stored now.
+    ///
+    /// A response may come late: `entry` may have been closed as lost or released. An error, and no change, where it was
+    /// settled already, is no entry of `scope` and `fingerprint`, or where the response has no samples.
     fn record(
         &self,
         scope: &str,
@@ -142,11 +166,107 @@ pub trait Store: Send + Sync {
     fn spent(&self, scope: &str) -> Result<Spent>;
 
     /// Keeps the failure of an evaluation of a study that asked for `n` samples, so that a resumed study decides the same.
+    /// The first of the same scope, fingerprint and `n` stays.
     fn record_failure(&self, scope: &str, fingerprint: &Fingerprint, n: u32, failure: &Failure) -> Durable<()>;
 
-    /// The failures of a study.
+    /// The failures of a study, in the order of fingerprint and `n`.
     fn failures(&self, scope: &str) -> Result<Vec<(Fingerprint, u32, Failure)>>;
 }
 
 /// A store that anyone may share.
 pub type SharedStore = Arc<dyn Store>;
+
+/// Opens the store at a location, as `--store` gives it: a file's path ([`SqliteStore`]), or `memory:` ([`MemoryStore`]).
+///
+/// # Errors
+/// A usage error for any other URL, and where [`SqliteStore::open`] gives one.
+pub fn open(location: &str) -> Result<SharedStore> {
+    let supported = "a store is a file's path, or `memory:` to keep nothing";
+    if location == "memory:" {
+        return Ok(MemoryStore::new());
+    }
+    if location.trim().is_empty() || location == ":memory:" {
+        return Err(Error::usage(format!("`{location}` is no store")).help(supported));
+    }
+    // Only the scheme is shown: the rest of a URL may hold a password.
+    let is_scheme =
+        |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    match location.split_once("://") {
+        Some((scheme, _)) if is_scheme(scheme) => {
+            Err(Error::usage(format!("stores at `{scheme}://` are not supported")).help(supported))
+        }
+        _ => Ok(SqliteStore::open(location)?),
+    }
+}
+
+/// A future that has its answer.
+fn at_once<T: Send + 'static>(answer: Result<T>) -> Durable<T> {
+    Box::pin(std::future::ready(answer))
+}
+
+/// Refuses an amount below zero, which would make room in a budget.
+fn check_amount(amount: Usd) -> Result<()> {
+    if amount < Usd::ZERO {
+        return Err(Error::internal(format!("the ledger takes no negative amount, not ${amount}")));
+    }
+    Ok(())
+}
+
+/// Refuses a response without samples: what it cost belongs into [`Store::close`].
+fn check_response(response: &Response) -> Result<()> {
+    if response.samples.is_empty() {
+        return Err(Error::internal("a response without samples cannot be stored"));
+    }
+    Ok(())
+}
+
+/// The sum of amounts in picodollars, saturating only at the end.
+fn sum_of(amounts: impl IntoIterator<Item = i128>) -> Usd {
+    let sum: i128 = amounts.into_iter().sum();
+    Usd::from_pico(i64::try_from(sum).unwrap_or(i64::MAX))
+}
+
+fn not_open(entry: EntryId) -> Error {
+    Error::internal(format!("the ledger has no open entry {}", entry.0))
+}
+
+fn no_entry(entry: EntryId) -> Error {
+    Error::internal(format!("the ledger has no entry {} of this scope and request", entry.0))
+}
+
+fn already_settled(entry: EntryId) -> Error {
+    Error::internal(format!("entry {} of the ledger is settled already", entry.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnostic::Fault;
+
+    #[test]
+    fn a_location_is_a_path_or_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a:b/store.db");
+        assert!(open("memory:").is_ok());
+        assert!(open(path.to_str().unwrap()).is_ok());
+        assert!(path.is_file());
+    }
+
+    #[test]
+    fn other_locations_are_usage_errors_that_say_what_there_is() {
+        for location in ["postgres://me:secret@host/db", "sqlite:///x", "", "  ", ":memory:"] {
+            let error = open(location).err().unwrap();
+            assert_eq!(error.fault(), Fault::Usage, "{location}");
+            assert!(error.advice().unwrap().contains("path, or `memory:`"), "{location}");
+            assert!(!error.message().contains("secret"));
+        }
+    }
+
+    #[test]
+    fn a_sum_saturates_only_at_the_end() {
+        let max = i128::from(i64::MAX);
+        assert_eq!(sum_of([max, 5]), Usd::MAX);
+        assert_eq!(sum_of([max - 5, 5]), Usd::MAX);
+        assert_eq!(sum_of([]), Usd::ZERO);
+    }
+}

@@ -1,0 +1,118 @@
+//! How fast the store is on this machine: `cargo bench --bench store [-- FOLDER]`.
+//!
+//! Prints acknowledged (that is, durable) requests per second from 64 tasks at once, and look-ups per second: warm, from
+//! every thread, and while another thread writes. The files are made in FOLDER, by default the system's temporary one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use farthing::Usd;
+use farthing::provider::{FinishReason, Response, Sample};
+use farthing::store::{Fingerprint, RequestRecord, SqliteStore, Store};
+
+const TASKS: u64 = 64;
+const EACH: u64 = 400;
+const LOOK_UPS: u64 = 300_000;
+
+fn main() {
+    // Under `cargo test` it is only built.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let folder = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
+    let folder = folder.map_or_else(std::env::temp_dir, Into::into);
+    let folder = tempfile::tempdir_in(folder).expect("a folder for the store");
+    let store = SqliteStore::open(folder.path().join("store.db")).expect("a store");
+    let runtime = tokio::runtime::Builder::new_multi_thread().build().expect("a runtime");
+
+    let began = Instant::now();
+    runtime.block_on(requests(&store, TASKS, EACH, false));
+    report("records, 64 tasks", TASKS * EACH, began);
+    let began = Instant::now();
+    runtime.block_on(requests(&store, TASKS, EACH, true));
+    report("reserved, then recorded, 64 tasks", TASKS * EACH, began);
+    let began = Instant::now();
+    runtime.block_on(requests(&store, 1, 200, false));
+    report("records, one after another", 200, began);
+
+    let began = Instant::now();
+    look_ups(&*store, 0, LOOK_UPS);
+    report("look-ups, one thread, cold", LOOK_UPS, began);
+    let began = Instant::now();
+    look_ups(&*store, 0, LOOK_UPS);
+    report("look-ups, one thread, warm", LOOK_UPS, began);
+    let began = Instant::now();
+    look_ups(&*store, 1 << 40, LOOK_UPS);
+    report("look-ups of what is not there, one thread", LOOK_UPS, began);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for k in 0..threads {
+            let store = &store;
+            scope.spawn(move || look_ups(&**store, k, LOOK_UPS));
+        }
+    });
+    report(&format!("look-ups, {threads} threads"), LOOK_UPS * threads, began);
+
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                runtime.block_on(requests(&store, TASKS, 4, false));
+            }
+        });
+        let began = Instant::now();
+        look_ups(&*store, 0, LOOK_UPS / 3);
+        report("look-ups, one thread, while 64 tasks record", LOOK_UPS / 3, began);
+        done.store(true, Ordering::Relaxed);
+    });
+
+    let began = Instant::now();
+    let spent = store.spent("study").expect("what was spent");
+    report("spent, per entry of the ledger", spent.requests, began);
+}
+
+fn report(what: &str, count: u64, began: Instant) {
+    let seconds = began.elapsed().as_secs_f64();
+    println!("{what:<48} {:>10.0} per second", count as f64 / seconds);
+}
+
+fn print_of(number: u64) -> Fingerprint {
+    Fingerprint(*blake3::hash(&number.to_le_bytes()).as_bytes())
+}
+
+/// Requests of some 1,500 bytes, answered with 5 samples of 200 bytes, each under a fingerprint of its own.
+async fn requests(store: &Arc<SqliteStore>, tasks: u64, each: u64, reserve: bool) {
+    let request = RequestRecord { model: "gpt-4o-mini".into(), source: "http".into(), body: "x".repeat(1500) };
+    let sample = Sample { text: "y".repeat(200), finish_reason: FinishReason::STOP, completion_tokens: 50 };
+    let response =
+        Response { samples: vec![sample; 5], prompt_tokens: 400, cached_tokens: 0, model: None, estimated: false };
+    let mut running = Vec::new();
+    for task in 0..tasks {
+        let (store, request, response) = (Arc::clone(store), request.clone(), response.clone());
+        running.push(tokio::spawn(async move {
+            for k in 0..each {
+                // The second round goes to other fingerprints than the first.
+                let print = print_of(task * each + k + if reserve { tasks * each } else { 0 });
+                let bill = Usd::from_pico(1_000_000);
+                let entry = match reserve {
+                    true => Some(store.reserve("study", &print, bill).await.expect("a reservation")),
+                    false => None,
+                };
+                store.record("study", &print, &request, response.clone(), bill, entry).await.expect("a record");
+            }
+        }));
+    }
+    for task in running {
+        task.await.expect("a task");
+    }
+}
+
+/// Look-ups over the fingerprints from `first` on, in an order that jumps about.
+fn look_ups(store: &dyn Store, first: u64, count: u64) {
+    for k in 0..count {
+        let print = print_of(first + k.wrapping_mul(2_654_435_761) % (TASKS * EACH));
+        std::hint::black_box(store.stored(&print).expect("a look-up"));
+    }
+}

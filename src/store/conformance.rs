@@ -1,0 +1,271 @@
+//! What every [`Store`] must do, as one battery of checks: run it in the tests of a store of your own.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
+use super::{Closing, EntryId, Fingerprint, RequestRecord, Spent, Store, Stored};
+use crate::money::Usd;
+use crate::provider::{Failure, FailureKind, FinishReason, Response, Sample};
+
+/// Holds a store to what [`Store`] says. `make` gives an empty store each time it is called.
+///
+/// # Panics
+/// Where the store breaks a promise; the message says which.
+pub async fn conformance(make: impl Fn() -> Arc<dyn Store>) {
+    an_empty_store_has_nothing(&*make());
+    what_is_recorded_is_stored(&*make()).await;
+    samples_are_numbered_through(&*make()).await;
+    the_ledger_counts(&*make()).await;
+    an_entry_is_closed_once(&*make()).await;
+    a_late_response_is_kept(&*make()).await;
+    what_is_refused_changes_nothing(&*make()).await;
+    large_amounts_saturate(&*make()).await;
+    failures_are_kept(&*make()).await;
+    calls_are_done_in_their_order(&*make()).await;
+    nothing_is_lost_among_many(make()).await;
+    dropping_a_future_undoes_nothing(&*make()).await;
+}
+
+/// A fingerprint for each number, spread like a hash.
+fn print_of(number: u64) -> Fingerprint {
+    Fingerprint(*blake3::hash(&number.to_le_bytes()).as_bytes())
+}
+
+fn request() -> RequestRecord {
+    RequestRecord { model: "model".into(), source: "mock".into(), body: r#"{"prompt":"p","params":{}}"#.into() }
+}
+
+fn response(texts: &[&str]) -> Response {
+    let sample = |text: &&str| Sample {
+        text: (*text).to_owned(),
+        finish_reason: FinishReason::STOP,
+        completion_tokens: text.len() as u64,
+    };
+    Response {
+        samples: texts.iter().map(sample).collect(),
+        prompt_tokens: 7,
+        cached_tokens: 0,
+        model: None,
+        estimated: false,
+    }
+}
+
+fn texts(stored: &Stored) -> Vec<&str> {
+    stored.samples().map(|sample| sample.text.as_str()).collect()
+}
+
+fn pico(amount: i64) -> Usd {
+    Usd::from_pico(amount)
+}
+
+fn spent(settled: i64, lost: i64, requests: u64) -> Spent {
+    Spent { settled: pico(settled), lost: pico(lost), requests }
+}
+
+fn an_empty_store_has_nothing(store: &dyn Store) {
+    assert!(store.stored(&print_of(0)).unwrap().is_empty(), "an empty store has samples");
+    assert_eq!(store.spent("").unwrap(), Spent::default(), "an empty store has spent");
+    assert_eq!(store.failures("study").unwrap(), [], "an empty store has failures");
+}
+
+async fn what_is_recorded_is_stored(store: &dyn Store) {
+    let odd = Response {
+        samples: ["", "line\r\n\0 \u{1f980}", "\u{feff}"]
+            .iter()
+            .zip([FinishReason::LENGTH, FinishReason("eos_token".into()), FinishReason("".into())])
+            .zip([0, u64::MAX, 1 << 63])
+            .map(|((text, finish_reason), completion_tokens)| Sample {
+                text: (*text).to_owned(),
+                finish_reason,
+                completion_tokens,
+            })
+            .collect(),
+        prompt_tokens: u64::MAX,
+        cached_tokens: 1 << 63,
+        model: Some("model-2024-07-18".into()),
+        estimated: true,
+    };
+    let long = response(&["x".repeat(300_000).as_str()]);
+    for (number, response) in (0..).zip([odd, long]) {
+        let recorded =
+            store.record("study", &print_of(number), &request(), response.clone(), pico(1), None).await.unwrap();
+        assert_eq!(recorded.purchases[0].response, response, "record does not give back what it was given");
+        assert_eq!(store.stored(&print_of(number)).unwrap(), recorded, "stored differs from what record said");
+    }
+    assert!(store.stored(&print_of(9)).unwrap().is_empty(), "a fingerprint has another's samples");
+}
+
+async fn samples_are_numbered_through(store: &dyn Store) {
+    let print = print_of(1);
+    for (round, batch) in [&["a", "b"][..], &["c"], &["d", "e", "f"]].iter().enumerate() {
+        let scope = format!("study {round}");
+        store.record(&scope, &print, &request(), response(batch), pico(3), None).await.unwrap();
+    }
+    let stored = store.stored(&print).unwrap();
+    let firsts: Vec<usize> = stored.purchases.iter().map(|purchase| purchase.first).collect();
+    assert_eq!(firsts, [0, 2, 3], "purchases are not numbered by the samples before them");
+    assert_eq!((texts(&stored), stored.len()), (vec!["a", "b", "c", "d", "e", "f"], 6));
+    assert_eq!(stored.purchase_of(4).unwrap().first, 3);
+}
+
+async fn the_ledger_counts(store: &dyn Store) {
+    let print = print_of(1);
+    let mut entries = Vec::new();
+    for worst in [100, 200, 400, 800, 1600] {
+        entries.push(store.reserve("study", &print, pico(worst)).await.unwrap());
+    }
+    assert_eq!(store.spent("study").unwrap(), spent(0, 3100, 5), "open reservations count at their worst case");
+    store.close(entries[0], Closing::Released).await.unwrap();
+    assert_eq!(store.spent("study").unwrap(), spent(0, 3000, 4), "a released reservation does not count");
+    store.close(entries[1], Closing::Lost).await.unwrap();
+    assert_eq!(store.spent("study").unwrap(), spent(0, 3000, 4), "a lost reservation counts at its worst case");
+    store.close(entries[2], Closing::Settled(pico(3))).await.unwrap();
+    assert_eq!(store.spent("study").unwrap(), spent(3, 2600, 4), "a settled reservation counts with its bill");
+    store.record("study", &print, &request(), response(&["a"]), pico(5), Some(entries[3])).await.unwrap();
+    assert_eq!(store.spent("study").unwrap(), spent(8, 1800, 4), "a response settles its reservation");
+    store.record("study", &print, &request(), response(&["b"]), pico(9), None).await.unwrap();
+    assert_eq!(store.spent("study").unwrap(), spent(17, 1800, 5), "a response without a reservation is booked");
+    store.close(entries[4], Closing::Settled(pico(5000))).await.unwrap();
+    assert_eq!(store.spent("study").unwrap(), spent(5017, 200, 5), "a bill above the worst case is booked as billed");
+    assert_eq!(store.spent("stud").unwrap(), Spent::default(), "scopes are apart");
+}
+
+async fn an_entry_is_closed_once(store: &dyn Store) {
+    let print = print_of(1);
+    let closings = [Closing::Settled(pico(1)), Closing::Released, Closing::Lost];
+    for first in closings {
+        let entry = store.reserve("study", &print, pico(10)).await.unwrap();
+        store.close(entry, first).await.unwrap();
+        let before = store.spent("study").unwrap();
+        for again in closings {
+            assert!(store.close(entry, again).await.is_err(), "an entry closed as {first:?} was closed as {again:?}");
+        }
+        assert_eq!(store.spent("study").unwrap(), before, "a refused closing changed what is spent");
+    }
+}
+
+async fn a_late_response_is_kept(store: &dyn Store) {
+    let print = print_of(1);
+    for (closing, bill) in [(Closing::Lost, 4), (Closing::Released, 5)] {
+        let entry = store.reserve("study", &print, pico(10)).await.unwrap();
+        store.close(entry, closing).await.unwrap();
+        store.record("study", &print, &request(), response(&["late"]), pico(bill), Some(entry)).await.unwrap();
+    }
+    assert_eq!(store.spent("study").unwrap(), spent(9, 0, 2), "a late response is booked at its bill");
+    assert_eq!(store.stored(&print).unwrap().len(), 2, "a late response is kept");
+}
+
+async fn what_is_refused_changes_nothing(store: &dyn Store) {
+    let (print, other) = (print_of(1), print_of(2));
+    let entry = store.reserve("study", &print, pico(10)).await.unwrap();
+    let settled = store.reserve("study", &print, pico(10)).await.unwrap();
+    store.close(settled, Closing::Settled(pico(1))).await.unwrap();
+    let before = store.spent("study").unwrap();
+    let one = || response(&["a"]);
+    let refused = [
+        ("an entry of another scope", store.record("other", &print, &request(), one(), pico(1), Some(entry)).await),
+        ("an entry of another request", store.record("study", &other, &request(), one(), pico(1), Some(entry)).await),
+        ("an entry settled before", store.record("study", &print, &request(), one(), pico(1), Some(settled)).await),
+        ("an unknown entry", store.record("study", &print, &request(), one(), pico(1), Some(EntryId(999))).await),
+        ("an impossible entry", store.record("study", &print, &request(), one(), pico(1), Some(EntryId(-1))).await),
+        ("a negative bill", store.record("study", &print, &request(), one(), pico(-1), Some(entry)).await),
+        ("no samples", store.record("study", &print, &request(), response(&[]), pico(1), Some(entry)).await),
+    ];
+    for (what, result) in refused {
+        assert!(result.is_err(), "a response was recorded with {what}");
+    }
+    assert!(store.reserve("study", &print, pico(-1)).await.is_err(), "a negative amount was reserved");
+    assert!(store.close(entry, Closing::Settled(pico(-1))).await.is_err(), "a negative bill was settled");
+    assert!(store.close(EntryId(999), Closing::Released).await.is_err(), "an unknown entry was closed");
+    assert!(store.close(EntryId(i64::MIN), Closing::Released).await.is_err(), "an impossible entry was closed");
+    assert_eq!(store.spent("study").unwrap(), before, "what was refused changed what is spent");
+    assert_eq!(store.spent("other").unwrap(), Spent::default(), "what was refused was booked");
+    assert!(store.stored(&print).unwrap().is_empty() && store.stored(&other).unwrap().is_empty(), "it was stored");
+    store.record("study", &print, &request(), one(), pico(1), Some(entry)).await.expect("the entry stayed open");
+}
+
+async fn large_amounts_saturate(store: &dyn Store) {
+    for _ in 0..3 {
+        store.reserve("lost", &print_of(1), Usd::MAX).await.unwrap();
+        store.record("settled", &print_of(1), &request(), response(&["a"]), Usd::MAX, None).await.unwrap();
+    }
+    let (lost, settled) = (store.spent("lost").unwrap(), store.spent("settled").unwrap());
+    assert_eq!((lost.lost, settled.settled, lost.requests), (Usd::MAX, Usd::MAX, 3), "sums do not saturate");
+}
+
+async fn failures_are_kept(store: &dyn Store) {
+    let failure = |kind, message: &str| Failure::new(kind, message);
+    let mut expected = vec![
+        (print_of(1), 1, failure(FailureKind::ContextTooLong, "too long: 9000 of 8192 \u{1f980}")),
+        (print_of(1), u32::MAX, failure(FailureKind::Server, "")),
+        (print_of(2), 1, failure(FailureKind::NotRecorded, "not recorded")),
+    ];
+    for (print, n, failure) in expected.iter().rev() {
+        store.record_failure("study", print, *n, failure).await.unwrap();
+    }
+    store.record_failure("study", &print_of(1), 1, &failure(FailureKind::Timeout, "later")).await.unwrap();
+    store.record_failure("other", &print_of(3), 1, &failure(FailureKind::Timeout, "apart")).await.unwrap();
+    expected.sort_by_key(|(print, n, _)| (*print, *n));
+    assert_eq!(store.failures("study").unwrap(), expected, "failures: ordered, the first of a request stays");
+    assert_eq!(store.failures("other").unwrap().len(), 1, "failures of scopes are apart");
+}
+
+async fn calls_are_done_in_their_order(store: &dyn Store) {
+    let print = print_of(1);
+    let names: Vec<String> = (0..200).map(|k| format!("sample {k}")).collect();
+    let calls = names.iter().map(|name| store.record("study", &print, &request(), response(&[name]), pico(1), None));
+    let mut calls: Vec<_> = calls.collect();
+    calls.reverse();
+    for result in join_all(calls).await {
+        result.unwrap();
+    }
+    assert_eq!(texts(&store.stored(&print).unwrap()), names, "calls were not done in their order");
+}
+
+/// Threads write and read at once; a few of the writes are refused, and take nobody else down.
+async fn nothing_is_lost_among_many(store: Arc<dyn Store>) {
+    const THREADS: u64 = 8;
+    const EACH: u64 = 40;
+    let work = |thread: u64| {
+        let store = Arc::clone(&store);
+        async move {
+            for k in 0..EACH {
+                let print = print_of(k % 5);
+                let entry = store.reserve("study", &print, pico(1000)).await.unwrap();
+                if k % 7 == 0 {
+                    assert!(store.close(EntryId(i64::MAX), Closing::Lost).await.is_err());
+                }
+                let texts = [format!("{thread} {k} a"), format!("{thread} {k} b")];
+                let response = response(&[&texts[0], &texts[1]]);
+                let recorded = store.record("study", &print, &request(), response, pico(1), Some(entry)).await.unwrap();
+                let seen = store.stored(&print).unwrap();
+                assert!(seen.len() >= recorded.len(), "a reader does not see what was recorded before");
+                let begun = &seen.purchases[..recorded.purchases.len()];
+                assert_eq!(begun, recorded.purchases, "samples once stored were changed");
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let work = work(thread);
+            scope.spawn(|| tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work));
+        }
+    });
+    let mut all: Vec<String> = Vec::new();
+    for k in 0..5 {
+        let stored = store.stored(&print_of(k)).unwrap();
+        assert_eq!(stored.len(), (THREADS * EACH / 5 * 2) as usize, "samples were lost");
+        all.extend(stored.samples().map(|sample| sample.text.clone()));
+    }
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), (THREADS * EACH * 2) as usize, "samples were stored twice");
+    assert_eq!(store.spent("study").unwrap(), spent((THREADS * EACH) as i64, 0, THREADS * EACH), "bills were lost");
+}
+
+async fn dropping_a_future_undoes_nothing(store: &dyn Store) {
+    drop(store.record("study", &print_of(1), &request(), response(&["a"]), pico(1), None));
+    let after = store.record("study", &print_of(1), &request(), response(&["b"]), pico(1), None).await.unwrap();
+    assert_eq!(texts(&after), ["a", "b"], "a call whose future was dropped was not done");
+}
