@@ -43,7 +43,14 @@ impl Workload {
             let built = metric::build(table)?;
             for (split, instances) in [(Split::Tune, &task.tune), (Split::Test, &task.test)] {
                 check_fields(&task, table, &built, split, instances)?;
+                for row in instances {
+                    built.check(row).map_err(|problem| {
+                        Error::usage(format!("the metric `{}` cannot judge the instance `{}`: {problem}", table.name, row.id))
+                            .at(&table.source, table.span.clone(), "this metric")
+                    })?;
+                }
             }
+            built.prepare()?;
             open |= built.output.is_none();
             names.push(table.name.clone());
             metrics.push(built.metric);

@@ -1,9 +1,34 @@
 //! Metric functions: from (instance, responses) to named numbers; votes over n responses; programs of the user's.
+//!
+//! Every built-in is declared once, where it is written (a [`text::Judge`] with its options struct); [`declarations`],
+//! the listing of `farthing metrics`, the JSON schema of a `[metrics.NAME]` table and the parser [`build`] come from
+//! that. A metric of one's own is a closure in an [`FnMetric`], an implementation of [`Metric`], or a program that
+//! speaks JSON lines (see [`command`]).
 
 use std::collections::BTreeMap;
 
 use crate::provider::Sample;
 use crate::task::Instance;
+
+pub mod bleu;
+pub mod choice;
+pub mod command;
+pub mod declare;
+pub mod exact;
+pub mod function;
+pub mod json;
+pub mod length;
+pub mod numeric;
+pub mod overlap;
+mod pool;
+#[cfg(test)]
+mod properties;
+pub mod text;
+pub mod vote;
+
+pub use declare::{Built, Declaration, OptionRow, Row, build, declarations, rows, schema};
+pub use function::{FnMetric, IntoMetrics, judge};
+pub use vote::Vote;
 
 /// Named results of one evaluation. Each is a finite number; a metric that has none returns an error instead.
 pub type Metrics = BTreeMap<String, f64>;

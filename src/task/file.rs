@@ -74,12 +74,9 @@ pub fn load(path: &Path) -> Result<Task> {
     let folder = file.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);
     let source = Source::read(&file)?;
     let mut root = declaration::parse(&source)?;
-    let metrics = declaration::take_table(&source, &mut root, "metrics")?;
+    let metrics = MetricTable::all(&source, root.get_ref(), &folder)?;
+    root.get_mut().remove("metrics");
     let spec: TaskFile = declaration::read(&source, root)?;
-    let metrics = match metrics {
-        Some((_, table)) => metric_tables(&source, table, &folder)?,
-        None => Vec::new(),
-    };
     if metrics.is_empty() {
         return Err(Error::usage(format!("{} defines no metric", source.name()))
             .help("add a table like [metrics.accuracy] with type = \"exact_match\""));
@@ -108,17 +105,6 @@ pub fn load(path: &Path) -> Result<Task> {
         check_column(&source, column, &task.tune)?;
     }
     Ok(task)
-}
-
-fn metric_tables(source: &Source, table: declaration::Table<'_>, folder: &Path) -> Result<Vec<MetricTable>> {
-    let mut tables = Vec::new();
-    for (name, value) in table.into_inner() {
-        let span = value.span();
-        let key = name.get_ref().to_string();
-        declaration::as_table(source, &format!("metrics.{key}"), value)?;
-        tables.push(MetricTable { name: key, source: source.clone(), span, folder: folder.to_owned() });
-    }
-    Ok(tables)
 }
 
 fn splits(source: &Source, folder: &Path, spec: &DataSection) -> Result<(Vec<Instance>, Vec<Instance>)> {

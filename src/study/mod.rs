@@ -1,0 +1,3 @@
+//! Studies.
+pub mod pipeline;
+pub mod trial;
