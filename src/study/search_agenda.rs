@@ -1,0 +1,208 @@
+//! A search strategy as an agenda: its asks become evaluations, results become what it is told.
+
+use std::sync::Arc;
+
+use crate::diagnostic::{Error, Result};
+use crate::evaluate::{Plan, Workload};
+use crate::event::{Event, Reader, Sums};
+use crate::money::Usd;
+use crate::runner::{Purse, Runner};
+use crate::search::{Ask, Outcome, Strategy, Told};
+use crate::space::{Configuration, Space};
+use crate::study::pipeline::{Agenda, Finished, Wanted};
+use crate::study::trial::{RenderedInputs, Trial};
+
+/// Who reads the run.
+pub type Readers = Vec<Box<dyn Reader>>;
+
+/// The state of a search.
+pub struct SearchAgenda {
+    strategy: Box<dyn Strategy>,
+    space: Arc<Space>,
+    workload: Workload,
+    runner: Arc<Runner>,
+    purse: Arc<Purse>,
+    inference_budget: Option<Usd>,
+    /// The study's order of instances: the strategy's places are indices into it.
+    order: Arc<Vec<usize>>,
+    places: Vec<usize>,
+    rendered: RenderedInputs,
+    /// The trials so far.
+    pub trials: Vec<Trial>,
+    /// The sums so far.
+    pub sums: Sums,
+    /// Evaluations that did not fit the budget.
+    pub refused: u64,
+    leader: Option<usize>,
+    readers: Readers,
+}
+
+impl SearchAgenda {
+    /// A search that begins.
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        strategy: Box<dyn Strategy>,
+        space: Arc<Space>,
+        workload: Workload,
+        runner: Arc<Runner>,
+        purse: Arc<Purse>,
+        inference_budget: Option<Usd>,
+        order: Arc<Vec<usize>>,
+        readers: Readers,
+    ) -> SearchAgenda {
+        let mut places = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(place, &instance)| places[instance] = place);
+        let sums = Sums { budget: purse.limit(), spent: purse.spent(), ..Sums::default() };
+        SearchAgenda {
+            strategy,
+            space,
+            workload,
+            runner,
+            purse,
+            inference_budget,
+            order,
+            places,
+            rendered: RenderedInputs::default(),
+            trials: Vec::new(),
+            sums,
+            refused: 0,
+            leader: None,
+            readers,
+        }
+    }
+
+    /// Tells the readers of something.
+    pub fn announce(&mut self, event: &Event) {
+        self.sums.spent = self.purse.spent();
+        self.sums.study_cost = self.purse.study_cost();
+        for reader in &mut self.readers {
+            reader.read(event, &self.sums);
+        }
+    }
+
+    /// The readers, when the search is over.
+    pub fn into_parts(self) -> (Vec<Trial>, Sums, u64, Readers) {
+        (self.trials, self.sums, self.refused, self.readers)
+    }
+
+    fn begin(&mut self, number: usize, configuration: Configuration) -> Result<()> {
+        if number != self.trials.len() {
+            return Err(Error::internal(format!("the strategy began trial {number} where {} was next", self.trials.len())));
+        }
+        let plan = Arc::new(Plan::new(&self.space, &configuration, &self.runner)?);
+        let is_baseline = self.space.baseline.as_ref().is_some_and(|baseline| baseline.key() == configuration.key());
+        let mut trial = Trial::new(number, configuration.clone(), plan, is_baseline);
+        if self.inference_budget.is_some() {
+            trial.watch_production(&self.workload.task.tune, &mut self.rendered);
+        }
+        self.trials.push(trial);
+        self.announce(&Event::TrialStarted { trial: number, configuration });
+        Ok(())
+    }
+
+    /// Drops the trial that was just told of, if production surely could not afford it.
+    fn prune(&mut self, number: usize) {
+        let Some(budget) = self.inference_budget else { return };
+        let trial = &mut self.trials[number];
+        if trial.dropped.is_some() {
+            return;
+        }
+        if let Some(reason) = trial.too_dear(budget) {
+            trial.dropped = Some(reason.clone());
+            self.strategy.dropped(number);
+            self.announce(&Event::TrialDropped { trial: number, reason });
+        }
+    }
+
+    /// For the display only: the trial with the best mean among those that saw the most. The ranking decides otherwise.
+    fn follow_leader(&mut self, number: usize) {
+        let metric = &self.workload.task.objective.metric;
+        let gain = |trial: &Trial| {
+            let estimate = trial.estimate(metric)?;
+            let eligible = trial.barred(self.inference_budget).is_none();
+            eligible.then_some((estimate.count, self.workload.task.objective.direction.gain(estimate.mean), estimate.mean))
+        };
+        // Looking at every evaluation would cost more than the evaluations: looks double in distance.
+        let seen = self.trials[number].evaluations.len();
+        if !(seen.is_power_of_two() || seen == self.order.len()) {
+            return;
+        }
+        let Some((count, mean, shown)) = gain(&self.trials[number]) else { return };
+        let beaten = match self.leader.and_then(|leader| gain(&self.trials[leader])) {
+            None => true,
+            Some((lead_count, lead_mean, _)) => count >= lead_count && mean > lead_mean,
+        };
+        if beaten && self.leader != Some(number) {
+            self.leader = Some(number);
+            self.announce(&Event::BestChanged { trial: number, score: shown });
+        }
+    }
+}
+
+impl Agenda for SearchAgenda {
+    fn ask(&mut self) -> Result<Wanted> {
+        loop {
+            return Ok(match self.strategy.ask() {
+                Ask::Wait => Wanted::Wait,
+                Ask::Done => Wanted::Done,
+                Ask::Evaluate { trial, configuration, instances } => {
+                    if let Some(configuration) = configuration {
+                        self.begin(trial, configuration)?;
+                    }
+                    let Some(known) = self.trials.get(trial) else {
+                        return Err(Error::internal(format!("the strategy asked for trial {trial}, which it never began")));
+                    };
+                    if instances.is_empty() {
+                        continue;
+                    }
+                    self.sums.waiting += instances.len() as u64;
+                    let instances = instances.into_iter().map(|place| self.order[place]).collect();
+                    Wanted::Evaluate { trial, plan: known.plan.clone(), instances }
+                }
+            });
+        }
+    }
+
+    fn tell(&mut self, finished: Finished) -> Result<()> {
+        self.sums.waiting -= 1;
+        let number = finished.trial;
+        let objective = &self.workload.task.objective;
+        let score = finished.result.as_ref().ok().and_then(|metrics| metrics.get(&objective.metric)).copied();
+        let refused = finished.refused();
+        let outcome = match (score, finished.production) {
+            (Some(score), Some(production)) => Outcome::Scored { score: objective.direction.gain(score), production },
+            _ if refused => Outcome::Refused,
+            _ => Outcome::Missing,
+        };
+        let told = Told { trial: number, instance: self.places[finished.instance], outcome, cost: finished.cost };
+        if refused {
+            self.refused += 1;
+            self.trials[number].refused += 1;
+        } else {
+            self.sums.evaluations += 1;
+            self.sums.requests += finished.requests;
+            self.sums.failed += u64::from(finished.result.is_err());
+            self.sums.cache_hits += u64::from(finished.requests == 0 && finished.production.is_some());
+            let event = Event::EvaluationFinished {
+                trial: number,
+                instance: self.workload.task.tune[finished.instance].id.clone(),
+                score,
+                failure: finished.result.as_ref().err().cloned(),
+                cost_usd: finished.cost,
+                requests: finished.requests,
+            };
+            self.trials[number].evaluations.push(finished);
+            self.announce(&event);
+        }
+        self.strategy.tell(told);
+        if !refused {
+            self.prune(number);
+            self.follow_leader(number);
+        }
+        Ok(())
+    }
+
+    fn look_ahead(&self) -> usize {
+        self.strategy.look_ahead()
+    }
+}
