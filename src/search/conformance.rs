@@ -28,7 +28,11 @@ impl Domain for Points {
     }
 
     fn enumerate(&self, limit: usize) -> Result<Vec<Configuration>, String> {
-        if self.size > limit { Err(format!("there are more than {limit}")) } else { Ok((0..self.size).map(point).collect()) }
+        if self.size > limit {
+            Err(format!("there are more than {limit}"))
+        } else {
+            Ok((0..self.size).map(point).collect())
+        }
     }
 
     fn size(&self) -> Option<u128> {
@@ -88,7 +92,8 @@ pub fn conformance(build: impl Fn(Problem) -> Box<dyn Strategy>) {
             ..judged(0, configuration, instance)
         }
     };
-    let without = |outcome: Outcome| move |_: usize, _: &Configuration, _: usize| Reply { outcome, cost: Usd::ZERO, drop: false };
+    let without =
+        |outcome: Outcome| move |_: usize, _: &Configuration, _: usize| Reply { outcome, cost: Usd::ZERO, drop: false };
 
     let base = problem(40, 60);
     let first = play("a plain search", &base, &judged);
@@ -108,7 +113,11 @@ pub fn conformance(build: impl Fn(Problem) -> Box<dyn Strategy>) {
     let wanted = vec![point(11), point(3), point(11)];
     let led = play("configurations to try first", &Problem { first: wanted.clone(), ..base.clone() }, &judged);
     assert_eq!(led.trials.get(..2), Some(&wanted[..2]), "what was to be tried first was not");
-    let led = play("fewer trials than to try first", &Problem { first: wanted, max_trials: Some(1), ..base.clone() }, &judged);
+    let led = play(
+        "fewer trials than to try first",
+        &Problem { first: wanted, max_trials: Some(1), ..base.clone() },
+        &judged,
+    );
     assert_eq!(led.trials, [point(11)]);
 
     for budget in [None, Some(Usd::from_pico(20_000))] {
@@ -118,18 +127,21 @@ pub fn conformance(build: impl Fn(Problem) -> Box<dyn Strategy>) {
             play("everything missing", &base, &without(Outcome::Missing));
             play("everything dropped", &base, &|a, b, c| Reply { drop: true, ..judged(a, b, c) });
             play("half of them dropped", &base, &|a, b, c| Reply { drop: a % 2 == 0 && c >= 3, ..judged(a, b, c) });
-            play("some refused", &base, &|a, b, c| if (a + c) % 7 == 0 { without(Outcome::Refused)(a, b, c) } else { judged(a, b, c) });
-            play("some missing", &base, &|a, b, c| if (a + c) % 3 == 0 { without(Outcome::Missing)(a, b, c) } else { judged(a, b, c) });
+            play("some refused", &base, &|a, b, c| {
+                if (a + c) % 7 == 0 { without(Outcome::Refused)(a, b, c) } else { judged(a, b, c) }
+            });
+            play("some missing", &base, &|a, b, c| {
+                if (a + c) % 3 == 0 { without(Outcome::Missing)(a, b, c) } else { judged(a, b, c) }
+            });
             play("missing and costing", &base, &|a, b, c| Reply { outcome: Outcome::Missing, ..judged(a, b, c) });
             play("constant scores", &base, &constant(1.0));
             play("constant scores of a minimized metric", &base, &constant(-1e300));
             play("costing nothing", &base, &|a, b, c| Reply { cost: Usd::ZERO, ..judged(a, b, c) });
         }
     }
-    // Larger is better also below zero: with money for everything, the best is among those seen most.
-    let negative = play("a minimized metric", &rich, &|a, b, c| {
+    // A score's sign means nothing: shifted below zero, the same search comes out.
+    let negative = play("a minimized metric", &rich, &|_, b, c| {
         let (score, cost) = scored(b, c);
-        let _ = a;
         Reply { outcome: Outcome::Scored { score: score - 5.0, production: cost }, cost, drop: false }
     });
     let plain = play("the same, shifted", &rich, &judged);

@@ -33,13 +33,11 @@ const CANDIDATES_UNLIMITED: usize = 128;
 /// The first batch of candidates; each later one doubles their number.
 const FIRST_BATCH: usize = 4;
 /// How many instances the first rung shall be able to show of each candidate, on average.
-const FIRST_RUNG: f64 = 2.0;
+const FIRST_RUNG: f64 = 4.0;
 /// The exponent of the price that the number of instances goes with.
 const PRICE_EXPONENT: f64 = 0.5;
 /// Within a rung a trial grows at most this much before prices are looked at again.
 const GROWTH: usize = 4;
-/// How many posterior standard deviations a trial gets on top of its mean when the worse half is dropped.
-const OPTIMISM: f64 = 0.0;
 /// A trial is near-best while so many of its standard deviations reach the leader.
 const NEAR: f64 = 2.5;
 
@@ -156,7 +154,9 @@ impl Halving {
                     }
                     // A second round is worth it only with money for one, and ends only if there is a budget.
                     let budget = self.problem.budget.map_or(0.0, Usd::as_f64);
-                    if self.left().is_none_or(|left| left < 0.1 * budget) || self.trials.iter().any(|trial| trial.too_dear) {
+                    if self.left().is_none_or(|left| left < 0.1 * budget)
+                        || self.trials.iter().any(|trial| trial.too_dear)
+                    {
                         return false;
                     }
                     self.trials.iter_mut().for_each(|trial| trial.racing = false);
@@ -178,7 +178,8 @@ impl Halving {
         let known = self.trials.len() - first_trial;
         let refused = self.trials[first_trial..].iter().any(|trial| trial.too_dear);
         let most = if self.problem.budget.is_some() { MOST_CANDIDATES } else { CANDIDATES_UNLIMITED };
-        let mut batch = if known == 0 { FIRST_BATCH.max(self.problem.first.len()) } else { known }.min(most.saturating_sub(known));
+        let mut batch =
+            if known == 0 { FIRST_BATCH.max(self.problem.first.len()) } else { known }.min(most.saturating_sub(known));
         if let Some(left) = self.left()
             && known > 0
         {
@@ -309,7 +310,9 @@ impl Halving {
             .trials
             .iter()
             .enumerate()
-            .flat_map(|(row, trial)| trial.scores.iter().map(move |&(column, value)| Observation { row, column, value }))
+            .flat_map(|(row, trial)| {
+                trial.scores.iter().map(move |&(column, value)| Observation { row, column, value })
+            })
             .collect();
         additive::fit(&observations, self.trials.len(), self.problem.instances)
     }
@@ -318,10 +321,7 @@ impl Halving {
     fn halve(&mut self) {
         let posterior = self.posterior();
         let better = |&a: &usize, &b: &usize| -> Ordering {
-            let value = |trial: usize| {
-                let (mean, sd) = (posterior.mean[trial], posterior.sd[trial]);
-                mean.zip(sd).map_or(f64::NEG_INFINITY, |(mean, sd)| mean + OPTIMISM * sd)
-            };
+            let value = |trial: usize| posterior.mean[trial].unwrap_or(f64::NEG_INFINITY);
             let price = |trial: usize| self.trials[trial].price();
             value(b).total_cmp(&value(a)).then(price(a).total_cmp(&price(b))).then(a.cmp(&b))
         };
@@ -342,7 +342,8 @@ impl Halving {
         let posterior = self.posterior();
         let mean = |trial: usize| posterior.mean[trial].unwrap_or(f64::NEG_INFINITY);
         let reach = |trial: usize| mean(trial) + NEAR * posterior.sd[trial].unwrap_or(0.0);
-        let standing = (0..self.trials.len()).filter(|&trial| !self.trials[trial].dropped && posterior.mean[trial].is_some());
+        let standing =
+            (0..self.trials.len()).filter(|&trial| !self.trials[trial].dropped && posterior.mean[trial].is_some());
         let Some(leader) = standing.clone().max_by(|&a, &b| mean(a).total_cmp(&mean(b)).then(b.cmp(&a))) else {
             return false;
         };
@@ -354,7 +355,11 @@ impl Halving {
         let mut goals = Vec::new();
         if let Some(rival) = rival {
             // A rival that saw less catches up first.
-            let goal = if depth(rival) < depth(leader) { depth(leader).min(depth(rival) + block) } else { depth(rival) + block };
+            let goal = if depth(rival) < depth(leader) {
+                depth(leader).min(depth(rival) + block)
+            } else {
+                depth(rival) + block
+            };
             goals.push((rival, goal.min(instances)));
         }
         if self.trials[leader].may_grow(instances) && rival.is_none_or(|rival| depth(leader) <= depth(rival)) {
@@ -420,5 +425,101 @@ impl Strategy for Halving {
 
     fn look_ahead(&self) -> usize {
         1024
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::super::simulate::{Table, run};
+    use super::*;
+
+    /// Prompts 0..prompts with n = 1, 2, 4; later prompts are better and, with `dear`, ten times dearer from the middle on.
+    fn table(prompts: usize, instances: usize, dear: bool) -> Arc<Table> {
+        let mut table = Table { prompts: Some(Vec::new()), ..Table::default() };
+        for prompt in 0..prompts {
+            let price = if dear && prompt >= prompts / 2 { 10_000 } else { 1_000 };
+            for n in [1, 2, 4] {
+                let right = |at: usize| f64::from((at * 7 + prompt * 3) % 20 < 3 + prompt);
+                table.configurations.push(serde_json::from_value(json!({"prompt": prompt, "n": n})).unwrap());
+                table.scores.push((0..instances).map(|at| Some(right(at))).collect());
+                table.costs.push(vec![Usd::from_pico(price * (1 + n)); instances]);
+                table.prompts.as_mut().unwrap().push(vec![Usd::from_pico(price); instances]);
+            }
+        }
+        table.production = table.costs.clone();
+        Arc::new(table)
+    }
+
+    fn play(table: &Arc<Table>, problem: &Problem) -> super::super::simulate::Trace {
+        let order: Vec<usize> = (0..problem.instances).collect();
+        run(&mut *build(problem.clone()).unwrap(), table, problem, &order).unwrap()
+    }
+
+    #[test]
+    fn the_money_goes_to_the_best() {
+        let table = table(16, 100, true);
+        let problem = table.problem(Some(table.price().share(0.3)), 3);
+        let trace = play(&table, &problem);
+        assert!(trace.spent > table.price().share(0.27), "{}", trace.spent);
+        assert_eq!(trace.recommendation.map(|row| row / 3), Some(15));
+        let depth = |prompt: usize| {
+            (0..trace.rows.len())
+                .filter(|&trial| trace.rows[trial] / 3 == prompt)
+                .map(|trial| trace.told.iter().filter(|told| told.trial == trial).count())
+                .max()
+        };
+        assert!(depth(15) > Some(60) && depth(1) <= Some(25), "{:?} {:?}", depth(15), depth(1));
+    }
+
+    #[test]
+    fn without_a_budget_the_last_are_evaluated_on_everything() {
+        let table = table(8, 64, false);
+        let trace = play(&table, &table.problem(None, 3));
+        let best = (0..trace.rows.len()).find(|&trial| Some(trace.rows[trial]) == trace.recommendation).unwrap();
+        assert_eq!(trace.told.iter().filter(|told| told.trial == best).count(), 64);
+        assert!(trace.told.len() < 24 * 64 * 2 / 3, "{} evaluations: nothing was saved", trace.told.len());
+    }
+
+    #[test]
+    fn the_largest_n_is_asked_first() {
+        let table = table(4, 40, false);
+        let trace = play(&table, &table.problem(Some(Usd::MAX), 3));
+        // Within the latest batch of first looks siblings stand together, so a smaller n after a larger one is free.
+        let after_larger = trace.told.windows(2).filter(|pair| {
+            let (a, b) = (trace.rows[pair[0].trial], trace.rows[pair[1].trial]);
+            a / 3 == b / 3 && a > b && pair[0].instance == pair[1].instance
+        });
+        let costs: Vec<Usd> = after_larger.map(|pair| pair[1].cost).collect();
+        assert!(!costs.is_empty() && costs.iter().all(|cost| *cost == Usd::ZERO), "{costs:?}");
+    }
+
+    #[test]
+    fn what_is_refused_is_left_and_cheaper_trials_go_on() {
+        let table = table(8, 50, true);
+        let problem = table.problem(Some(table.price().share(0.1)), 3);
+        let mut strategy = build(problem.clone()).unwrap();
+        let log = super::super::simulate::drive(&mut *strategy, &problem, 9_999, |_, configuration, _| {
+            let dear = configuration.get("prompt").and_then(serde_json::Value::as_u64) >= Some(4);
+            let outcome =
+                if dear { Outcome::Refused } else { Outcome::Scored { score: 0.5, production: Usd::from_pico(5) } };
+            super::super::simulate::Reply { outcome, cost: Usd::ZERO, drop: false }
+        })
+        .unwrap();
+        let refused = log.told.iter().filter(|told| told.outcome == Outcome::Refused).count();
+        assert!(refused > 0 && refused <= 12, "{refused}");
+        assert!(log.told.len() > 50);
+    }
+
+    #[test]
+    fn rungs_halve_families_and_members_until_one_is_left() {
+        let count = |sizes: &[usize]| rungs(sizes.iter().copied());
+        assert_eq!(
+            (count(&[]), count(&[1]), count(&[1, 1]), count(&[1; 5]), count(&[10]), count(&[1; 64])),
+            (1, 1, 1, 3, 4, 6)
+        );
     }
 }

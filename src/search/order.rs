@@ -31,8 +31,11 @@ pub fn stratified(strata: &[String], seed: u64) -> Vec<usize> {
     let release = |size: usize, member: usize| (all * (member as u128 * parts + 1)).div_ceil(size as u128 * parts);
     let deadline = |size: usize, member: usize| all * ((member as u128 + 1) * parts - 1) / (size as u128 * parts);
     let mut taken = vec![0_usize; members.len()];
-    let mut waiting: BinaryHeap<Reverse<(u128, usize)>> =
-        members.iter().enumerate().map(|(stratum, instances)| Reverse((release(instances.len(), 0), stratum))).collect();
+    let mut waiting: BinaryHeap<Reverse<(u128, usize)>> = members
+        .iter()
+        .enumerate()
+        .map(|(stratum, instances)| Reverse((release(instances.len(), 0), stratum)))
+        .collect();
     let mut ready: BinaryHeap<Reverse<(u128, u64, usize)>> = BinaryHeap::new();
     let mut order = Vec::with_capacity(strata.len());
     for place in 1..=all {

@@ -143,14 +143,18 @@ impl Model {
         let variance = all().map(|&(_, value)| (value - level).powi(2)).sum::<f64>() / total;
         let least = (LEAST_SHARE * variance).max(f64::MIN_POSITIVE);
         let mut model = Model::constant(level, table.rows.len(), columns);
-        (model.noise, model.row_variance, model.column_variance) = (NOISE_SHARE * variance, 0.1 * variance, 0.2 * variance);
+        (model.noise, model.row_variance, model.column_variance) =
+            (NOISE_SHARE * variance, 0.1 * variance, 0.2 * variance);
 
         let mut column_count = vec![0.0_f64; columns];
         all().for_each(|&(column, _)| column_count[column] += 1.0);
         let columns_seen = column_count.iter().filter(|count| **count > 0.0).count() as f64;
         let row_count: Vec<f64> = table.rows.iter().map(|seen| seen.len() as f64).collect();
-        let row_mean: Vec<f64> =
-            table.rows.iter().map(|seen| seen.iter().map(|(_, value)| value).sum::<f64>() / seen.len().max(1) as f64).collect();
+        let row_mean: Vec<f64> = table
+            .rows
+            .iter()
+            .map(|seen| seen.iter().map(|(_, value)| value).sum::<f64>() / seen.len().max(1) as f64)
+            .collect();
 
         for _ in 0..SWEEPS {
             // Difficulties, given the rows.
@@ -164,7 +168,8 @@ impl Model {
             let effects = seen.clone().map(|column| (raw(column), column_count[column]));
             model.column_variance = step(effects, model.noise, model.column_variance).max(least);
             let column_ratio = model.noise / model.column_variance;
-            seen.clone().for_each(|column| model.column_effect[column] = rest[column] / (column_count[column] + column_ratio));
+            seen.clone()
+                .for_each(|column| model.column_effect[column] = rest[column] / (column_count[column] + column_ratio));
             // The prefix of the order is a fair sample, so its difficulties are taken to sum to 0: what they have in
             // common is the level.
             let common = seen.clone().map(|column| model.column_effect[column]).sum::<f64>() / columns_seen;
@@ -176,7 +181,8 @@ impl Model {
                 .iter()
                 .zip(&row_mean)
                 .map(|(seen, mean)| {
-                    mean - seen.iter().map(|&(column, _)| model.column_effect[column]).sum::<f64>() / seen.len().max(1) as f64
+                    mean - seen.iter().map(|&(column, _)| model.column_effect[column]).sum::<f64>()
+                        / seen.len().max(1) as f64
                 })
                 .collect();
             let seen = (0..raw.len()).filter(|&row| row_count[row] > 0.0);
@@ -194,7 +200,9 @@ impl Model {
                 .iter()
                 .enumerate()
                 .flat_map(|(row, seen)| seen.iter().map(move |cell| (row, cell)))
-                .map(|(row, &(column, value))| (value - model.level - model.row_effect[row] - model.column_effect[column]).powi(2))
+                .map(|(row, &(column, value))| {
+                    (value - model.level - model.row_effect[row] - model.column_effect[column]).powi(2)
+                })
                 .sum();
             let used: f64 = seen.map(|row| row_count[row] / (row_count[row] + row_ratio)).sum::<f64>()
                 + column_count.iter().map(|count| count / (count + column_ratio)).sum::<f64>();
@@ -279,7 +287,8 @@ mod tests {
 
     #[test]
     fn a_row_seen_everywhere_is_known() {
-        let cells: Vec<Observation> = (0..4).map(|column| seen(0, column, column as f64)).chain([seen(1, 0, 3.0)]).collect();
+        let cells: Vec<Observation> =
+            (0..4).map(|column| seen(0, column, column as f64)).chain([seen(1, 0, 3.0)]).collect();
         let posterior = fit(&cells, 2, 4);
         assert_eq!((posterior.mean[0], posterior.sd[0]), (Some(1.5), Some(0.0)));
         assert!(posterior.sd[1].unwrap() > 0.0);
@@ -310,7 +319,11 @@ mod tests {
         for row in 0..rows {
             for column in 0..columns {
                 let noise = spread((row * 1009 + column * 7919 + row * column * 31) % 97, 97);
-                cells.push(seen(row, column, 5.0 + 0.3 * spread(row, rows) + 0.8 * spread(column * 7 % columns, columns) + noise));
+                cells.push(seen(
+                    row,
+                    column,
+                    5.0 + 0.3 * spread(row, rows) + 0.8 * spread(column * 7 % columns, columns) + noise,
+                ));
             }
         }
         let posterior = fit(&cells, rows, columns);
@@ -323,7 +336,9 @@ mod tests {
     #[test]
     fn the_standard_deviation_is_that_of_sampling_without_replacement() {
         // With rows that differ hugely, shrinkage vanishes and the textbook value is left: sigma²/n (1 - n/N).
-        let noise = |row: usize, column: usize| if (row * 37 + column * 101 + row * column * 13) % 89 < 45 { 1.0 } else { -1.0 };
+        let noise = |row: usize, column: usize| {
+            if (row * 37 + column * 101 + row * column * 13) % 89 < 45 { 1.0 } else { -1.0 }
+        };
         let mut cells = Vec::new();
         for row in 0..20 {
             for column in 0..50 {
@@ -336,7 +351,14 @@ mod tests {
     }
 
     fn some_cells() -> impl Strategy<Value = Vec<Observation>> {
-        let value = prop_oneof![Just(0.0), Just(1.0), -1.0..1.0, prop::num::f64::NORMAL, Just(f64::MAX), Just(f64::MIN_POSITIVE)];
+        let value = prop_oneof![
+            Just(0.0),
+            Just(1.0),
+            -1.0..1.0,
+            prop::num::f64::NORMAL,
+            Just(f64::MAX),
+            Just(f64::MIN_POSITIVE)
+        ];
         prop::collection::vec((0_usize..8, 0_usize..12, value), 0..60)
             .prop_map(|cells| cells.into_iter().map(|(row, column, value)| seen(row, column, value)).collect())
     }

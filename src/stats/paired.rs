@@ -127,16 +127,25 @@ fn bootstrap(differences: &[f64], seed: u64) -> (f64, (f64, f64), f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand::seq::SliceRandom;
     use proptest::prelude::*;
+    use rand::seq::SliceRandom;
 
     // Reference values: scipy 1.17 `binomtest`, statsmodels 0.15 `mcnemar(exact=True)`.
     #[test]
     fn mcnemar_agrees_with_statsmodels() {
-        for (better, worse, p) in
-            [(12, 2, 0.012939453125), (5, 5, 1.0), (0, 6, 0.03125), (30, 14, 0.022628841205914796), (1, 0, 1.0), (0, 0, 1.0)]
-        {
-            assert!((mcnemar_exact(better, worse) - p).abs() < 1e-12, "{better} {worse} {}", mcnemar_exact(better, worse));
+        for (better, worse, p) in [
+            (12, 2, 0.012939453125),
+            (5, 5, 1.0),
+            (0, 6, 0.03125),
+            (30, 14, 0.022628841205914796),
+            (1, 0, 1.0),
+            (0, 0, 1.0),
+        ] {
+            assert!(
+                (mcnemar_exact(better, worse) - p).abs() < 1e-12,
+                "{better} {worse} {}",
+                mcnemar_exact(better, worse)
+            );
             assert_eq!(mcnemar_exact(better, worse), mcnemar_exact(worse, better));
         }
     }
