@@ -1,3 +1,478 @@
-//! Studies.
+//! The loop: ask the search, evaluate, tell it. Events, resume, ranking, the held-out test.
+
+pub mod fixed;
+pub mod folder;
 pub mod pipeline;
+pub mod ranking;
+pub mod search_agenda;
+pub mod settings;
+pub mod summary;
 pub mod trial;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub use pipeline::Stop;
+pub use ranking::{Ranked, Standing};
+pub use search_agenda::Readers;
+pub use settings::Settings;
+pub use summary::{Holdout, Scored, StopReason, Summary, Versus};
+pub use trial::Trial;
+
+use crate::backend::Endpoints;
+use crate::diagnostic::{Error, Result};
+use crate::evaluate::{Plan, Workload};
+use crate::event::{Event, Reader};
+use crate::money::Usd;
+use crate::provider::Failure;
+use crate::runner::{Purse, Runner};
+use crate::search::{self, Problem};
+use crate::space::Space;
+use crate::store::{self, Fingerprint, SharedStore};
+use crate::task::Instance;
+use fixed::FixedAgenda;
+use pipeline::{Ending, Pipeline};
+use search_agenda::SearchAgenda;
+
+/// Everything that a study came to.
+pub struct Outcome {
+    /// What `summary.json` says.
+    pub summary: Summary,
+    /// Every trial with its evaluations.
+    pub trials: Vec<Trial>,
+    /// The trials, best first.
+    pub ranking: Vec<Ranked>,
+    /// The task.
+    pub workload: Workload,
+    /// The space.
+    pub space: Arc<Space>,
+}
+
+impl Outcome {
+    /// The winner's trial.
+    pub fn best(&self) -> Option<&Trial> {
+        ranking::best(&self.ranking).map(|row| &self.trials[row.trial])
+    }
+}
+
+/// A study that is put together: call [`run`](Study::run).
+///
+/// See `examples/02_library.rs` for a whole program.
+pub struct Study {
+    workload: Workload,
+    space: Arc<Space>,
+    endpoints: Endpoints,
+    settings: Settings,
+    store: Option<SharedStore>,
+    scope: String,
+    readers: Readers,
+    stop: Arc<Stop>,
+}
+
+/// Puts a [`Study`] together.
+pub struct StudyBuilder {
+    workload: Option<Workload>,
+    space: Option<Space>,
+    endpoints: Option<Endpoints>,
+    settings: Settings,
+    store: Option<SharedStore>,
+    scope: Option<String>,
+    readers: Readers,
+    stop: Arc<Stop>,
+}
+
+impl StudyBuilder {
+    /// The task.
+    #[must_use]
+    pub fn workload(mut self, workload: Workload) -> StudyBuilder {
+        self.workload = Some(workload);
+        self
+    }
+
+    /// The search space.
+    #[must_use]
+    pub fn space(mut self, space: Space) -> StudyBuilder {
+        self.space = Some(space);
+        self
+    }
+
+    /// Who answers; else the `farthing.toml` found from the task's folder, else OpenAI.
+    #[must_use]
+    pub fn endpoints(mut self, endpoints: Endpoints) -> StudyBuilder {
+        self.endpoints = Some(endpoints);
+        self
+    }
+
+    /// The optimization budget in dollars: what the study may cost in all.
+    #[must_use]
+    pub fn budget(mut self, budget: Usd) -> StudyBuilder {
+        self.settings.budget = Some(budget);
+        self
+    }
+
+    /// The inference budget: what a configuration may cost an instance in production.
+    #[must_use]
+    pub fn inference_budget(mut self, budget: Usd) -> StudyBuilder {
+        self.settings.inference_budget = Some(budget);
+        self
+    }
+
+    /// The strategy, by the name that `farthing strategies` lists.
+    #[must_use]
+    pub fn strategy(mut self, name: impl Into<String>) -> StudyBuilder {
+        self.settings.strategy = name.into();
+        self
+    }
+
+    /// The seed that decides everything random (default 1).
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> StudyBuilder {
+        self.settings.seed = seed;
+        self
+    }
+
+    /// How many configurations may be tried.
+    #[must_use]
+    pub fn max_trials(mut self, trials: usize) -> StudyBuilder {
+        self.settings.max_trials = Some(trials);
+        self
+    }
+
+    /// The share of the budget that is set aside for the test split and spent there at the end.
+    #[must_use]
+    pub fn test_share(mut self, share: f64) -> StudyBuilder {
+        self.settings.test_share = share;
+        self
+    }
+
+    /// Requests in flight at once (default 32). Changes no decision.
+    #[must_use]
+    pub fn concurrency(mut self, concurrency: usize) -> StudyBuilder {
+        self.settings.concurrency = concurrency;
+        self
+    }
+
+    /// All settings at once.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> StudyBuilder {
+        self.settings = settings;
+        self
+    }
+
+    /// The store; else the one at the settings' path.
+    #[must_use]
+    pub fn store(mut self, store: SharedStore) -> StudyBuilder {
+        self.store = Some(store);
+        self
+    }
+
+    /// The study's name in the ledger: the same name goes on with the same study. Else a new one.
+    #[must_use]
+    pub fn id(mut self, id: impl Into<String>) -> StudyBuilder {
+        self.scope = Some(id.into());
+        self
+    }
+
+    /// Someone who reads the run's events.
+    #[must_use]
+    pub fn reader(mut self, reader: Box<dyn Reader>) -> StudyBuilder {
+        self.readers.push(reader);
+        self
+    }
+
+    /// The wish to stop that this study listens to.
+    #[must_use]
+    pub fn stop(mut self, stop: Arc<Stop>) -> StudyBuilder {
+        self.stop = stop;
+        self
+    }
+
+    /// Checks that everything fits together. Nothing is spent before [`Study::run`].
+    pub fn build(self) -> Result<Study> {
+        let workload = self.workload.ok_or_else(|| Error::usage("the study has no task"))?;
+        let space = self.space.ok_or_else(|| Error::usage("the study has no search space"))?;
+        workload.check_space(&space)?;
+        let settings = self.settings;
+        settings.check()?;
+        let endpoints = match self.endpoints {
+            Some(endpoints) => endpoints,
+            None => match Endpoints::find(&workload.task.folder) {
+                Some(path) => Endpoints::load(&path)?,
+                None => Endpoints::standard(),
+            },
+        };
+        let scope = self.scope.unwrap_or_else(|| settings::fresh_id("study"));
+        let (store, readers, stop) = (self.store, self.readers, self.stop);
+        Ok(Study { workload, space: Arc::new(space), endpoints, settings, store, scope, readers, stop })
+    }
+}
+
+/// The order in which the instances of a split are looked at: one for all configurations, from the study's seed.
+pub fn order(workload: &Workload, instances: &[Instance], seed: u64) -> Vec<usize> {
+    let task = &workload.task;
+    let stratum = |instance: &Instance| match &task.stratify {
+        Some(column) => instance.text(column).unwrap_or_default(),
+        None => String::new(),
+    };
+    let strata: Vec<String> = instances.iter().map(stratum).collect();
+    search::order::stratified(&strata, settings::stream(seed, "order"))
+}
+
+/// Opens a runner for the models of a space.
+fn open_runner(
+    workload: &Workload,
+    space: &Space,
+    endpoints: &Endpoints,
+    settings: &Settings,
+    store: SharedStore,
+) -> Result<Arc<Runner>> {
+    let mut models = space.models();
+    if let Some(model) = space.baseline.as_ref().and_then(|baseline| baseline.get("model")?.as_str().map(str::to_owned)) {
+        models.push(model);
+    }
+    models.sort();
+    models.dedup();
+    let bounded = ["max_tokens", "max_completion_tokens"]
+        .iter()
+        .any(|name| space.parameter(name).is_some_and(|parameter| parameter.when.is_empty()));
+    let _ = workload;
+    Runner::open(store, endpoints, &models, settings.concurrency, settings.budget.is_some(), bounded).map(Arc::new)
+}
+
+impl Study {
+    /// Begins to put a study together.
+    pub fn builder() -> StudyBuilder {
+        StudyBuilder {
+            workload: None,
+            space: None,
+            endpoints: None,
+            settings: Settings::default(),
+            store: None,
+            scope: None,
+            readers: Vec::new(),
+            stop: Arc::default(),
+        }
+    }
+
+    /// The study's name in the ledger.
+    pub fn id(&self) -> &str {
+        &self.scope
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The task.
+    pub fn workload(&self) -> &Workload {
+        &self.workload
+    }
+
+    /// The space.
+    pub fn space(&self) -> &Space {
+        &self.space
+    }
+
+    /// Adds someone who reads the run's events.
+    pub fn add_reader(&mut self, reader: Box<dyn Reader>) {
+        self.readers.push(reader);
+    }
+
+    /// What decides what the study's endpoints answer and cost, hashed: a changed address, key or timeout changes nothing.
+    pub fn endpoints_hash(&self) -> Result<String> {
+        let mut text = String::new();
+        for name in self.space.models() {
+            let model = self.endpoints.model(&name)?;
+            let endpoint = &self.endpoints.list[model.endpoint];
+            let cassette = match &endpoint.cassette {
+                Some(path) => blake3::hash(&std::fs::read(path).map_err(|e| crate::diagnostic::unreadable(path, &e))?).to_hex().to_string(),
+                None => String::new(),
+            };
+            text += &format!("{name} {:?} {:?} {:?} {:?} {:?} {cassette}\n",
+                model.price, model.context_window, model.max_output_tokens, model.kind, endpoint.provider);
+        }
+        Ok(blake3::hash(text.as_bytes()).to_hex()[..32].to_owned())
+    }
+
+    /// Opens what the study needs and looks everything up that can be wrong, before anything is spent.
+    pub fn prepare(&mut self) -> Result<Prepared> {
+        let store = match self.store.take() {
+            Some(store) => store,
+            None => store::open(&self.settings.store)?,
+        };
+        let runner = open_runner(&self.workload, &self.space, &self.endpoints, &self.settings, store.clone())?;
+        // Prompts and models must fit each other whatever is drawn.
+        for model in self.space.models() {
+            for prompt in &self.space.prompts {
+                let allowed = |name: &str| self.space.parameter(name).is_none_or(|parameter| parameter.when.is_empty());
+                if allowed("prompt") && allowed("model") && self.space.constraints.is_empty() {
+                    Plan::assemble(Default::default(), prompt.clone(), &model, Default::default(), 1, Default::default(), &runner)?;
+                }
+            }
+        }
+        let already = store.spent(&self.scope)?;
+        let recorded: HashMap<(Fingerprint, u32), Failure> =
+            store.failures(&self.scope)?.into_iter().map(|(print, n, failure)| ((print, n), failure)).collect();
+        let budget = self.settings.budget;
+        let search_budget = budget.map(|budget| budget - budget.share(self.settings.test_share));
+        let purse = Purse::new(search_budget, self.settings.reuse_savings, already.total());
+        let order = Arc::new(order(&self.workload, &self.workload.task.tune, self.settings.seed));
+        let problem = Problem {
+            domain: self.space.clone(),
+            instances: order.len(),
+            budget: search_budget,
+            max_trials: self.settings.max_trials,
+            seed: settings::stream(self.settings.seed, "search"),
+            first: self.space.baseline.iter().cloned().collect(),
+            may_drop: self.settings.inference_budget.is_some(),
+        };
+        let declaration = search::strategy(&self.settings.strategy)
+            .ok_or_else(|| Error::internal(format!("no strategy `{}`", self.settings.strategy)))?;
+        let strategy = (declaration.build)(problem).map_err(|problem| {
+            Error::usage(format!("the strategy `{}` cannot search this space: {problem}", declaration.name))
+        })?;
+        Ok(Prepared { store, runner, purse, order, strategy, recorded, already: already.total() })
+    }
+
+    /// Runs the study to its end, or to where the user stops it.
+    pub async fn run(mut self) -> Result<Outcome> {
+        let prepared = self.prepare()?;
+        self.run_prepared(prepared).await
+    }
+
+    /// Runs a study that was prepared.
+    pub async fn run_prepared(self, prepared: Prepared) -> Result<Outcome> {
+        let Prepared { store, runner, purse, order, strategy, recorded, already } = prepared;
+        let task = self.workload.task.clone();
+        let settings = &self.settings;
+        let mut agenda = SearchAgenda::new(
+            strategy,
+            self.space.clone(),
+            self.workload.clone(),
+            runner.clone(),
+            purse.clone(),
+            settings.inference_budget,
+            order.clone(),
+            self.readers,
+        );
+        agenda.announce(&Event::Started {
+            task: task.name.clone(),
+            strategy: settings.strategy.clone(),
+            instances: task.tune.len(),
+            budget_usd: settings.budget,
+            already_spent_usd: already,
+        });
+        let pipeline = Pipeline {
+            workload: self.workload.clone(),
+            instances: task.tune.clone().into(),
+            runner: runner.clone(),
+            purse: purse.clone(),
+            scope: self.scope.as_str().into(),
+            recorded: &recorded,
+            stop: self.stop.clone(),
+        };
+        let ending = pipeline.run(&mut agenda).await?;
+        let search_cost = purse.study_cost();
+        let (trials, sums, refused, mut readers) = agenda.into_parts();
+        let ranking = ranking::rank(&trials, &task.objective, task.tune.len(), settings.inference_budget);
+        let mut holdout = None;
+        let (mut ending, mut holdout_failed) = (ending, 0);
+        if settings.test_share > 0.0 && ending == Ending::Done {
+            if let Some(best) = ranking::best(&ranking) {
+                purse.set_limit(settings.budget);
+                let winner = trials[best.trial].plan.clone();
+                let baseline = trials.iter().find(|trial| trial.is_baseline).map(|trial| trial.plan.clone());
+                let test = fixed::holdout(&pipeline, &self.workload, winner, baseline, settings.seed).await?;
+                ending = test.ending;
+                holdout_failed = test.failed;
+                holdout = Some(test.holdout);
+            }
+        }
+        let spent = store.spent(&self.scope)?;
+        let everything_seen = trials.iter().all(|trial| trial.dropped.is_some() || trial.evaluations.len() == task.tune.len());
+        let used_up = settings.budget.is_some_and(|budget| search_cost.as_f64() >= 0.9 * budget.as_f64());
+        let stop_reason = match ending {
+            Ending::Interrupted => StopReason::Interrupted,
+            Ending::SpentOut => StopReason::Budget,
+            Ending::Done if refused > 0 => StopReason::Budget,
+            Ending::Done if settings.max_trials.is_some_and(|most| trials.len() >= most) => StopReason::MaxTrials,
+            Ending::Done if everything_seen => StopReason::Exhausted,
+            Ending::Done if used_up => StopReason::Budget,
+            Ending::Done => StopReason::Converged,
+        };
+        let scored = |row: &Ranked| Scored::of(&trials[row.trial], row.estimate.as_ref());
+        let summary = Summary {
+            task: task.name.clone(),
+            metric: task.objective.metric.clone(),
+            direction: task.objective.direction,
+            strategy: settings.strategy.clone(),
+            seed: settings.seed,
+            stop_reason,
+            budget_usd: settings.budget,
+            inference_budget_usd: settings.inference_budget,
+            spent_usd: spent.total(),
+            lost_usd: spent.lost,
+            study_cost_usd: purse.study_cost(),
+            search_cost_usd: search_cost,
+            holdout_cost_usd: purse.study_cost() - search_cost,
+            trials: trials.len(),
+            evaluations: sums.evaluations,
+            requests: spent.requests,
+            cache_hits: sums.cache_hits,
+            failed_evaluations: sums.failed + holdout_failed,
+            refused_evaluations: refused,
+            tuning_instances: task.tune.len(),
+            best: ranking::best(&ranking).map(scored),
+            baseline: ranking.iter().find(|row| trials[row.trial].is_baseline).map(scored),
+            notes: notes(settings, &trials, &ranking, search_cost, refused, ending == Ending::SpentOut),
+            holdout,
+        };
+        let finished = Event::Finished {
+            stop_reason: stop_reason.word().to_owned(),
+            spent_usd: summary.spent_usd,
+            study_cost_usd: summary.study_cost_usd,
+        };
+        for reader in &mut readers {
+            reader.read(&finished, &sums);
+        }
+        Ok(Outcome { summary, trials, ranking, workload: self.workload, space: self.space })
+    }
+}
+
+/// A study with everything opened.
+pub struct Prepared {
+    store: SharedStore,
+    runner: Arc<Runner>,
+    purse: Arc<Purse>,
+    order: Arc<Vec<usize>>,
+    strategy: Box<dyn search::Strategy>,
+    recorded: HashMap<(Fingerprint, u32), Failure>,
+    already: Usd,
+}
+
+/// What the user should know beside the numbers.
+fn notes(settings: &Settings, trials: &[Trial], ranking: &[Ranked], cost: Usd, refused: u64, spent_out: bool) -> Vec<String> {
+    let mut notes = Vec::new();
+    if trials.iter().any(|trial| trial.plan.service.source() == "mock") {
+        notes.push("The models are made up: their answers are computed, not written by a language model.".to_owned());
+    }
+    if spent_out {
+        notes.push("Requests lost in crashes or time-outs used up the budget: they count at their worst case.".to_owned());
+    }
+    let left = settings.budget.map_or(Usd::ZERO, |budget| budget.saturating_left(cost));
+    let unbounded = trials.iter().any(|trial| {
+        trial.refused > 0 && !["max_tokens", "max_completion_tokens"].iter().any(|name| trial.plan.params.contains_key(*name))
+            && !trial.plan.service.source().starts_with("replay")
+    });
+    if refused > 0 && unbounded && settings.budget.is_some_and(|budget| left.as_f64() > 0.1 * budget.as_f64()) {
+        notes.push(format!(
+            "${left} were left unused because no max_tokens is set: a completion was held at the model's output limit. Set max_tokens to use more of the budget."
+        ));
+    }
+    if let Some(row) = ranking.iter().find(|row| trials[row.trial].is_baseline && row.standing == Standing::Infeasible) {
+        notes.push(format!("The baseline is {}.", row.reason.clone().unwrap_or_default()));
+    }
+    notes
+}
+

@@ -1,0 +1,184 @@
+//! Fixed work: one configuration on a split (`evaluate`), winner and baseline on held-out instances (`test`).
+
+use std::sync::Arc;
+
+use crate::diagnostic::Result;
+use crate::evaluate::{Plan, Workload};
+use crate::event::{Event, Sums};
+use crate::money::Usd;
+use crate::runner::Purse;
+use crate::stats;
+use crate::study::pipeline::{Agenda, Ending, Finished, Pipeline, Wanted};
+use crate::study::search_agenda::Readers;
+use crate::study::summary::{Holdout, Versus};
+use crate::study::trial::Trial;
+use crate::study::{order, settings};
+use crate::task::{Instance, Objective};
+
+/// Evaluations asked ahead of those told. Decides nothing but how many can be in flight.
+const LOOK_AHEAD: usize = 4096;
+
+/// Some plans on the same instances, instance by instance.
+pub struct FixedAgenda {
+    plans: Vec<Arc<Plan>>,
+    order: Vec<usize>,
+    next: usize,
+    /// What they came to, in the order of the plans.
+    pub trials: Vec<Trial>,
+    /// Evaluations that did not fit the budget: nothing more is asked after the first.
+    pub refused: usize,
+    sums: Sums,
+    purse: Arc<Purse>,
+    instances: Arc<[Instance]>,
+    metric: String,
+    readers: Readers,
+}
+
+impl FixedAgenda {
+    /// All plans on the instances of `order`.
+    pub fn new(plans: Vec<Arc<Plan>>, order: Vec<usize>, pipeline: &Pipeline<'_>, readers: Readers) -> FixedAgenda {
+        let trial = |(number, plan): (usize, &Arc<Plan>)| Trial::new(number, plan.configuration.clone(), plan.clone(), number == 1);
+        let trials = plans.iter().enumerate().map(trial).collect();
+        let sums = Sums { budget: pipeline.purse.limit(), waiting: 0, ..Sums::default() };
+        FixedAgenda {
+            plans,
+            order,
+            next: 0,
+            trials,
+            refused: 0,
+            sums,
+            purse: pipeline.purse.clone(),
+            instances: pipeline.instances.clone(),
+            metric: pipeline.workload.task.objective.metric.clone(),
+            readers,
+        }
+    }
+
+    /// How many instances were reached, by all plans.
+    pub fn reached(&self) -> usize {
+        self.trials.iter().map(|trial| trial.evaluations.len()).min().unwrap_or(0)
+    }
+
+    /// Evaluations that the store had in full.
+    pub fn cache_hits(&self) -> u64 {
+        self.sums.cache_hits
+    }
+}
+
+impl Agenda for FixedAgenda {
+    fn ask(&mut self) -> Result<Wanted> {
+        let work = self.order.len() * self.plans.len();
+        if self.next == work || self.refused > 0 {
+            return Ok(Wanted::Done);
+        }
+        let trial = self.next % self.plans.len();
+        let instance = self.order[self.next / self.plans.len()];
+        self.next += 1;
+        self.sums.waiting += 1;
+        Ok(Wanted::Evaluate { trial, plan: self.plans[trial].clone(), instances: vec![instance] })
+    }
+
+    fn tell(&mut self, finished: Finished) -> Result<()> {
+        self.sums.waiting -= 1;
+        if finished.refused() {
+            self.refused += 1;
+            return Ok(());
+        }
+        self.sums.evaluations += 1;
+        self.sums.requests += finished.requests;
+        self.sums.failed += u64::from(finished.result.is_err());
+        self.sums.cache_hits += u64::from(finished.requests == 0 && finished.production.is_some());
+        (self.sums.spent, self.sums.study_cost) = (self.purse.spent(), self.purse.study_cost());
+        let event = Event::EvaluationFinished {
+            trial: finished.trial,
+            instance: self.instances[finished.instance].id.clone(),
+            score: finished.result.as_ref().ok().and_then(|metrics| metrics.get(&self.metric)).copied(),
+            failure: finished.result.as_ref().err().cloned(),
+            cost_usd: finished.cost,
+            requests: finished.requests,
+        };
+        for reader in &mut self.readers {
+            reader.read(&event, &self.sums);
+        }
+        self.trials[finished.trial].evaluations.push(finished);
+        Ok(())
+    }
+
+    fn look_ahead(&self) -> usize {
+        LOOK_AHEAD
+    }
+}
+
+/// A held-out test and how it went.
+pub struct Tested {
+    /// What it came to.
+    pub holdout: Holdout,
+    /// How it ended.
+    pub ending: Ending,
+    /// Evaluations without a result.
+    pub failed: u64,
+    /// What it cost.
+    pub cost: Usd,
+}
+
+/// Scores a winner and a baseline on the test split, on as many instances (in one seeded order) as the budget buys.
+pub async fn holdout(
+    pipeline: &Pipeline<'_>,
+    workload: &Workload,
+    winner: Arc<Plan>,
+    baseline: Option<Arc<Plan>>,
+    seed: u64,
+) -> Result<Tested> {
+    let instances: Arc<[Instance]> = workload.task.test.clone().into();
+    let test = Pipeline { instances: instances.clone(), workload: workload.clone(), runner: pipeline.runner.clone(),
+        purse: pipeline.purse.clone(), scope: pipeline.scope.clone(), recorded: pipeline.recorded, stop: pipeline.stop.clone() };
+    test_split(&test, winner, baseline, seed, Vec::new()).await
+}
+
+/// The same on a pipeline whose instances are the test split.
+pub async fn test_split(
+    pipeline: &Pipeline<'_>,
+    winner: Arc<Plan>,
+    baseline: Option<Arc<Plan>>,
+    seed: u64,
+    readers: Readers,
+) -> Result<Tested> {
+    let workload = &pipeline.workload;
+    let baseline = baseline.filter(|baseline| baseline.configuration.key() != winner.configuration.key());
+    let plans: Vec<Arc<Plan>> = std::iter::once(winner).chain(baseline).collect();
+    let order = order(workload, &pipeline.instances, settings::stream(seed, "test"));
+    let before = pipeline.purse.study_cost();
+    let mut agenda = FixedAgenda::new(plans, order, pipeline, readers);
+    let ending = pipeline.run(&mut agenda).await?;
+    let objective = &workload.task.objective;
+    let winner = &agenda.trials[0];
+    let estimate = winner.estimate(&objective.metric);
+    let holdout = Holdout {
+        score: estimate.map(|estimate| estimate.mean),
+        ci95: estimate.and_then(|estimate| estimate.ci95).map(|(low, high)| [low, high]),
+        instances: estimate.map_or(0, |estimate| estimate.count),
+        missing: winner.missing(),
+        not_reached: pipeline.instances.len() - winner.evaluations.len(),
+        production_cost_usd_per_instance: winner.production_cost(),
+        versus_baseline: agenda.trials.get(1).and_then(|baseline| versus(winner, baseline, objective, seed)),
+    };
+    let failed = agenda.trials.iter().map(|trial| trial.missing() as u64).sum();
+    Ok(Tested { holdout, ending, failed, cost: pipeline.purse.study_cost() - before })
+}
+
+/// Winner against baseline on the instances that both answered.
+fn versus(winner: &Trial, baseline: &Trial, objective: &Objective, seed: u64) -> Option<Versus> {
+    let other: std::collections::BTreeMap<usize, f64> = baseline.scores(&objective.metric).collect();
+    let pairs: Vec<(f64, f64)> =
+        winner.scores(&objective.metric).filter_map(|(instance, value)| Some((value, *other.get(&instance)?))).collect();
+    let (a, b): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
+    let comparison = stats::compare(&a, &b, settings::stream(seed, "bootstrap"))?;
+    Some(Versus {
+        difference: comparison.difference,
+        ci95: [comparison.ci95.0, comparison.ci95.1],
+        p_value: comparison.p_value,
+        test: comparison.test.to_owned(),
+        pairs: comparison.pairs,
+        baseline_score: baseline.estimate(&objective.metric)?.mean,
+    })
+}

@@ -1,0 +1,98 @@
+//! How a study is run: what decides, and what changes no decision.
+
+use serde::{Deserialize, Serialize};
+
+use crate::diagnostic::{Error, Result, suggestion};
+use crate::money::Usd;
+use crate::search;
+
+/// The settings of a study, as `study.toml` keeps them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The strategy.
+    pub strategy: String,
+    /// The seed.
+    pub seed: u64,
+    /// The optimization budget.
+    #[serde(rename = "budget_usd", default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Usd>,
+    /// The inference budget.
+    #[serde(rename = "inference_budget_usd", default, skip_serializing_if = "Option::is_none")]
+    pub inference_budget: Option<Usd>,
+    /// How many configurations may be tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_trials: Option<usize>,
+    /// The share of the budget for the test split.
+    pub test_share: f64,
+    /// What the store gives is free (`--reuse-savings`).
+    pub reuse_savings: bool,
+    /// Where responses and the ledger are kept.
+    pub store: String,
+    /// Requests in flight at once. Changes no decision.
+    pub concurrency: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            strategy: search::DEFAULT.to_owned(),
+            seed: 1,
+            budget: None,
+            inference_budget: None,
+            max_trials: None,
+            test_share: 0.0,
+            reuse_savings: false,
+            store: ".farthing/store.db".to_owned(),
+            concurrency: 32,
+        }
+    }
+}
+
+impl Settings {
+    /// What is wrong with them.
+    pub fn check(&self) -> Result<()> {
+        let names: Vec<&str> = search::STRATEGIES.iter().map(|strategy| strategy.name).collect();
+        if search::strategy(&self.strategy).is_none() {
+            return Err(Error::usage(format!("there is no strategy `{}`", self.strategy))
+                .help(suggestion(&self.strategy, names.iter().copied())));
+        }
+        for (budget, what) in [(self.budget, "budget"), (self.inference_budget, "inference budget")] {
+            if budget.is_some_and(|budget| budget <= Usd::ZERO) {
+                return Err(Error::usage(format!("the {what} must be above 0")));
+            }
+        }
+        if !(0.0..1.0).contains(&self.test_share) {
+            return Err(Error::usage(format!("the test share is {}, and must be at least 0 and below 1", self.test_share)));
+        }
+        if self.test_share > 0.0 && self.budget.is_none() {
+            return Err(Error::usage("a test share is a share of the budget, and there is none"));
+        }
+        if self.max_trials == Some(0) {
+            return Err(Error::usage("at least one configuration must be tried"));
+        }
+        if self.concurrency == 0 {
+            return Err(Error::usage("the concurrency must be at least 1"));
+        }
+        Ok(())
+    }
+}
+
+/// The seed of one purpose: streams of different purposes have nothing to do with each other.
+pub fn stream(seed: u64, purpose: &str) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes());
+    hasher.update(purpose.as_bytes());
+    let mut first = [0; 8];
+    first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    // Seeds are kept in TOML, whose integers are signed.
+    u64::from_le_bytes(first) >> 1
+}
+
+/// A name that no other run has. It decides nothing.
+pub fn fresh_id(kind: &str) -> String {
+    use std::hash::{BuildHasher, Hasher};
+    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    let hash = blake3::hash(format!("{random} {now} {}", std::process::id()).as_bytes());
+    format!("{kind}-{}", &hash.to_hex()[..16])
+}
