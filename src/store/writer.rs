@@ -223,9 +223,14 @@ mod tests {
     async fn what_waits_shares_a_transaction_and_is_answered_after_it() {
         let folder = tempfile::tempdir().unwrap();
         let (writer, reader) = start(folder.path());
-        // Holds the writer up until all jobs wait.
-        let (go, wait) = channel();
-        let first = writer.submit(move |_| Ok(wait.recv().unwrap()));
+        // Holds the writer up, in a transaction of its own, until all other jobs wait.
+        let ((begun, is_begun), (go, wait)) = (channel(), channel());
+        let first: Durable<()> = writer.submit(move |_| {
+            begun.send(()).unwrap();
+            wait.recv().unwrap();
+            Ok(())
+        });
+        is_begun.recv().unwrap();
         let mut jobs: Vec<Durable<i64>> =
             (0..50).map(|number| writer.submit(move |conn| insert(conn, number))).collect();
         let (seen, last) = channel();
