@@ -161,3 +161,99 @@ fn apply_all(conn: &Connection, group: &mut [Job], path: &Path) -> Result<(), Tr
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    fn start(folder: &Path) -> (Writer, Connection) {
+        let path = folder.join("numbers.db");
+        let conn = Connection::open(&path).unwrap();
+        conn.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE numbers (number INTEGER UNIQUE)").unwrap();
+        let reader = Connection::open(&path).unwrap();
+        (Writer::start(conn, path.into()).unwrap(), reader)
+    }
+
+    fn insert(conn: &Connection, number: i64) -> Result<i64, Trouble> {
+        conn.execute("INSERT INTO numbers VALUES (?1)", [number])?;
+        Ok(number)
+    }
+
+    fn numbers(reader: &Connection) -> Vec<i64> {
+        let mut select = reader.prepare("SELECT number FROM numbers ORDER BY number").unwrap();
+        select.query_map([], |row| row.get(0)).unwrap().collect::<rusqlite::Result<_>>().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_job_that_fails_half_way_leaves_no_trace_and_takes_no_other_down() {
+        let folder = tempfile::tempdir().unwrap();
+        let (writer, reader) = start(folder.path());
+        let jobs: Vec<Durable<i64>> = (0..40)
+            .map(|number| match number % 4 {
+                // Refused after a write.
+                1 => writer.submit(move |conn| {
+                    insert(conn, number)?;
+                    Err(Error::internal("refused").into())
+                }),
+                // A statement fails after a write.
+                2 => writer.submit(move |conn| insert(conn, number).and_then(|_| insert(conn, 0))),
+                // The job itself ends the transaction, as SQLite does when the disk is full.
+                3 => writer.submit(move |conn| {
+                    insert(conn, number)?;
+                    conn.execute_batch("ROLLBACK")?;
+                    Err(Error::internal("rolled back").into())
+                }),
+                _ => writer.submit(move |conn| insert(conn, number)),
+            })
+            .collect();
+        for (number, result) in (0..).zip(join_all(jobs).await) {
+            match number % 4 {
+                0 => assert_eq!(result.unwrap(), number),
+                1 => assert_eq!(result.unwrap_err().message(), "refused"),
+                2 => assert!(result.unwrap_err().message().contains("UNIQUE"), "{number}"),
+                _ => assert_eq!(result.unwrap_err().message(), "rolled back"),
+            }
+        }
+        assert_eq!(numbers(&reader), [0, 4, 8, 12, 16, 20, 24, 28, 32, 36]);
+    }
+
+    #[tokio::test]
+    async fn what_waits_shares_a_transaction_and_is_answered_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (writer, reader) = start(folder.path());
+        // Holds the writer up, in a transaction of its own, until all other jobs wait.
+        let ((begun, is_begun), (go, wait)) = (channel(), channel());
+        let first: Durable<()> = writer.submit(move |_| {
+            begun.send(()).unwrap();
+            wait.recv().unwrap();
+            Ok(())
+        });
+        is_begun.recv().unwrap();
+        let mut jobs: Vec<Durable<i64>> =
+            (0..50).map(|number| writer.submit(move |conn| insert(conn, number))).collect();
+        let (seen, last) = channel();
+        let path = folder.path().join("numbers.db");
+        jobs.push(writer.submit(move |_| {
+            seen.send(numbers(&Connection::open(&path).unwrap()).len()).unwrap();
+            Ok(0)
+        }));
+        go.send(()).unwrap();
+        first.await.unwrap();
+        for job in jobs {
+            job.await.unwrap();
+            assert_eq!(numbers(&reader).len(), 50, "answered before the commit, or not in one");
+        }
+        assert_eq!(last.recv().unwrap(), 0, "committed one by one");
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_ended_is_an_error_for_who_asks_and_no_hang() {
+        let folder = tempfile::tempdir().unwrap();
+        let (writer, _reader) = start(folder.path());
+        let bad: Durable<()> = writer.submit(|_| panic!("this is a test"));
+        assert!(bad.await.unwrap_err().message().contains("has ended"));
+        assert!(writer.submit(|conn| insert(conn, 1)).await.unwrap_err().message().contains("has ended"));
+    }
+}
