@@ -1,6 +1,7 @@
 //! farthing
 
 pub mod backend;
+pub mod cli;
 pub mod declaration;
 pub mod diagnostic;
 pub mod evaluate;
@@ -10,6 +11,7 @@ pub mod money;
 pub mod price;
 pub mod prompt;
 pub mod provider;
+pub mod report;
 pub mod runner;
 pub mod search;
 pub mod serve;

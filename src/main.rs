@@ -1,1 +1,5 @@
-fn main(){}
+//! The program `farthing`.
+
+fn main() -> std::process::ExitCode {
+    farthing::cli::main()
+}

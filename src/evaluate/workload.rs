@@ -67,6 +67,16 @@ impl Workload {
         Ok(Workload { task: Arc::new(task), metrics, names, in_rust: false })
     }
 
+    /// The same task with other instances in its test split.
+    pub fn with_test(self, test: Vec<Instance>) -> Result<Workload> {
+        let mut task = Task::clone(&self.task);
+        task.test = test;
+        match self.in_rust {
+            true => Ok(Workload { task: Arc::new(task), ..self }),
+            false => Workload::from_task(task),
+        }
+    }
+
     /// Judges the responses to one instance by every metric. The objective must be among the results.
     pub fn judge(&self, instance: &Instance, responses: &[Sample]) -> Result<Metrics, String> {
         let mut all = Metrics::new();
@@ -297,6 +307,7 @@ impl TaskBuilder {
             test,
             objective,
             metrics: Vec::new(),
+            id: self.id,
             stratify: None,
             source: None,
             objective_span: 0..0,

@@ -30,7 +30,6 @@ use crate::search::{self, Problem};
 use crate::space::Space;
 use crate::store::{self, Fingerprint, SharedStore};
 use crate::task::Instance;
-use fixed::FixedAgenda;
 use pipeline::{Ending, Pipeline};
 use search_agenda::SearchAgenda;
 
@@ -220,7 +219,6 @@ pub fn order(workload: &Workload, instances: &[Instance], seed: u64) -> Vec<usiz
 
 /// Opens a runner for the models of a space.
 fn open_runner(
-    workload: &Workload,
     space: &Space,
     endpoints: &Endpoints,
     settings: &Settings,
@@ -235,7 +233,6 @@ fn open_runner(
     let bounded = ["max_tokens", "max_completion_tokens"]
         .iter()
         .any(|name| space.parameter(name).is_some_and(|parameter| parameter.when.is_empty()));
-    let _ = workload;
     Runner::open(store, endpoints, &models, settings.concurrency, settings.budget.is_some(), bounded).map(Arc::new)
 }
 
@@ -301,7 +298,7 @@ impl Study {
             Some(store) => store,
             None => store::open(&self.settings.store)?,
         };
-        let runner = open_runner(&self.workload, &self.space, &self.endpoints, &self.settings, store.clone())?;
+        let runner = open_runner(&self.space, &self.endpoints, &self.settings, store.clone())?;
         // Prompts and models must fit each other whatever is drawn.
         for model in self.space.models() {
             for prompt in &self.space.prompts {

@@ -97,6 +97,7 @@ pub fn load(path: &Path) -> Result<Task> {
         test,
         objective: Objective { metric: objective.get_ref().clone(), direction: spec.objective.direction },
         metrics,
+        id: spec.data.id.clone(),
         stratify: spec.data.stratify.as_ref().map(|column| column.get_ref().clone()),
         source: Some(source.clone()),
         objective_span: objective.span(),

@@ -76,6 +76,8 @@ pub struct Task {
     pub objective: Objective,
     /// The metrics as written; empty where they are Rust functions.
     pub metrics: Vec<MetricTable>,
+    /// The column that names an instance; else its row number.
+    pub id: Option<String>,
     /// The column whose values are spread evenly over the order of looking.
     pub stratify: Option<String>,
     /// The file it was read from.

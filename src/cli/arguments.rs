@@ -1,0 +1,53 @@
+//! Arguments that several commands share.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::money::Usd;
+use crate::study::Settings;
+
+/// Common to all commands that evaluate.
+#[derive(Args, Clone, Debug)]
+pub struct Common {
+    /// Where responses and the ledger are kept: a path, or `memory:` [default: .farthing/store.db]
+    #[arg(long, value_name = "PATH|URL")]
+    pub store: Option<String>,
+    /// Requests in flight at once; changes no decision [default: 32]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub concurrency: Option<u32>,
+    /// Endpoints, models and prices [default: farthing.toml in the task's folder, or above it up to the working folder]
+    #[arg(long, value_name = "FILE")]
+    pub endpoints: Option<PathBuf>,
+    /// Decides everything random [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    pub seed: Option<u64>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// No progress on standard error
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+impl Common {
+    /// The store's place: kept absolute, so that a run finds it from any folder.
+    pub fn store(&self) -> String {
+        let given = self.store.clone().unwrap_or_else(|| Settings::default().store);
+        let scheme = given == "memory:" || given.contains("://");
+        match std::path::absolute(&given) {
+            Ok(path) if !scheme => path.display().to_string(),
+            _ => given,
+        }
+    }
+
+    /// Requests in flight at once.
+    pub fn concurrency(&self) -> usize {
+        self.concurrency.map_or(Settings::default().concurrency, |concurrency| concurrency as usize)
+    }
+}
+
+/// Reads dollars exactly.
+pub fn dollars(text: &str) -> Result<Usd, String> {
+    text.parse::<Usd>().map_err(|error| error.to_string())
+}

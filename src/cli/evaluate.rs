@@ -1,0 +1,207 @@
+//! `farthing evaluate`: one configuration on every instance of a split.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::cli::arguments::{Common, dollars};
+use crate::cli::{Embedded, inputs, print, print_json, progress, with_runtime};
+use crate::diagnostic::{Error, Fault, Result};
+use crate::evaluate::{Plan, Served, Workload};
+use crate::money::Usd;
+use crate::runner::{Purse, Runner};
+use crate::space::Configuration;
+use crate::stats;
+use crate::store;
+use crate::study::fixed::FixedAgenda;
+use crate::study::pipeline::{Ending, Pipeline};
+use crate::study::trial::{Trial, short};
+use crate::study::{Readers, Stop, order, settings};
+use crate::task::Split;
+
+/// Arguments of `farthing evaluate`.
+#[derive(Args, Clone, Debug)]
+pub struct EvaluateArguments {
+    /// The task: a folder with a task.toml
+    task: Option<PathBuf>,
+    /// The configuration: a best.toml, or any file with [config] or [request]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Give or override a parameter: a choice's name, else a TOML value, else a string
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
+    /// Which instances
+    #[arg(long, value_enum, default_value_t = SplitArgument::Tune)]
+    split: SplitArgument,
+    /// Dollars that it may cost [default: not capped]
+    #[arg(long, value_name = "USD", value_parser = dollars, allow_hyphen_values = true)]
+    budget: Option<Usd>,
+    /// The search space [default: space.toml in the task's folder, else search_spaces/NAME.toml]
+    #[arg(long, value_name = "FILE")]
+    space: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SplitArgument {
+    Tune,
+    Test,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Evaluated {
+    config: Configuration,
+    metrics: BTreeMap<String, Mean>,
+    instances: usize,
+    missing: usize,
+    not_reached: usize,
+    failures: BTreeMap<String, usize>,
+    production_cost_usd_per_instance: Option<Usd>,
+    spent_usd: Usd,
+    study_cost_usd: Usd,
+    cache_hits: u64,
+}
+
+#[derive(Serialize)]
+struct Mean {
+    mean: Option<f64>,
+    ci95: Option<[f64; 2]>,
+}
+
+/// Runs it.
+pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
+    let common = &arguments.common;
+    if arguments.budget.is_some_and(|budget| budget < Usd::ZERO) {
+        return Err(Error::usage("a budget cannot be below 0"));
+    }
+    let workload = inputs::workload(embedded, arguments.task.as_deref())?;
+    let (endpoints, _) = inputs::endpoints(&workload, common.endpoints.as_deref())?;
+    let served = arguments.config.as_deref().map(Served::load).transpose()?;
+    // A file that says what is sent serves as it is; anything else is looked up in the space.
+    let as_served = served.as_ref().filter(|served| arguments.set.is_empty() && !served.request.is_empty());
+    let stop = Arc::new(Stop::default());
+    let split = if arguments.split == SplitArgument::Tune { Split::Tune } else { Split::Test };
+    let capped = arguments.budget.is_some();
+    let concurrency = common.concurrency();
+    let (plan, runner) = match as_served {
+        Some(served) => {
+            let model = served.model().ok_or_else(|| Error::usage("the configuration names no model"))?.to_owned();
+            let runner = Runner::open(store::open(&common.store())?, &endpoints, &[model], concurrency, capped, served.bounded())?;
+            (served.plan(&runner)?, runner)
+        }
+        None => {
+            let (space, _) = inputs::space(embedded, &workload, arguments.space.as_deref())?;
+            workload.check_space(&space)?;
+            let mut given: BTreeMap<_, _> = served.map(|served| served.config.0).unwrap_or_default();
+            for (name, value) in &given {
+                space.check_setting(name, value)?;
+            }
+            for text in &arguments.set {
+                let (name, value) = inputs::setting(&space, text)?;
+                given.insert(name, value);
+            }
+            let configuration = inputs::configuration(&space, &given)?;
+            let model = configuration.get("model").and_then(|model| model.as_str()).unwrap_or_default().to_owned();
+            let bounded = configuration.get("max_tokens").or(configuration.get("max_completion_tokens")).is_some();
+            let runner = Runner::open(store::open(&common.store())?, &endpoints, &[model], concurrency, capped, bounded)?;
+            (Plan::new(&space, &configuration, &runner)?, runner)
+        }
+    };
+    let instances = workload.task.split(split);
+    if instances.is_empty() {
+        return Err(Error::usage(format!("the task `{}` has no instances in that split", workload.task.name)));
+    }
+    // What cannot be rendered is found before anything is sent.
+    plan.request(&instances[0]).map_err(|failure| Error::usage(failure.message))?;
+    if !capped && !common.quiet {
+        eprintln!("No --budget is given: this evaluation is not capped.");
+    }
+    let seed = common.seed.unwrap_or(1);
+    let purse = Purse::new(arguments.budget, false, Usd::ZERO);
+    let scope: Arc<str> = settings::fresh_id("evaluate").into();
+    let recorded = HashMap::new();
+    let pipeline = Pipeline {
+        workload: workload.clone(),
+        instances: instances.to_vec().into(),
+        runner: Arc::new(runner),
+        purse,
+        scope: scope.clone(),
+        recorded: &recorded,
+        stop: stop.clone(),
+    };
+    let readers: Readers = if common.quiet { Vec::new() } else { vec![progress::display(instances.len())] };
+    let order = order(&workload, instances, seed);
+    let plan = Arc::new(plan);
+    let mut agenda = FixedAgenda::new(vec![plan], order, &pipeline, readers);
+    let ending = with_runtime(common.quiet, pipeline.run(&mut agenda), stop)?;
+    let spent = pipeline.runner.store().spent(&scope)?.total();
+    let evaluated = evaluated(&workload, &agenda.trials[0], instances.len(), spent, &pipeline.purse, agenda.cache_hits());
+    match common.json {
+        true => print_json(&evaluated)?,
+        false => print(&text(&evaluated))?,
+    }
+    Ok(match ending {
+        Ending::Interrupted => Fault::Interrupted.exit_code(),
+        _ if evaluated.instances == 0 && evaluated.missing == 0 => Fault::Budget.exit_code(),
+        _ if evaluated.instances == 0 => Fault::Endpoint.exit_code(),
+        _ => 0,
+    })
+}
+
+fn evaluated(workload: &Workload, trial: &Trial, instances: usize, spent: Usd, purse: &Purse, cache_hits: u64) -> Evaluated {
+    let answered = || trial.evaluations.iter().filter_map(|done| done.result.as_ref().ok());
+    let mut names: BTreeSet<&String> = answered().flat_map(|metrics| metrics.keys()).collect();
+    names.insert(&workload.task.objective.metric);
+    let mean = |name: &str| {
+        let estimate = trial.estimate(name);
+        let ci95 = estimate.as_ref().and_then(|estimate: &stats::Estimate| estimate.ci95).map(|(low, high)| [low, high]);
+        Mean { mean: estimate.map(|estimate| estimate.mean), ci95 }
+    };
+    let mut failures = BTreeMap::new();
+    for failure in trial.evaluations.iter().filter_map(|done| done.result.as_ref().err()) {
+        *failures.entry(format!("{}: {}", failure.kind.word(), failure.message)).or_insert(0) += 1;
+    }
+    Evaluated {
+        config: trial.configuration.clone(),
+        metrics: names.into_iter().map(|name| (name.clone(), mean(name))).collect(),
+        instances: answered().count(),
+        missing: trial.missing(),
+        not_reached: instances - trial.evaluations.len(),
+        failures,
+        production_cost_usd_per_instance: trial.production_cost(),
+        spent_usd: spent,
+        study_cost_usd: purse.study_cost(),
+        cache_hits,
+    }
+}
+
+fn text(evaluated: &Evaluated) -> String {
+    let mut lines = vec![evaluated.config.to_string(), String::new()];
+    for (name, Mean { mean, ci95 }) in &evaluated.metrics {
+        lines.push(match (mean, ci95) {
+            (Some(mean), Some([low, high])) => format!("{name}: {mean:.4}, 95 % interval {low:.4} to {high:.4}"),
+            (Some(mean), None) => format!("{name}: {mean:.4}"),
+            (None, _) => format!("{name}: no instance was judged"),
+        });
+    }
+    lines.push(match evaluated.missing {
+        0 => format!("{} instances", evaluated.instances),
+        missing => format!("{} instances, {missing} missing", evaluated.instances),
+    });
+    if evaluated.not_reached > 0 {
+        lines.push(format!("{} instances were not reached: the budget ended before", evaluated.not_reached));
+    }
+    for (failure, count) in evaluated.failures.iter().take(5) {
+        lines.push(format!("  {count} x {failure}"));
+    }
+    if let Some(cost) = evaluated.production_cost_usd_per_instance {
+        lines.push(format!("${} an instance in production", short(cost.as_f64())));
+    }
+    lines.push(format!("${} spent; {} evaluations came from the store", evaluated.spent_usd, evaluated.cache_hits));
+    lines.join("\n")
+}

@@ -1,0 +1,199 @@
+//! The command line: one file a subcommand. What was typed becomes what it means; results go to standard output,
+//! progress and errors to standard error; exit codes as documented in `farthing --help`.
+
+mod arguments;
+mod evaluate;
+mod inputs;
+mod listing;
+mod mock;
+mod progress;
+mod report;
+mod test;
+mod tune;
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use miette::{GraphicalReportHandler, GraphicalTheme};
+
+use crate::diagnostic::{Error, Fault, Result};
+use crate::evaluate::Workload;
+use crate::space::Space;
+use crate::study::Stop;
+
+/// The program's own task and space, in a program that embeds farthing.
+#[derive(Clone, Default)]
+struct Embedded {
+    workload: Option<Workload>,
+    space: Option<Space>,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 a fault of farthing's; 2 bad usage or bad input, nothing was spent; \
+3 the budget ended before any configuration could be judged; 4 a gate failed (test --min-score); 5 the endpoint could not \
+be used; 130 interrupted, --resume goes on.";
+
+const EXAMPLES: &str = "Examples:
+  farthing tune tasks/arithmetic --budget 0.50          find the best configuration for at most 50 cents
+  farthing test results/arithmetic-1                    score the winner on instances that did not choose it
+  farthing evaluate tasks/arithmetic --set prompt=few_shot --set n=5
+  farthing schema space                                 the JSON schema of a search space";
+
+/// Finds the prompt and the settings that do best on your task, for as few dollars as it can.
+#[derive(Parser)]
+#[command(name = "farthing", version, after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"), max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// What to log on standard error, like `info` or `farthing=debug`
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Search for the best configuration under a budget
+    Tune(tune::TuneArguments),
+    /// Score a run's winner, or a configuration, on held-out instances
+    Test(test::TestArguments),
+    /// Score one configuration on every instance of a split
+    Evaluate(evaluate::EvaluateArguments),
+    /// Write a run's report anew
+    Report(report::ReportArguments),
+    /// List the built-in metrics and their options
+    Metrics(listing::ListArguments),
+    /// List the search strategies
+    Strategies(listing::ListArguments),
+    /// List the models that are known with their prices
+    Models(listing::ListArguments),
+    /// Print the JSON schema of a file format
+    Schema(listing::SchemaArguments),
+    /// Serve an OpenAI-compatible endpoint on loopback, from a cassette or with made-up answers
+    Mock(mock::MockArguments),
+}
+
+/// The program `farthing`.
+pub fn main() -> ExitCode {
+    run(Embedded::default())
+}
+
+/// The same command line for a task of your own that is written in Rust: TASK is left out of every command, and the space
+/// is found as for any task (`--space`, `space.toml` in the task's folder, `search_spaces/NAME.toml`).
+pub fn main_for(workload: Workload) -> ExitCode {
+    run(Embedded { workload: Some(workload), space: None })
+}
+
+/// As [`main_for`], with a search space that the program brings along; `--space` overrides it.
+pub fn main_for_space(workload: Workload, space: Space) -> ExitCode {
+    run(Embedded { workload: Some(workload), space: Some(space) })
+}
+
+fn run(embedded: Embedded) -> ExitCode {
+    let name = embedded.workload.as_ref().map(|workload| workload.task.name.clone());
+    let command = match &name {
+        Some(name) => Arguments::command().about(format!("Tunes the task `{name}`; TASK is left out of every command")),
+        None => Arguments::command(),
+    };
+    let matches = match command.try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => {
+            let usage = error.use_stderr();
+            drop(error.print());
+            return ExitCode::from(if usage { Fault::Usage.exit_code() } else { 0 });
+        }
+    };
+    let outcome = Arguments::from_arg_matches(&matches).map_err(|error| Error::usage(error.to_string())).and_then(|arguments| {
+        start_log(arguments.log.as_deref())?;
+        dispatch(arguments.command, &embedded)
+    });
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            print_error(&error);
+            ExitCode::from(error.fault().exit_code())
+        }
+    }
+}
+
+fn dispatch(command: Command, embedded: &Embedded) -> Result<u8> {
+    match command {
+        Command::Tune(arguments) => tune::run(arguments, embedded),
+        Command::Test(arguments) => test::run(arguments, embedded),
+        Command::Evaluate(arguments) => evaluate::run(arguments, embedded),
+        Command::Report(arguments) => report::run(&arguments),
+        Command::Metrics(arguments) => listing::metrics(&arguments),
+        Command::Strategies(arguments) => listing::strategies(&arguments),
+        Command::Models(arguments) => listing::models(&arguments),
+        Command::Schema(arguments) => listing::schema(&arguments),
+        Command::Mock(arguments) => mock::run(&arguments),
+    }
+}
+
+fn start_log(filter: Option<&str>) -> Result<()> {
+    let Some(filter) = filter else { return Ok(()) };
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|error| Error::usage(format!("`{filter}` is no log filter: {error}")).help("like `info` or `farthing=debug`"))?;
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour(&std::io::stderr())).finish();
+    drop(tracing::subscriber::set_global_default(subscriber));
+    Ok(())
+}
+
+/// Colour is for terminals whose user did not say no.
+fn colour(stream: &impl IsTerminal) -> bool {
+    let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    stream.is_terminal() && !forbidden && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+fn print_error(error: &Error) {
+    let theme = match colour(&std::io::stderr()) {
+        true => GraphicalTheme::unicode(),
+        false => GraphicalTheme::unicode_nocolor(),
+    };
+    let mut text = String::new();
+    let handler = GraphicalReportHandler::new_themed(theme).with_width(100).with_links(false);
+    if handler.render_report(&mut text, error).is_err() {
+        text = error.to_string();
+    }
+    drop(writeln!(std::io::stderr(), "{}", text.trim_end()));
+}
+
+/// Prints a result. A reader that went away (`| head`) is no error.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::internal(format!("standard output cannot be written: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Error::internal(error.to_string()))?;
+    print(&text)
+}
+
+/// A runtime that runs `work` and listens to Ctrl-C meanwhile: once to stop gracefully, twice to stop at once.
+fn with_runtime<T>(quiet: bool, work: impl Future<Output = Result<T>>, stop: Arc<Stop>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::internal(format!("no runtime can be started: {error}")))?;
+    runtime.spawn(async move {
+        while tokio::signal::ctrl_c().await.is_ok() {
+            let pressed = stop.press();
+            if !quiet {
+                eprintln!("{}", match pressed {
+                    1 => "Stopping: what is in flight lands first. Ctrl-C again stops at once.",
+                    _ => "Stopping at once.",
+                });
+            }
+        }
+    });
+    let outcome = runtime.block_on(work);
+    // Requests still in flight after a second Ctrl-C are let go; the ledger counts them as spent.
+    runtime.shutdown_background();
+    outcome
+}

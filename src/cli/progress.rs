@@ -1,0 +1,190 @@
+//! Readers of a run: a progress bar where standard error is a terminal, plain lines elsewhere, and the run's record.
+
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::event::{Event, Reader, Sums};
+use crate::money::Usd;
+use crate::study::trial::short;
+
+/// The display for this standard error.
+pub fn display(instances: usize) -> Box<dyn Reader> {
+    let lines = Lines { state: State::new(instances), last: Instant::now() };
+    match std::io::stderr().is_terminal() {
+        true => Box::new(Bar::new(lines.state)),
+        false => Box::new(lines),
+    }
+}
+
+/// What both displays show.
+struct State {
+    instances: usize,
+    started: Instant,
+    best: Option<(usize, f64)>,
+    trials: usize,
+    dropped: usize,
+}
+
+impl State {
+    fn new(instances: usize) -> State {
+        State { instances, started: Instant::now(), best: None, trials: 0, dropped: 0 }
+    }
+
+    fn read(&mut self, event: &Event) {
+        match event {
+            Event::TrialStarted { .. } => self.trials += 1,
+            Event::TrialDropped { .. } => self.dropped += 1,
+            Event::BestChanged { trial, score } => self.best = Some((*trial, *score)),
+            _ => {}
+        }
+    }
+
+    fn text(&self, sums: &Sums) -> String {
+        let elapsed = self.started.elapsed().as_secs_f64().max(1e-3);
+        let mut parts = vec![match sums.budget {
+            Some(budget) => format!("${} of ${budget}", cents(sums.study_cost)),
+            None => format!("${}", cents(sums.study_cost)),
+        }];
+        parts.push(format!("{} evaluations", sums.evaluations));
+        parts.push(format!("{:.0}/s", sums.evaluations as f64 / elapsed));
+        parts.push(format!("{} cached", sums.cache_hits));
+        if sums.failed > 0 {
+            parts.push(format!("{} failed", sums.failed));
+        }
+        if self.trials > 0 {
+            parts.push(format!("{} configurations", self.trials));
+        }
+        if self.dropped > 0 {
+            parts.push(format!("{} dropped", self.dropped));
+        }
+        if let Some((trial, score)) = self.best {
+            parts.push(format!("best so far {score:.3} (#{trial})"));
+        }
+        if let Some(left) = self.time_left(sums, elapsed) {
+            parts.push(format!("about {} left", words(left)));
+        }
+        parts.join(", ")
+    }
+
+    /// How long the rest of the budget (or of the work) takes at the pace so far.
+    fn time_left(&self, sums: &Sums, elapsed: f64) -> Option<Duration> {
+        let share = match sums.budget {
+            Some(budget) if self.trials > 0 => sums.study_cost.as_f64() / budget.as_f64(),
+            _ => sums.evaluations as f64 / self.instances.max(1) as f64,
+        };
+        (share > 0.02 && share < 1.0 && elapsed > 2.0).then(|| Duration::from_secs_f64(elapsed * (1.0 - share) / share))
+    }
+}
+
+/// Dollars with as many decimals as tell something.
+fn cents(amount: Usd) -> String {
+    match amount.as_f64() {
+        dollars if dollars >= 0.1 => format!("{dollars:.2}"),
+        dollars => short(dollars),
+    }
+}
+
+fn words(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds @ 60..3600 => format!("{} min", seconds.div_ceil(60)),
+        seconds => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+/// A progress bar of the money (or, without a budget, of the instances).
+struct Bar {
+    state: State,
+    bar: ProgressBar,
+    last: Instant,
+}
+
+impl Bar {
+    fn new(state: State) -> Bar {
+        let bar = ProgressBar::new(1000);
+        // A bar that cannot be drawn as wished is drawn in the default way.
+        if let Ok(style) = ProgressStyle::with_template("{spinner} [{bar:24}] {wide_msg}") {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Bar { state, bar, last: Instant::now() }
+    }
+}
+
+impl Reader for Bar {
+    fn read(&mut self, event: &Event, sums: &Sums) {
+        self.state.read(event);
+        let last = matches!(event, Event::Finished { .. });
+        if self.last.elapsed() > Duration::from_millis(80) || last {
+            self.last = Instant::now();
+            let share = match sums.budget {
+                Some(budget) => sums.study_cost.as_f64() / budget.as_f64(),
+                None => sums.evaluations as f64 / self.state.instances.max(1) as f64,
+            };
+            self.bar.set_position((share * 1000.0).clamp(0.0, 1000.0) as u64);
+            self.bar.set_message(self.state.text(sums));
+        }
+        if last {
+            self.bar.finish_and_clear();
+            eprintln!("{}", self.state.text(sums));
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A line every few seconds, for logs.
+struct Lines {
+    state: State,
+    last: Instant,
+}
+
+impl Reader for Lines {
+    fn read(&mut self, event: &Event, sums: &Sums) {
+        self.state.read(event);
+        let due = self.last.elapsed() > Duration::from_secs(5) || matches!(event, Event::Finished { .. });
+        if due {
+            self.last = Instant::now();
+            eprintln!("{}", self.state.text(sums));
+        }
+    }
+}
+
+/// `events.jsonl`: the run as it happened.
+pub struct EventLog(Option<BufWriter<File>>);
+
+impl EventLog {
+    /// A new record. One that cannot be written is not kept; the run goes on.
+    pub fn create(path: &Path) -> Option<EventLog> {
+        match File::create(path) {
+            Ok(file) => Some(EventLog(Some(BufWriter::new(file)))),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the run's events are not kept");
+                None
+            }
+        }
+    }
+}
+
+impl Reader for EventLog {
+    fn read(&mut self, event: &Event, _sums: &Sums) {
+        let Some(out) = &mut self.0 else { return };
+        let written = serde_json::to_writer(&mut *out, event).map_err(std::io::Error::from).and_then(|()| out.write_all(b"\n"));
+        let written = match event {
+            Event::EvaluationFinished { .. } => written,
+            _ => written.and_then(|()| out.flush()),
+        };
+        if let Err(error) = written {
+            tracing::warn!(%error, "the run's events are kept only up to here");
+            self.0 = None;
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! `farthing test`: a run's winner, or a configuration, on instances that did not choose it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::backend::Endpoints;
+use crate::cli::arguments::{Common, dollars};
+use crate::cli::{Embedded, inputs, print, print_json, progress, report, with_runtime};
+use crate::diagnostic::{Error, Fault, Result};
+use crate::evaluate::{Plan, Served, Workload};
+use crate::money::Usd;
+use crate::report::table;
+use crate::runner::{Purse, Runner};
+use crate::space::{self, Configuration, Space};
+use crate::store;
+use crate::study::folder::{self, RunFolder, StudyFile};
+use crate::study::pipeline::{Ending, Pipeline};
+use crate::study::{Holdout, Readers, Settings, Stop, Summary, fixed, settings};
+use crate::task;
+
+/// Arguments of `farthing test`.
+#[derive(Args, Clone, Debug)]
+pub struct TestArguments {
+    /// A run's folder, or a best.toml
+    run_or_config: PathBuf,
+    /// Other instances than the task's test split: .jsonl, .csv or .parquet
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// The task, where the configuration's file does not lead to it
+    #[arg(long, value_name = "TASK")]
+    task: Option<PathBuf>,
+    /// Dollars that it may cost [default: not capped]
+    #[arg(long, value_name = "USD", value_parser = dollars, allow_hyphen_values = true)]
+    budget: Option<Usd>,
+    /// Exit with 4 unless the score is at least this good
+    #[arg(long, value_name = "SCORE", allow_hyphen_values = true)]
+    min_score: Option<f64>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    task: &'a str,
+    config: &'a Configuration,
+    #[serde(flatten)]
+    holdout: &'a Holdout,
+    spent_usd: Usd,
+    study_cost_usd: Usd,
+}
+
+/// What is to be tested, and where it came from.
+struct Subject {
+    served: Served,
+    workload: Workload,
+    endpoints: Endpoints,
+    run: Option<(PathBuf, StudyFile, Summary)>,
+    space: Option<Space>,
+}
+
+/// Runs it.
+pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
+    let common = &arguments.common;
+    if arguments.budget.is_some_and(|budget| budget < Usd::ZERO) {
+        return Err(Error::usage("a budget cannot be below 0"));
+    }
+    let subject = subject(&arguments, embedded)?;
+    let mut workload = subject.workload;
+    if let Some(data) = &arguments.data {
+        let rows = task::data::load(data, workload.task.id.as_deref())?;
+        workload = workload.with_test(rows)?;
+    }
+    if workload.task.test.is_empty() {
+        return Err(Error::usage(format!("the task `{}` has no test split", workload.task.name)).help("give --data FILE"));
+    }
+    let stored = subject.run.as_ref().map(|(_, file, _)| file.settings.store.clone());
+    let store_at = match (&common.store, stored) {
+        (None, Some(stored)) => stored,
+        _ => common.store(),
+    };
+    let baseline = subject.run.as_ref().and_then(|(_, _, summary)| summary.baseline.as_ref()).map(|scored| scored.config.clone());
+    let mut models = vec![subject.served.model().ok_or_else(|| Error::usage("the configuration names no model"))?.to_owned()];
+    models.extend(baseline.as_ref().and_then(|config| Some(config.get("model")?.as_str()?.to_owned())));
+    models.dedup();
+    let bounded = subject.served.bounded();
+    let runner = Runner::open(store::open(&store_at)?, &subject.endpoints, &models, common.concurrency(), arguments.budget.is_some(), bounded)?;
+    let winner = match (subject.served.request.is_empty(), &subject.space) {
+        (false, _) => subject.served.plan(&runner)?,
+        (true, Some(space)) => Plan::new(space, &subject.served.config, &runner)?,
+        (true, None) => return Err(inputs::no_space(&workload)),
+    };
+    winner.request(&workload.task.test[0]).map_err(|failure| Error::usage(failure.message))?;
+    let baseline = match (&baseline, &subject.space) {
+        (Some(configuration), Some(space)) => Some(Arc::new(Plan::new(space, configuration, &runner)?)),
+        _ => None,
+    };
+    if arguments.budget.is_none() && !common.quiet {
+        eprintln!("No --budget is given: this test is not capped.");
+    }
+    let seed = common.seed.or(subject.run.as_ref().map(|(_, file, _)| file.settings.seed)).unwrap_or(Settings::default().seed);
+    let scope: Arc<str> = settings::fresh_id("test").into();
+    let (recorded, stop) = (HashMap::new(), Arc::new(Stop::default()));
+    let pipeline = Pipeline {
+        workload: workload.clone(),
+        instances: workload.task.test.clone().into(),
+        runner: Arc::new(runner),
+        purse: Purse::new(arguments.budget, false, Usd::ZERO),
+        scope: scope.clone(),
+        recorded: &recorded,
+        stop: stop.clone(),
+    };
+    let many = workload.task.test.len() * if baseline.is_some() { 2 } else { 1 };
+    let readers: Readers = if common.quiet { Vec::new() } else { vec![progress::display(many)] };
+    let configuration = winner.configuration.clone();
+    let work = fixed::test_split(&pipeline, Arc::new(winner), baseline, seed, readers);
+    let tested = with_runtime(common.quiet, work, stop)?;
+    let holdout = tested.holdout;
+    let spent_usd = pipeline.runner.store().spent(&scope)?.total();
+    if let Some((path, _, summary)) = subject.run {
+        let mut summary = summary;
+        summary.holdout = Some(holdout.clone());
+        summary.holdout_cost_usd = tested.cost;
+        let folder = RunFolder::open(&path)?;
+        let rows = report::rows_of(&path)?;
+        report::write(&folder, &summary, &rows)?;
+    }
+    let shown = Report { task: &workload.task.name, config: &configuration, holdout: &holdout, spent_usd, study_cost_usd: tested.cost };
+    match common.json {
+        true => print_json(&shown)?,
+        false => print(&format!(
+            "{configuration}\n\n{}\n${spent_usd} spent",
+            table::holdout_text(&holdout, &workload.task.objective.metric)
+        ))?,
+    }
+    let direction = workload.task.objective.direction;
+    Ok(match (tested.ending, holdout.score, arguments.min_score) {
+        (Ending::Interrupted, ..) => Fault::Interrupted.exit_code(),
+        (_, None, _) if holdout.missing == 0 => Fault::Budget.exit_code(),
+        (_, None, _) => Fault::Endpoint.exit_code(),
+        (_, Some(score), Some(least)) if direction.gain(score) < direction.gain(least) => {
+            if !common.quiet {
+                eprintln!("The score {score:.4} is not as good as --min-score {least}.");
+            }
+            Fault::Gate.exit_code()
+        }
+        _ => 0,
+    })
+}
+
+fn subject(arguments: &TestArguments, embedded: &Embedded) -> Result<Subject> {
+    let path = &arguments.run_or_config;
+    if !path.exists() {
+        return Err(Error::usage(format!("there is no run or configuration at {}", path.display())));
+    }
+    let is_run = path.is_dir();
+    let home = if is_run { path.clone() } else { path.parent().map(Path::to_owned).unwrap_or_default() };
+    let file = match home.join("study.toml").is_file() {
+        true => Some(folder::load(&home)?),
+        false if is_run => return Err(folder::load(&home).err().unwrap_or_else(|| Error::usage("this is no run's folder"))),
+        false => None,
+    };
+    let best = if is_run { home.join("best.toml") } else { path.clone() };
+    if !best.is_file() {
+        return Err(Error::usage(format!("the run in {} has no winner to test", home.display()))
+            .help("it found no configuration that could be judged and chosen, or it has not ended: --resume goes on"));
+    }
+    let served = Served::load(&best)?;
+    let named = served.task.clone().unwrap_or_default();
+    let workload = match (&arguments.task, file.as_ref().and_then(|file| file.inputs.task.clone())) {
+        (Some(task), _) => inputs::workload(embedded, Some(task))?,
+        (None, _) if embedded.workload.is_some() => inputs::workload(embedded, None)?,
+        (None, Some(task)) => inputs::workload(embedded, Some(&task))?,
+        (None, None) => {
+            let places = [Path::new("tasks").join(&named), PathBuf::from(&named)];
+            match places.into_iter().find(|place| !named.is_empty() && place.join("task.toml").is_file()) {
+                Some(place) => inputs::workload(embedded, Some(&place))?,
+                None => {
+                    return Err(Error::usage(format!("where is the task `{named}` of {}?", best.display())).help("give --task TASK"));
+                }
+            }
+        }
+    };
+    if let Some(file) = file.as_ref().filter(|file| is_run && arguments.task.is_none() && folder::task_hash(&workload) != file.hashes.task) {
+        eprintln!("Note: the task `{}` changed since the run was begun.", file.inputs.name);
+    }
+    let known = file.as_ref().and_then(|file| file.inputs.endpoints.clone());
+    let endpoints = match (&arguments.common.endpoints, known) {
+        (None, Some(path)) => Endpoints::load(&path)?,
+        (given, _) => inputs::endpoints(&workload, given.as_deref())?.0,
+    };
+    let space = match file.as_ref().and_then(|file| file.inputs.space.clone()) {
+        Some(path) if path.is_file() => Some(space::load(&path)?),
+        _ => inputs::space(embedded, &workload, None).ok().map(|(space, _)| space),
+    };
+    let run = match (is_run, file) {
+        (true, Some(file)) => Some((home.clone(), file, report::summary_of(&home)?)),
+        _ => None,
+    };
+    Ok(Subject { served, workload, endpoints, run, space })
+}

@@ -1,0 +1,270 @@
+//! `farthing tune`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+
+use crate::cli::arguments::{Common, dollars};
+use crate::cli::progress::{self, EventLog};
+use crate::cli::{Embedded, colour, inputs, print, print_json, report, with_runtime};
+use crate::diagnostic::{Error, Fault, Result};
+use crate::evaluate::Served;
+use crate::money::Usd;
+use crate::report::{observations, table};
+use crate::study::folder::{self, Hashes, Inputs, RunFolder, StudyFile};
+use crate::study::{Outcome, Prepared, Settings, Stop, StopReason, Study, settings};
+
+/// Arguments of `farthing tune`.
+#[derive(Args, Clone, Debug)]
+pub struct TuneArguments {
+    /// The task: a folder with a task.toml
+    task: Option<PathBuf>,
+    /// Dollars that the study may cost in all; never more is spent
+    #[arg(long, value_name = "USD", value_parser = dollars, allow_hyphen_values = true)]
+    budget: Option<Usd>,
+    /// Dollars an instance that a configuration may cost in production
+    #[arg(long, value_name = "USD", value_parser = dollars, allow_hyphen_values = true)]
+    inference_budget: Option<Usd>,
+    /// The search space [default: space.toml in the task's folder, else search_spaces/NAME.toml]
+    #[arg(long, value_name = "FILE")]
+    space: Option<PathBuf>,
+    /// How to search; `farthing strategies` lists them [default: the best we have]
+    #[arg(long, value_name = "NAME")]
+    strategy: Option<String>,
+    /// Try at most so many configurations
+    #[arg(long, value_name = "N")]
+    max_trials: Option<usize>,
+    /// Set this share of the budget aside for the test split, and spend it there at the end
+    #[arg(long, value_name = "S", allow_hyphen_values = true)]
+    test_share: Option<f64>,
+    /// What the store gives is free: only money really spent counts against the budget
+    #[arg(long)]
+    reuse_savings: bool,
+    /// The run's folder [default: results/NAME-N]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on with the run in this folder, or begin it there
+    #[arg(long, value_name = "DIR")]
+    resume: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Runs it.
+pub fn run(arguments: TuneArguments, embedded: &Embedded) -> Result<u8> {
+    if let (Some(out), Some(resume)) = (&arguments.out, &arguments.resume) {
+        if inputs::absolute(out) != inputs::absolute(resume) {
+            return Err(Error::usage("--out and --resume name different folders").help("leave one out"));
+        }
+    }
+    let going_on = arguments.resume.as_deref().filter(|folder| folder.join("study.toml").exists());
+    let stop = Arc::new(Stop::default());
+    let (mut study, prepared, folder) = match going_on {
+        Some(folder) => resumed(&arguments, embedded, folder, &stop)?,
+        None => begun(&arguments, embedded, &stop)?,
+    };
+    let shown = folder.path.clone();
+    if !arguments.common.quiet {
+        eprintln!("{} {}", if going_on.is_some() { "Going on in" } else { "Run's folder:" }, shown.display());
+    }
+    if let Some(log) = EventLog::create(&shown.join("events.jsonl")) {
+        study.add_reader(Box::new(log));
+    }
+    let quiet = arguments.common.quiet;
+    if !quiet {
+        study.add_reader(progress::display(study.workload().task.tune.len()));
+    }
+    let outcome = with_runtime(quiet, study.run_prepared(prepared), stop);
+    let outcome = outcome.map_err(|error| match error.fault() {
+        Fault::Endpoint => error.clone().help(format!(
+            "{}; what was paid for is kept: farthing tune --resume {} goes on",
+            error.advice().unwrap_or("see above"),
+            shown.display()
+        )),
+        _ => error,
+    })?;
+    write(&folder, &outcome)?;
+    show(&arguments, &outcome, &shown)?;
+    Ok(match (outcome.summary.stop_reason, &outcome.summary.best) {
+        (StopReason::Interrupted, _) => Fault::Interrupted.exit_code(),
+        (_, None) => Fault::Budget.exit_code(),
+        _ => 0,
+    })
+}
+
+/// A new study and its folder.
+fn begun(arguments: &TuneArguments, embedded: &Embedded, stop: &Arc<Stop>) -> Result<(Study, Prepared, RunFolder)> {
+    let Some(budget) = arguments.budget else {
+        return Err(Error::usage("a budget is needed: what may the study cost in all?").help("add --budget 5.00"));
+    };
+    let out = arguments.out.as_deref().or(arguments.resume.as_deref());
+    if let Some(out) = out {
+        folder::check_free(out)?;
+    }
+    let defaults = Settings::default();
+    let settings = Settings {
+        strategy: arguments.strategy.clone().unwrap_or(defaults.strategy),
+        seed: arguments.common.seed.unwrap_or(defaults.seed),
+        budget: Some(budget),
+        inference_budget: arguments.inference_budget,
+        max_trials: arguments.max_trials,
+        test_share: arguments.test_share.unwrap_or(defaults.test_share),
+        reuse_savings: arguments.reuse_savings,
+        store: arguments.common.store(),
+        concurrency: arguments.common.concurrency(),
+    };
+    settings.check()?;
+    let workload = inputs::workload(embedded, arguments.task.as_deref())?;
+    let (space, space_path) = inputs::space(embedded, &workload, arguments.space.as_deref())?;
+    let (endpoints, endpoints_path) = inputs::endpoints(&workload, arguments.common.endpoints.as_deref())?;
+    let places = Inputs {
+        name: workload.task.name.clone(),
+        task: arguments.task.as_deref().map(inputs::absolute),
+        space: space_path.as_deref().map(inputs::absolute),
+        endpoints: endpoints_path.as_deref().map(inputs::absolute),
+    };
+    let id = settings::fresh_id("study");
+    let mut study = Study::builder()
+        .workload(workload)
+        .space(space)
+        .endpoints(endpoints)
+        .settings(settings.clone())
+        .id(id.clone())
+        .stop(stop.clone())
+        .build()?;
+    // Looks at everything that can be wrong before the folder appears.
+    let prepared = study.prepare()?;
+    let file = StudyFile {
+        farthing: env!("CARGO_PKG_VERSION").to_owned(),
+        study: id,
+        inputs: places,
+        settings,
+        hashes: hashes(&study)?,
+    };
+    let folder = RunFolder::create(out, &file)?;
+    Ok((study, prepared, folder))
+}
+
+fn hashes(study: &Study) -> Result<Hashes> {
+    Ok(Hashes {
+        task: folder::task_hash(study.workload()),
+        space: folder::space_hash(study.space()),
+        endpoints: study.endpoints_hash()?,
+    })
+}
+
+/// A study that goes on: everything as it was, the budget as it was or higher.
+fn resumed(arguments: &TuneArguments, embedded: &Embedded, path: &Path, stop: &Arc<Stop>) -> Result<(Study, Prepared, RunFolder)> {
+    let mut file = folder::load(path)?;
+    let changed = |what: &str, was: String, is: String| {
+        Err(Error::usage(format!("the run was begun with {what} {was}, not {is}"))
+            .help(format!("leave the argument out, or begin a new run; only --budget may rise, --concurrency and --quiet may change ({})", path.display())))
+    };
+    let was = file.settings.clone();
+    let same_path = |given: &Option<PathBuf>, known: &Option<PathBuf>| {
+        given.as_ref().is_none_or(|given| known.as_ref() == Some(&inputs::absolute(given)))
+    };
+    let shown = |path: &Option<PathBuf>| path.as_ref().map_or("none".to_owned(), |path| path.display().to_string());
+    if !same_path(&arguments.task, &file.inputs.task) {
+        return changed("the task", shown(&file.inputs.task), shown(&arguments.task));
+    }
+    if !same_path(&arguments.space, &file.inputs.space) {
+        return changed("the space", shown(&file.inputs.space), shown(&arguments.space));
+    }
+    if !same_path(&arguments.common.endpoints, &file.inputs.endpoints) {
+        return changed("--endpoints", shown(&file.inputs.endpoints), shown(&arguments.common.endpoints));
+    }
+    if let Some(strategy) = arguments.strategy.as_ref().filter(|given| **given != was.strategy) {
+        return changed("--strategy", was.strategy, strategy.clone());
+    }
+    if let Some(seed) = arguments.common.seed.filter(|given| *given != was.seed) {
+        return changed("--seed", was.seed.to_string(), seed.to_string());
+    }
+    if let Some(share) = arguments.test_share.filter(|given| *given != was.test_share) {
+        return changed("--test-share", was.test_share.to_string(), share.to_string());
+    }
+    if arguments.max_trials.is_some() && arguments.max_trials != was.max_trials {
+        return changed("--max-trials", format!("{:?}", was.max_trials), format!("{:?}", arguments.max_trials));
+    }
+    if arguments.inference_budget.is_some() && arguments.inference_budget != was.inference_budget {
+        let text = |budget: Option<Usd>| budget.map_or("none".to_owned(), |budget| budget.to_string());
+        return changed("--inference-budget", text(was.inference_budget), text(arguments.inference_budget));
+    }
+    if arguments.reuse_savings && !was.reuse_savings {
+        return changed("no --reuse-savings", String::new(), "with it".to_owned());
+    }
+    if arguments.common.store.is_some() && arguments.common.store() != was.store {
+        return changed("--store", was.store, arguments.common.store());
+    }
+    if let (Some(given), Some(known)) = (arguments.budget, was.budget) {
+        if given < known {
+            return Err(Error::usage(format!("the run was begun with a budget of ${known}, and a budget may only rise")));
+        }
+        file.settings.budget = Some(given);
+    }
+    if let Some(concurrency) = arguments.common.concurrency {
+        file.settings.concurrency = concurrency as usize;
+    }
+    let workload = match (&embedded.workload, &file.inputs.task) {
+        (Some(workload), None) => workload.clone(),
+        (None, Some(task)) => crate::evaluate::Workload::load(task)?,
+        (None, None) => return Err(Error::usage("this run's task is written in Rust: go on with the program that began it")),
+        (Some(_), Some(_)) => return Err(Error::usage("this run was begun by `farthing`: go on with it")),
+    };
+    let space = match (&file.inputs.space, &embedded.space) {
+        (Some(path), _) => crate::space::load(path)?,
+        (None, Some(space)) => space.clone(),
+        (None, None) => return Err(inputs::no_space(&workload)),
+    };
+    let endpoints = match &file.inputs.endpoints {
+        Some(path) => crate::backend::Endpoints::load(path)?,
+        None => crate::backend::Endpoints::standard(),
+    };
+    let mut study = Study::builder()
+        .workload(workload)
+        .space(space)
+        .endpoints(endpoints)
+        .settings(file.settings.clone())
+        .id(file.study.clone())
+        .stop(stop.clone())
+        .build()?;
+    let now = hashes(&study)?;
+    for (what, was, is) in [
+        ("task or its data", &file.hashes.task, &now.task),
+        ("search space", &file.hashes.space, &now.space),
+        ("models, prices or recorded answers", &file.hashes.endpoints, &now.endpoints),
+    ] {
+        if was != is {
+            return Err(Error::usage(format!("the {what} changed since the run was begun"))
+                .help("put it back as it was, or begin a new run: what the store holds is not paid for again"));
+        }
+    }
+    let prepared = study.prepare()?;
+    let folder = RunFolder::open(path)?;
+    if file.settings.budget != was.budget {
+        folder.write("study.toml", folder::to_toml(&file)?)?;
+    }
+    Ok((study, prepared, folder))
+}
+
+/// Writes what the study came to.
+fn write(folder: &RunFolder, outcome: &Outcome) -> Result<()> {
+    observations::write(&folder.path, outcome)?;
+    match outcome.best() {
+        Some(best) => folder.write("best.toml", Served::of(&outcome.summary.task, &best.plan).to_toml()?)?,
+        None => folder.remove("best.toml"),
+    }
+    let rows = crate::report::rows::rows(outcome);
+    report::write(folder, &outcome.summary, &rows)
+}
+
+fn show(arguments: &TuneArguments, outcome: &Outcome, folder: &Path) -> Result<()> {
+    if arguments.common.json {
+        return print_json(&outcome.summary);
+    }
+    let rows = crate::report::rows::rows(outcome);
+    let names: Vec<String> = outcome.space.parameters.iter().map(|parameter| parameter.name.clone()).collect();
+    let table = table::ranking(&rows, &names, 20, colour(&std::io::stdout()));
+    print(&format!("{table}\n\n{}", table::answer(&outcome.summary, folder)))
+}
