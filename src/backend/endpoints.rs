@@ -219,18 +219,22 @@ impl Endpoints {
         };
         let Some(endpoint) = endpoint else {
             let file = self.source.as_ref().map_or("farthing.toml", Source::name);
-            return Err(Error::usage(format!("which endpoint serves the model `{name}`?"))
-                .help(format!("add to {file}: [models.\"{name}\"] with endpoint = \"...\"; {}",
-                    suggestion(name, self.models.keys().map(String::as_str)))));
+            return Err(Error::usage(format!("which endpoint serves the model `{name}`?")).help(format!(
+                "add to {file}: [models.\"{name}\"] with endpoint = \"...\"; {}",
+                suggestion(name, self.models.keys().map(String::as_str))
+            )));
         };
-        Ok(with_builtin(Model {
-            name: name.to_owned(),
-            endpoint,
-            price: None,
-            context_window: None,
-            max_output_tokens: None,
-            kind: None,
-        }, &self.list[endpoint]))
+        Ok(with_builtin(
+            Model {
+                name: name.to_owned(),
+                endpoint,
+                price: None,
+                context_window: None,
+                max_output_tokens: None,
+                kind: None,
+            },
+            &self.list[endpoint],
+        ))
     }
 }
 
@@ -299,9 +303,12 @@ fn endpoint(source: &Source, folder: &Path, name: &str, table: &Spanned<Endpoint
     endpoint.vendor = false;
     if let Some(url) = &spec.base_url {
         let text = url.get_ref().trim_end_matches('/');
-        let good = reqwest::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        let good =
+            reqwest::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         if !good {
-            return Err(at(format!("`{text}` is no address"), url.span(), "here").help("like https://api.openai.com/v1"));
+            return Err(
+                at(format!("`{text}` is no address"), url.span(), "here").help("like https://api.openai.com/v1")
+            );
         }
         if provider != ProviderKind::Openai {
             return Err(at("this provider has no address".to_owned(), url.span(), "take this out"));

@@ -37,10 +37,13 @@ impl Http {
         static TLS: Once = Once::new();
         // An application that embeds farthing may have installed its own TLS provider: then that one serves.
         TLS.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-        let key = std::env::var(&endpoint.api_key_env).ok().map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
+        let key =
+            std::env::var(&endpoint.api_key_env).ok().map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
         if key.is_none() && endpoint.vendor {
-            return Err(Error::endpoint(format!("the endpoint `{}` needs a key", endpoint.name))
-                .help(format!("set the environment variable {}, or give the endpoint another base_url", endpoint.api_key_env)));
+            return Err(Error::endpoint(format!("the endpoint `{}` needs a key", endpoint.name)).help(format!(
+                "set the environment variable {}, or give the endpoint another base_url",
+                endpoint.api_key_env
+            )));
         }
         let loopback = reqwest::Url::parse(&endpoint.base_url).is_ok_and(|url| {
             let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
@@ -54,7 +57,8 @@ impl Http {
             .tcp_nodelay(true)
             .pool_max_idle_per_host(512);
         let builder = if loopback { builder.no_proxy() } else { builder };
-        let client = builder.build().map_err(|error| Error::internal(format!("no HTTP client can be made: {error}")))?;
+        let client =
+            builder.build().map_err(|error| Error::internal(format!("no HTTP client can be made: {error}")))?;
         Ok(Http { client, base_url: endpoint.base_url.clone(), key: key.map(Secret) })
     }
 
@@ -97,11 +101,13 @@ impl Http {
 
     async fn attempt(&self, request: &Request, n: u32) -> Result<crate::provider::Response, CallError> {
         let call = openai::encode(request, n);
-        let headers = self.headers().map_err(|failure| CallError { failure, may_be_billed: false, retry_after: None })?;
+        let headers =
+            self.headers().map_err(|failure| CallError { failure, may_be_billed: false, retry_after: None })?;
         let body = serde_json::to_vec(&call.body)
             .map_err(|error| self.failed(FailureKind::BadRequest, format!("the request is no JSON: {error}"), false))?;
         let url = format!("{}{}", self.base_url, call.path);
-        let reply = self.client.post(url).headers(headers).body(body).send().await.map_err(|error| self.broken(&error))?;
+        let reply =
+            self.client.post(url).headers(headers).body(body).send().await.map_err(|error| self.broken(&error))?;
         let status = reply.status();
         if status.is_redirection() {
             let message = format!("HTTP {}: the endpoint points elsewhere, and keys do not follow", status.as_u16());
@@ -152,7 +158,9 @@ fn wished_wait(headers: &HeaderMap) -> Option<Duration> {
         Some(milliseconds) => seconds(milliseconds / 1000.0),
         None => text(RETRY_AFTER.as_str()).and_then(|value| match value.parse::<f64>() {
             Ok(value) => seconds(value),
-            Err(_) => httpdate::parse_http_date(value).ok().map(|at| at.duration_since(SystemTime::now()).unwrap_or_default()),
+            Err(_) => {
+                httpdate::parse_http_date(value).ok().map(|at| at.duration_since(SystemTime::now()).unwrap_or_default())
+            }
         }),
     };
     wait.map(|wait| wait.min(LONGEST_WAIT))

@@ -77,9 +77,9 @@ impl Backend for MadeUp {
     fn call<'a>(&'a self, request: &'a Request, first: usize) -> Answer<'a> {
         let rest = Request { n: request.n.saturating_sub(first as u32), ..request.clone() };
         let answer = mock::answer(&rest, first);
-        Box::pin(async move {
-            answer.map_err(|failure| CallError { failure, may_be_billed: false, retry_after: None })
-        })
+        Box::pin(
+            async move { answer.map_err(|failure| CallError { failure, may_be_billed: false, retry_after: None }) },
+        )
     }
 
     fn in_process(&self) -> bool {

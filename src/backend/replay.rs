@@ -83,8 +83,13 @@ impl Cassette {
                     Input::Text(prompt)
                 }
                 _ => {
-                    return Err(Error::usage("a line of a cassette has `messages` or `prompt`")
-                        .at_line(&name, number, text, 0..1, "this line"));
+                    return Err(Error::usage("a line of a cassette has `messages` or `prompt`").at_line(
+                        &name,
+                        number,
+                        text,
+                        0..1,
+                        "this line",
+                    ));
                 }
             };
             cassette.models.insert(line.model.clone());
@@ -121,7 +126,9 @@ impl Cassette {
             return Err(missing(format!("the tokens of the prompt are not recorded{because}")));
         };
         let sample = |(text, tokens): &(String, Option<u64>)| match tokens {
-            Some(tokens) => Ok(Sample { text: text.clone(), finish_reason: FinishReason::UNKNOWN, completion_tokens: *tokens }),
+            Some(tokens) => {
+                Ok(Sample { text: text.clone(), finish_reason: FinishReason::UNKNOWN, completion_tokens: *tokens })
+            }
             None => Err(missing(format!("the tokens of a sample are not recorded{because}"))),
         };
         let samples = entry.samples[first.min(wanted)..wanted].iter().map(sample).collect::<Result<_, _>>()?;
@@ -136,9 +143,9 @@ impl Backend for Cassette {
 
     fn call<'a>(&'a self, request: &'a Request, first: usize) -> Answer<'a> {
         let answer = self.answer(request, first);
-        Box::pin(async move {
-            answer.map_err(|failure| CallError { failure, may_be_billed: false, retry_after: None })
-        })
+        Box::pin(
+            async move { answer.map_err(|failure| CallError { failure, may_be_billed: false, retry_after: None }) },
+        )
     }
 
     fn foretell(&self, request: &Request, first: usize) -> Option<Result<Response, Failure>> {
@@ -220,7 +227,12 @@ mod tests {
     #[test]
     fn defaults_and_numbers_agree() {
         let tape = cassette(&[line(json!({"temperature": 1.0, "n": 3, "max_tokens": 16}))]).unwrap();
-        for params in [json!({}), json!({"temperature": 1}), json!({"top_p": 1, "stop": [], "presence_penalty": 0.0}), json!({"seed": null})] {
+        for params in [
+            json!({}),
+            json!({"temperature": 1}),
+            json!({"top_p": 1, "stop": [], "presence_penalty": 0.0}),
+            json!({"seed": null}),
+        ] {
             assert_eq!(tape.answer(&request(params, 2), 0).unwrap().samples[1].text, "b");
         }
         for params in [json!({"temperature": 0.5}), json!({"stop": ["x"]}), json!({"max_tokens": 17})] {
@@ -235,7 +247,12 @@ mod tests {
         let tape = cassette(&[line(json!({}))]).unwrap();
         assert_eq!(tape.answer(&request(json!({}), 2), 1).unwrap().completion_tokens(), 2, "samples are numbered");
         assert!(tape.answer(&request(json!({}), 3), 0).unwrap_err().message.contains("tokens of a sample"));
-        assert!(tape.answer(&request(json!({}), 4), 0).unwrap_err().message.contains("4 samples are wanted, 3 are recorded"));
+        assert!(
+            tape.answer(&request(json!({}), 4), 0)
+                .unwrap_err()
+                .message
+                .contains("4 samples are wanted, 3 are recorded")
+        );
         let mut failed = line(json!({}));
         failed["usage"] = json!({"prompt_tokens": null, "completion_tokens": []});
         failed["error"] = json!("rate limit");

@@ -91,7 +91,14 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     let (plan, runner) = match as_served {
         Some(served) => {
             let model = served.model().ok_or_else(|| Error::usage("the configuration names no model"))?.to_owned();
-            let runner = Runner::open(store::open(&common.store())?, &endpoints, &[model], concurrency, capped, served.bounded())?;
+            let runner = Runner::open(
+                store::open(&common.store())?,
+                &endpoints,
+                &[model],
+                concurrency,
+                capped,
+                served.bounded(),
+            )?;
             (served.plan(&runner)?, runner)
         }
         None => {
@@ -108,7 +115,8 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
             let configuration = inputs::configuration(&space, &given)?;
             let model = configuration.get("model").and_then(|model| model.as_str()).unwrap_or_default().to_owned();
             let bounded = configuration.get("max_tokens").or(configuration.get("max_completion_tokens")).is_some();
-            let runner = Runner::open(store::open(&common.store())?, &endpoints, &[model], concurrency, capped, bounded)?;
+            let runner =
+                Runner::open(store::open(&common.store())?, &endpoints, &[model], concurrency, capped, bounded)?;
             (Plan::new(&space, &configuration, &runner)?, runner)
         }
     };
@@ -140,7 +148,8 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     let mut agenda = FixedAgenda::new(vec![plan], order, &pipeline, readers);
     let ending = with_runtime(common.quiet, pipeline.run(&mut agenda), stop)?;
     let spent = pipeline.runner.store().spent(&scope)?.total();
-    let evaluated = evaluated(&workload, &agenda.trials[0], instances.len(), spent, &pipeline.purse, agenda.cache_hits());
+    let evaluated =
+        evaluated(&workload, &agenda.trials[0], instances.len(), spent, &pipeline.purse, agenda.cache_hits());
     match common.json {
         true => print_json(&evaluated)?,
         false => print(&text(&evaluated))?,
@@ -153,13 +162,21 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     })
 }
 
-fn evaluated(workload: &Workload, trial: &Trial, instances: usize, spent: Usd, purse: &Purse, cache_hits: u64) -> Evaluated {
+fn evaluated(
+    workload: &Workload,
+    trial: &Trial,
+    instances: usize,
+    spent: Usd,
+    purse: &Purse,
+    cache_hits: u64,
+) -> Evaluated {
     let answered = || trial.evaluations.iter().filter_map(|done| done.result.as_ref().ok());
     let mut names: BTreeSet<&String> = answered().flat_map(|metrics| metrics.keys()).collect();
     names.insert(&workload.task.objective.metric);
     let mean = |name: &str| {
         let estimate = trial.estimate(name);
-        let ci95 = estimate.as_ref().and_then(|estimate: &stats::Estimate| estimate.ci95).map(|(low, high)| [low, high]);
+        let ci95 =
+            estimate.as_ref().and_then(|estimate: &stats::Estimate| estimate.ci95).map(|(low, high)| [low, high]);
         Mean { mean: estimate.map(|estimate| estimate.mean), ci95 }
     };
     let mut failures = BTreeMap::new();

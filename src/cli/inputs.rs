@@ -18,7 +18,10 @@ pub fn workload(embedded: &Embedded, task: Option<&Path>) -> Result<Workload> {
     match (&embedded.workload, task) {
         (Some(workload), None) => Ok(workload.clone()),
         (Some(workload), Some(path)) => Err(Error::usage(format!(
-            "this program tunes its own task `{}`, so `{}` has no meaning here", workload.task.name, path.display()))),
+            "this program tunes its own task `{}`, so `{}` has no meaning here",
+            workload.task.name,
+            path.display()
+        ))),
         (None, Some(path)) => Workload::load(path),
         (None, None) => Err(Error::usage("which task? Give the path of its folder")),
     }

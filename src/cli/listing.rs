@@ -38,9 +38,12 @@ enum SchemaOf {
 pub fn metrics(arguments: &ListArguments) -> Result<u8> {
     let rows = metric::rows();
     if arguments.json {
-        let option = |option: &metric::OptionRow| json!({"name": option.name, "doc": option.doc, "default": option.default});
-        let row = |row: &metric::Row| json!({"name": row.name, "summary": row.summary, "range": row.range,
-            "options": row.options.iter().map(option).collect::<Vec<_>>()});
+        let option =
+            |option: &metric::OptionRow| json!({"name": option.name, "doc": option.doc, "default": option.default});
+        let row = |row: &metric::Row| {
+            json!({"name": row.name, "summary": row.summary, "range": row.range,
+            "options": row.options.iter().map(option).collect::<Vec<_>>()})
+        };
         print_json(&rows.iter().map(row).collect::<Vec<_>>())?;
         return Ok(0);
     }
@@ -67,7 +70,10 @@ pub fn strategies(arguments: &ListArguments) -> Result<u8> {
     let mut text = String::new();
     for strategy in STRATEGIES {
         let default = if strategy.default { " (default)" } else { "" };
-        text += &format!("{}{default}\n  {}\n  when: {}\n  source: {}\n\n", strategy.name, strategy.summary, strategy.when, strategy.source);
+        text += &format!(
+            "{}{default}\n  {}\n  when: {}\n  source: {}\n\n",
+            strategy.name, strategy.summary, strategy.when, strategy.source
+        );
     }
     print(&text)?;
     Ok(0)

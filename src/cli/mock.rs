@@ -33,9 +33,15 @@ pub fn run(arguments: &MockArguments) -> Result<u8> {
     }
     options.latency = Latency::Fixed(Duration::from_millis(arguments.latency));
     let server = MockServer::start(options)?;
-    print(&format!("Serving {} (made up or recorded; its own account of the dollars: {}/ledger). Ctrl-C ends it.",
-        server.url(), server.url().trim_end_matches("/v1")))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| Error::internal(e.to_string()))?;
+    print(&format!(
+        "Serving {} (made up or recorded; its own account of the dollars: {}/ledger). Ctrl-C ends it.",
+        server.url(),
+        server.url().trim_end_matches("/v1")
+    ))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::internal(e.to_string()))?;
     drop(runtime.block_on(tokio::signal::ctrl_c()));
     print(&format!("{:?}", server.ledger()))?;
     Ok(0)

@@ -103,10 +103,11 @@ fn run(embedded: Embedded) -> ExitCode {
             return ExitCode::from(if usage { Fault::Usage.exit_code() } else { 0 });
         }
     };
-    let outcome = Arguments::from_arg_matches(&matches).map_err(|error| Error::usage(error.to_string())).and_then(|arguments| {
-        start_log(arguments.log.as_deref())?;
-        dispatch(arguments.command, &embedded)
-    });
+    let outcome =
+        Arguments::from_arg_matches(&matches).map_err(|error| Error::usage(error.to_string())).and_then(|arguments| {
+            start_log(arguments.log.as_deref())?;
+            dispatch(arguments.command, &embedded)
+        });
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -132,10 +133,14 @@ fn dispatch(command: Command, embedded: &Embedded) -> Result<u8> {
 
 fn start_log(filter: Option<&str>) -> Result<()> {
     let Some(filter) = filter else { return Ok(()) };
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .map_err(|error| Error::usage(format!("`{filter}` is no log filter: {error}")).help("like `info` or `farthing=debug`"))?;
-    let subscriber =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour(&std::io::stderr())).finish();
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
+        Error::usage(format!("`{filter}` is no log filter: {error}")).help("like `info` or `farthing=debug`")
+    })?;
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour(&std::io::stderr()))
+        .finish();
     drop(tracing::subscriber::set_global_default(subscriber));
     Ok(())
 }
@@ -185,10 +190,13 @@ fn with_runtime<T>(quiet: bool, work: impl Future<Output = Result<T>>, stop: Arc
         while tokio::signal::ctrl_c().await.is_ok() {
             let pressed = stop.press();
             if !quiet {
-                eprintln!("{}", match pressed {
-                    1 => "Stopping: what is in flight lands first. Ctrl-C again stops at once.",
-                    _ => "Stopping at once.",
-                });
+                eprintln!(
+                    "{}",
+                    match pressed {
+                        1 => "Stopping: what is in flight lands first. Ctrl-C again stops at once.",
+                        _ => "Stopping at once.",
+                    }
+                );
             }
         }
     });

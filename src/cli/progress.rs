@@ -177,7 +177,8 @@ impl EventLog {
 impl Reader for EventLog {
     fn read(&mut self, event: &Event, _sums: &Sums) {
         let Some(out) = &mut self.0 else { return };
-        let written = serde_json::to_writer(&mut *out, event).map_err(std::io::Error::from).and_then(|()| out.write_all(b"\n"));
+        let written =
+            serde_json::to_writer(&mut *out, event).map_err(std::io::Error::from).and_then(|()| out.write_all(b"\n"));
         let written = match event {
             Event::EvaluationFinished { .. } => written,
             _ => written.and_then(|()| out.flush()),

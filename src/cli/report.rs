@@ -6,8 +6,8 @@ use clap::Args;
 
 use crate::cli::print;
 use crate::diagnostic::{Error, Result, Source};
-use crate::report::rows::{self, RankingRow};
 use crate::report::page;
+use crate::report::rows::{self, RankingRow};
 use crate::study::Summary;
 use crate::study::folder::RunFolder;
 
@@ -41,7 +41,13 @@ pub fn summary_of(path: &Path) -> Result<Summary> {
     serde_json::from_str(source.text()).map_err(|error| {
         let (line, column) = (error.line().saturating_sub(1), error.column().saturating_sub(1));
         let text = source.text().lines().nth(line).unwrap_or_default();
-        Error::usage(format!("{} cannot be read: {error}", source.name())).at_line(source.name(), line, text, column..column + 1, "here")
+        Error::usage(format!("{} cannot be read: {error}", source.name())).at_line(
+            source.name(),
+            line,
+            text,
+            column..column + 1,
+            "here",
+        )
     })
 }
 

@@ -76,19 +76,30 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         workload = workload.with_test(rows)?;
     }
     if workload.task.test.is_empty() {
-        return Err(Error::usage(format!("the task `{}` has no test split", workload.task.name)).help("give --data FILE"));
+        return Err(
+            Error::usage(format!("the task `{}` has no test split", workload.task.name)).help("give --data FILE")
+        );
     }
     let stored = subject.run.as_ref().map(|(_, file, _)| file.settings.store.clone());
     let store_at = match (&common.store, stored) {
         (None, Some(stored)) => stored,
         _ => common.store(),
     };
-    let baseline = subject.run.as_ref().and_then(|(_, _, summary)| summary.baseline.as_ref()).map(|scored| scored.config.clone());
-    let mut models = vec![subject.served.model().ok_or_else(|| Error::usage("the configuration names no model"))?.to_owned()];
+    let baseline =
+        subject.run.as_ref().and_then(|(_, _, summary)| summary.baseline.as_ref()).map(|scored| scored.config.clone());
+    let mut models =
+        vec![subject.served.model().ok_or_else(|| Error::usage("the configuration names no model"))?.to_owned()];
     models.extend(baseline.as_ref().and_then(|config| Some(config.get("model")?.as_str()?.to_owned())));
     models.dedup();
     let bounded = subject.served.bounded();
-    let runner = Runner::open(store::open(&store_at)?, &subject.endpoints, &models, common.concurrency(), arguments.budget.is_some(), bounded)?;
+    let runner = Runner::open(
+        store::open(&store_at)?,
+        &subject.endpoints,
+        &models,
+        common.concurrency(),
+        arguments.budget.is_some(),
+        bounded,
+    )?;
     let winner = match (subject.served.request.is_empty(), &subject.space) {
         (false, _) => subject.served.plan(&runner)?,
         (true, Some(space)) => Plan::new(space, &subject.served.config, &runner)?,
@@ -102,7 +113,8 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
     if arguments.budget.is_none() && !common.quiet {
         eprintln!("No --budget is given: this test is not capped.");
     }
-    let seed = common.seed.or(subject.run.as_ref().map(|(_, file, _)| file.settings.seed)).unwrap_or(Settings::default().seed);
+    let seed =
+        common.seed.or(subject.run.as_ref().map(|(_, file, _)| file.settings.seed)).unwrap_or(Settings::default().seed);
     let scope: Arc<str> = settings::fresh_id("test").into();
     let (recorded, stop) = (HashMap::new(), Arc::new(Stop::default()));
     let pipeline = Pipeline {
@@ -129,7 +141,13 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         let rows = report::rows_of(&path)?;
         report::write(&folder, &summary, &rows)?;
     }
-    let shown = Report { task: &workload.task.name, config: &configuration, holdout: &holdout, spent_usd, study_cost_usd: tested.cost };
+    let shown = Report {
+        task: &workload.task.name,
+        config: &configuration,
+        holdout: &holdout,
+        spent_usd,
+        study_cost_usd: tested.cost,
+    };
     match common.json {
         true => print_json(&shown)?,
         false => print(&format!(
@@ -161,7 +179,9 @@ fn subject(arguments: &TestArguments, embedded: &Embedded) -> Result<Subject> {
     let home = if is_run { path.clone() } else { path.parent().map(Path::to_owned).unwrap_or_default() };
     let file = match home.join("study.toml").is_file() {
         true => Some(folder::load(&home)?),
-        false if is_run => return Err(folder::load(&home).err().unwrap_or_else(|| Error::usage("this is no run's folder"))),
+        false if is_run => {
+            return Err(folder::load(&home).err().unwrap_or_else(|| Error::usage("this is no run's folder")));
+        }
         false => None,
     };
     let best = if is_run { home.join("best.toml") } else { path.clone() };
@@ -180,12 +200,16 @@ fn subject(arguments: &TestArguments, embedded: &Embedded) -> Result<Subject> {
             match places.into_iter().find(|place| !named.is_empty() && place.join("task.toml").is_file()) {
                 Some(place) => inputs::workload(embedded, Some(&place))?,
                 None => {
-                    return Err(Error::usage(format!("where is the task `{named}` of {}?", best.display())).help("give --task TASK"));
+                    return Err(Error::usage(format!("where is the task `{named}` of {}?", best.display()))
+                        .help("give --task TASK"));
                 }
             }
         }
     };
-    if let Some(file) = file.as_ref().filter(|file| is_run && arguments.task.is_none() && folder::task_hash(&workload) != file.hashes.task) {
+    if let Some(file) = file
+        .as_ref()
+        .filter(|file| is_run && arguments.task.is_none() && folder::task_hash(&workload) != file.hashes.task)
+    {
         eprintln!("Note: the task `{}` changed since the run was begun.", file.inputs.name);
     }
     let known = file.as_ref().and_then(|file| file.inputs.endpoints.clone());

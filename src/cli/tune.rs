@@ -53,10 +53,10 @@ pub struct TuneArguments {
 
 /// Runs it.
 pub fn run(arguments: TuneArguments, embedded: &Embedded) -> Result<u8> {
-    if let (Some(out), Some(resume)) = (&arguments.out, &arguments.resume) {
-        if inputs::absolute(out) != inputs::absolute(resume) {
-            return Err(Error::usage("--out and --resume name different folders").help("leave one out"));
-        }
+    if let (Some(out), Some(resume)) = (&arguments.out, &arguments.resume)
+        && inputs::absolute(out) != inputs::absolute(resume)
+    {
+        return Err(Error::usage("--out and --resume name different folders").help("leave one out"));
     }
     let going_on = arguments.resume.as_deref().filter(|folder| folder.join("study.toml").exists());
     let stop = Arc::new(Stop::default());
@@ -155,7 +155,12 @@ fn hashes(study: &Study) -> Result<Hashes> {
 }
 
 /// A study that goes on: everything as it was, the budget as it was or higher.
-fn resumed(arguments: &TuneArguments, embedded: &Embedded, path: &Path, stop: &Arc<Stop>) -> Result<(Study, Prepared, RunFolder)> {
+fn resumed(
+    arguments: &TuneArguments,
+    embedded: &Embedded,
+    path: &Path,
+    stop: &Arc<Stop>,
+) -> Result<(Study, Prepared, RunFolder)> {
     let mut file = folder::load(path)?;
     let changed = |what: &str, was: String, is: String| {
         Err(Error::usage(format!("the run was begun with {what} {was}, not {is}"))
@@ -199,7 +204,9 @@ fn resumed(arguments: &TuneArguments, embedded: &Embedded, path: &Path, stop: &A
     }
     if let (Some(given), Some(known)) = (arguments.budget, was.budget) {
         if given < known {
-            return Err(Error::usage(format!("the run was begun with a budget of ${known}, and a budget may only rise")));
+            return Err(Error::usage(format!(
+                "the run was begun with a budget of ${known}, and a budget may only rise"
+            )));
         }
         file.settings.budget = Some(given);
     }
@@ -209,7 +216,9 @@ fn resumed(arguments: &TuneArguments, embedded: &Embedded, path: &Path, stop: &A
     let workload = match (&embedded.workload, &file.inputs.task) {
         (Some(workload), None) => workload.clone(),
         (None, Some(task)) => crate::evaluate::Workload::load(task)?,
-        (None, None) => return Err(Error::usage("this run's task is written in Rust: go on with the program that began it")),
+        (None, None) => {
+            return Err(Error::usage("this run's task is written in Rust: go on with the program that began it"));
+        }
         (Some(_), Some(_)) => return Err(Error::usage("this run was begun by `farthing`: go on with it")),
     };
     let space = match (&file.inputs.space, &embedded.space) {

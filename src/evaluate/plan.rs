@@ -38,7 +38,8 @@ impl Plan {
         let text = |name: &str| configuration.get(name).and_then(Value::as_str);
         let model = text("model").ok_or_else(|| Error::usage(format!("{configuration} names no model")))?;
         let prompt = text("prompt").and_then(|name| space.prompt(name));
-        let prompt = prompt.ok_or_else(|| Error::usage(format!("{configuration} names no prompt of the space"))).cloned()?;
+        let prompt =
+            prompt.ok_or_else(|| Error::usage(format!("{configuration} names no prompt of the space"))).cloned()?;
         let (mut params, mut variables, mut n) = (BTreeMap::new(), BTreeMap::new(), 1);
         for (name, value) in &configuration.0 {
             match space.parameter(name).map(|parameter| parameter.role) {
@@ -62,15 +63,24 @@ impl Plan {
         variables: BTreeMap<String, Value>,
         runner: &Runner,
     ) -> Result<Plan> {
-        let service = runner.service(model).ok_or_else(|| Error::internal(format!("the model `{model}` was not opened")))?;
+        let service =
+            runner.service(model).ok_or_else(|| Error::internal(format!("the model `{model}` was not opened")))?;
         match (&prompt.body, service.chat) {
             (Body::Messages(_), false) => {
-                return Err(Error::usage(format!("the prompt `{}` is a conversation, and `{model}` completes texts", prompt.name))
-                    .help("give that prompt as `template` or `text`, or keep it from this model by `when` or a constraint"));
+                return Err(Error::usage(format!(
+                    "the prompt `{}` is a conversation, and `{model}` completes texts",
+                    prompt.name
+                ))
+                .help(
+                    "give that prompt as `template` or `text`, or keep it from this model by `when` or a constraint",
+                ));
             }
             (Body::Text(_), true) => {
-                return Err(Error::usage(format!("the prompt `{}` is a text to go on from, and `{model}` is a chat model", prompt.name))
-                    .help(format!("give it as `template` or `messages`, or set [models.\"{model}\"] kind = \"text\"")));
+                return Err(Error::usage(format!(
+                    "the prompt `{}` is a text to go on from, and `{model}` is a chat model",
+                    prompt.name
+                ))
+                .help(format!("give it as `template` or `messages`, or set [models.\"{model}\"] kind = \"text\"")));
             }
             _ => {}
         }
@@ -82,7 +92,10 @@ impl Plan {
     pub fn request(&self, instance: &Instance) -> Result<Request, Failure> {
         let context = Context::new(&instance.rendered, &self.rendered);
         let input = self.prompt.render(&context, self.service.chat).map_err(|problem| {
-            Failure::new(FailureKind::Render, format!("prompt `{}`, instance `{}`: {problem}", self.prompt.name, instance.id))
+            Failure::new(
+                FailureKind::Render,
+                format!("prompt `{}`, instance `{}`: {problem}", self.prompt.name, instance.id),
+            )
         })?;
         Ok(Request { model: self.service.model.name.clone(), input, params: self.params.clone(), n: self.n })
     }

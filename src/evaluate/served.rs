@@ -41,7 +41,9 @@ impl Served {
                 let messages = messages.iter().map(|(role, content)| message(role, content)).collect();
                 request.insert("messages".to_owned(), Value::Array(messages));
             }
-            Body::Template(template) if plan.service.chat => drop(request.insert("messages".to_owned(), user(template))),
+            Body::Template(template) if plan.service.chat => {
+                drop(request.insert("messages".to_owned(), user(template)))
+            }
             Body::Template(template) | Body::Text(template) => {
                 request.insert("prompt".to_owned(), Value::from(template.text()));
             }
@@ -49,8 +51,12 @@ impl Served {
         request.insert("n".to_owned(), Value::from(plan.n));
         request.extend(plan.params.iter().map(|(name, value)| (name.clone(), value.clone())));
         let used = plan.prompt.variables();
-        let variables: Map<String, Value> =
-            plan.variables.iter().filter(|(name, _)| used.contains(*name)).map(|(name, value)| (name.clone(), value.clone())).collect();
+        let variables: Map<String, Value> = plan
+            .variables
+            .iter()
+            .filter(|(name, _)| used.contains(*name))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
         if !variables.is_empty() {
             request.insert("variables".to_owned(), Value::Object(variables));
         }
@@ -119,9 +125,14 @@ impl Served {
         let model = model.ok_or_else(|| wrong("names no model"))?;
         let n = match fields.remove("n") {
             None => 1,
-            Some(n) => whole(&n).and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0).ok_or_else(|| wrong("has an n that is no count"))?,
+            Some(n) => whole(&n)
+                .and_then(|n| u32::try_from(n).ok())
+                .filter(|n| *n > 0)
+                .ok_or_else(|| wrong("has an n that is no count"))?,
         };
-        let compile = |text: &str| Template::compile(text).map_err(|problem| wrong(&format!("has a template that cannot be read: {problem}")));
+        let compile = |text: &str| {
+            Template::compile(text).map_err(|problem| wrong(&format!("has a template that cannot be read: {problem}")))
+        };
         let body = match (fields.remove("messages"), fields.remove("prompt")) {
             (Some(Value::Array(messages)), None) if !messages.is_empty() => {
                 let one = |message: &Value| {
@@ -151,7 +162,15 @@ impl Served {
             false => self.config.clone(),
             true => Configuration(self.request.iter().map(|(name, value)| (name.clone(), value.clone())).collect()),
         };
-        Plan::assemble(configuration, Prompt::new(name, body), &model, fields.into_iter().collect(), n, variables, runner)
+        Plan::assemble(
+            configuration,
+            Prompt::new(name, body),
+            &model,
+            fields.into_iter().collect(),
+            n,
+            variables,
+            runner,
+        )
     }
 }
 
@@ -169,9 +188,20 @@ pub fn toml_value(value: &Value) -> toml::Value {
             Some(int) => toml::Value::Integer(int),
             None => toml::Value::Float(number.as_f64().unwrap_or_default()),
         },
-        Value::Array(items) => toml::Value::Array(items.iter().filter(|item| !item.is_null()).map(toml_value).collect()),
+        Value::Array(items) => {
+            toml::Value::Array(items.iter().filter(|item| !item.is_null()).map(toml_value).collect())
+        }
         Value::Object(fields) => {
-            toml::Value::Table(fields.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), toml_value(value))).collect())
+            // Read by people: who speaks comes before what is said.
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_by_key(|(name, _)| *name != "role");
+            toml::Value::Table(
+                fields
+                    .into_iter()
+                    .filter(|(_, value)| !value.is_null())
+                    .map(|(name, value)| (name.clone(), toml_value(value)))
+                    .collect(),
+            )
         }
     }
 }

@@ -38,15 +38,19 @@ impl Workload {
 
     /// Builds the metrics that a task's tables declare, and checks that the data has what they need.
     pub fn from_task(task: Task) -> Result<Workload> {
-        let (mut metrics, mut names, mut open): (Vec<Arc<dyn Metric>>, Vec<String>, bool) = (Vec::new(), Vec::new(), false);
+        let (mut metrics, mut names, mut open): (Vec<Arc<dyn Metric>>, Vec<String>, bool) =
+            (Vec::new(), Vec::new(), false);
         for table in &task.metrics {
             let built = metric::build(table)?;
             for (split, instances) in [(Split::Tune, &task.tune), (Split::Test, &task.test)] {
                 check_fields(&task, table, &built, split, instances)?;
                 for row in instances {
                     built.check(row).map_err(|problem| {
-                        Error::usage(format!("the metric `{}` cannot judge the instance `{}`: {problem}", table.name, row.id))
-                            .at(&table.source, table.span.clone(), "this metric")
+                        Error::usage(format!(
+                            "the metric `{}` cannot judge the instance `{}`: {problem}",
+                            table.name, row.id
+                        ))
+                        .at(&table.source, table.span.clone(), "this metric")
                     })?;
                 }
             }
@@ -99,7 +103,9 @@ impl Workload {
         let task = &self.task;
         let at = |error: Error, name: Option<&str>, prompt: Option<&str>| match &space.origin {
             Some((source, spans)) => {
-                let span = name.and_then(|name| spans.parameters.get(name)).or(prompt.and_then(|name| spans.prompts.get(name)));
+                let span = name
+                    .and_then(|name| spans.parameters.get(name))
+                    .or(prompt.and_then(|name| spans.prompts.get(name)));
                 span.map_or(error.clone(), |span| error.at(source, span.clone(), "here"))
             }
             None => error,
@@ -107,21 +113,29 @@ impl Workload {
         let columns: BTreeSet<&str> = task.tune.iter().flat_map(|row| row.fields.keys().map(String::as_str)).collect();
         for parameter in &space.parameters {
             if columns.contains(parameter.name.as_str()) {
-                let error = Error::usage(format!("`{}` is a parameter of the space and a field of the instances", parameter.name))
-                    .help("rename one of them: templates could not tell which is meant");
+                let error = Error::usage(format!(
+                    "`{}` is a parameter of the space and a field of the instances",
+                    parameter.name
+                ))
+                .help("rename one of them: templates could not tell which is meant");
                 return Err(at(error, Some(&parameter.name), None));
             }
         }
         for prompt in &space.prompts {
-            let parameters = |name: &String| space.parameter(name).is_some_and(|p| p.role == crate::space::Role::Variable);
+            let parameters =
+                |name: &String| space.parameter(name).is_some_and(|p| p.role == crate::space::Role::Variable);
             for name in prompt.variables().iter().filter(|name| !parameters(name)) {
                 if space.parameter(name).is_some() {
-                    let error = Error::usage(format!("the prompt `{}` uses `{name}`, which is sent to the model and no variable", prompt.name))
-                        .help("templates take instance fields, and parameters that are no API parameters");
+                    let error = Error::usage(format!(
+                        "the prompt `{}` uses `{name}`, which is sent to the model and no variable",
+                        prompt.name
+                    ))
+                    .help("templates take instance fields, and parameters that are no API parameters");
                     return Err(at(error, None, Some(&prompt.name)));
                 }
                 if let Some(row) = task.tune.iter().chain(&task.test).find(|row| !row.fields.contains_key(name)) {
-                    self.check_guarded(space, prompt, name, row, &columns).map_err(|error| at(error, None, Some(&prompt.name)))?;
+                    self.check_guarded(space, prompt, name, row, &columns)
+                        .map_err(|error| at(error, None, Some(&prompt.name)))?;
                 }
             }
         }
@@ -146,10 +160,17 @@ impl Workload {
         let variables = crate::prompt::Fields::new(&variables);
         let context = crate::prompt::Context::new(&row.rendered, &variables);
         let Err(problem) = prompt.render(&context, true) else { return Ok(()) };
-        let known: Vec<&str> = columns.iter().copied().chain(space.parameters.iter().map(|p| p.name.as_str())).collect();
+        let known: Vec<&str> =
+            columns.iter().copied().chain(space.parameters.iter().map(|p| p.name.as_str())).collect();
         let message = match columns.contains(name) {
-            true => format!("the prompt `{}` needs the field `{name}`, which the instance `{}` lacks ({problem})", prompt.name, row.id),
-            false => format!("the prompt `{}` names `{name}`, which is no field of the instances and no parameter", prompt.name),
+            true => format!(
+                "the prompt `{}` needs the field `{name}`, which the instance `{}` lacks ({problem})",
+                prompt.name, row.id
+            ),
+            false => format!(
+                "the prompt `{}` names `{name}`, which is no field of the instances and no parameter",
+                prompt.name
+            ),
         };
         let error = Error::usage(message);
         Err(match nearest(name, known.iter().copied()) {
@@ -159,7 +180,13 @@ impl Workload {
     }
 }
 
-fn check_fields(task: &Task, table: &task::MetricTable, built: &metric::Built, split: Split, rows: &[Instance]) -> Result<()> {
+fn check_fields(
+    task: &Task,
+    table: &task::MetricTable,
+    built: &metric::Built,
+    split: Split,
+    rows: &[Instance],
+) -> Result<()> {
     for field in built.variables() {
         let Some(row) = rows.iter().find(|row| !row.fields.contains_key(&field)) else { continue };
         if built.check(row).is_ok() {
@@ -167,12 +194,20 @@ fn check_fields(task: &Task, table: &task::MetricTable, built: &metric::Built, s
         }
         let columns: BTreeSet<&str> = rows.iter().flat_map(|row| row.fields.keys().map(String::as_str)).collect();
         let message = match columns.contains(field.as_str()) {
-            true => format!("the metric `{}` needs the field `{field}`, which the instance `{}` lacks", table.name, row.id),
-            false => format!("the metric `{}` names `{field}`, which is no field of the {split:?} instances of `{}`", table.name, task.name)
-                .replace("Tune", "tuning").replace("Test", "test"),
+            true => {
+                format!("the metric `{}` needs the field `{field}`, which the instance `{}` lacks", table.name, row.id)
+            }
+            false => format!(
+                "the metric `{}` names `{field}`, which is no field of the {split:?} instances of `{}`",
+                table.name, task.name
+            )
+            .replace("Tune", "tuning")
+            .replace("Test", "test"),
         };
         let span = built.fields.get(&field).cloned().unwrap_or_else(|| table.span.clone());
-        return Err(Error::usage(message).at(&table.source, span, "here").help(suggestion(&field, columns.iter().copied())));
+        return Err(Error::usage(message)
+            .at(&table.source, span, "here")
+            .help(suggestion(&field, columns.iter().copied())));
     }
     Ok(())
 }

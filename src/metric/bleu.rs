@@ -68,11 +68,7 @@ impl Judge for Bleu {
             Some(order) if (1..=9).contains(order.get_ref()) => usize::from(*order.get_ref()),
             Some(order) => return Err(building.error("`max_order` is from 1 to 9", order.span(), "out of range")),
         };
-        Ok(Bleu {
-            expected: building.template(&options.expected)?,
-            max_order,
-            smoothing: options.smoothing,
-        })
+        Ok(Bleu { expected: building.template(&options.expected)?, max_order, smoothing: options.smoothing })
     }
 
     fn expect(&self, instance: &Instance, normalize: &Normalize) -> Result<Vec<String>, String> {
@@ -97,10 +93,7 @@ fn bleu(answer: &[String], expected: &[String], max_order: usize, smoothing: Smo
     let mut unmatched = 0;
     let orders = max_order.min(answer.len());
     for order in 1..=orders {
-        let (matches, total) = (
-            common_ngrams(answer, expected, order) as f64,
-            (answer.len() + 1 - order) as f64,
-        );
+        let (matches, total) = (common_ngrams(answer, expected, order) as f64, (answer.len() + 1 - order) as f64);
         if order == 1 && matches == 0.0 {
             // Without a common word there is no common n-gram of any length.
             return 0.0;
@@ -180,10 +173,7 @@ mod tests {
             tokens("Hello, world! It's 3.5% (1,000)."),
             ["Hello", ",", "world", "!", "It's", "3.5", "%", "(", "1,000", ")", "."]
         );
-        assert_eq!(
-            tokens("well-known 10-year a.b"),
-            ["well-known", "10", "-", "year", "a", ".", "b"]
-        );
+        assert_eq!(tokens("well-known 10-year a.b"), ["well-known", "10", "-", "year", "a", ".", "b"]);
         assert_eq!(tokens(" \n"), Vec::<String>::new());
     }
 
@@ -204,11 +194,9 @@ mod tests {
     #[test]
     fn values_are_those_of_sacrebleu() {
         for (answer, expected, exponential, add_one, none) in SACREBLEU {
-            for (smoothing, value) in [
-                (Smoothing::Exponential, exponential),
-                (Smoothing::AddOne, add_one),
-                (Smoothing::None, none),
-            ] {
+            for (smoothing, value) in
+                [(Smoothing::Exponential, exponential), (Smoothing::AddOne, add_one), (Smoothing::None, none)]
+            {
                 let ours = bleu(&tokens(answer), &tokens(expected), 4, smoothing);
                 if smoothing == Smoothing::AddOne && tokens(answer).len() < 4 {
                     continue;
@@ -223,29 +211,12 @@ mod tests {
         let lines = "type = \"bleu\"\nexpected = \"{{ a }}\"\n";
         assert_eq!(score(lines, json!({"a": "a b c d e"}), &["a b c d e"]), 1.0);
         assert_eq!(score(lines, json!({"a": "a b c d e"}), &[""]), 0.0);
+        assert_eq!(score(&format!("{lines}smoothing = \"none\""), json!({"a": "a b c d"}), &["a c b d"]), 0.0);
         assert_eq!(
-            score(
-                &format!("{lines}smoothing = \"none\""),
-                json!({"a": "a b c d"}),
-                &["a c b d"]
-            ),
-            0.0
-        );
-        assert_eq!(
-            score(
-                &format!("{lines}max_order = 1\nvote = \"any\""),
-                json!({"a": "a b c d"}),
-                &["x", "a c b d"]
-            ),
+            score(&format!("{lines}max_order = 1\nvote = \"any\""), json!({"a": "a b c d"}), &["x", "a c b d"]),
             1.0
         );
-        assert_eq!(
-            refused(&format!("{lines}max_order = 10")).location().as_deref(),
-            Some("task.toml:4:13")
-        );
-        assert_eq!(
-            refused(&format!("{lines}smoothing = \"add_ones\"")).advice(),
-            Some("did you mean `add_one`?")
-        );
+        assert_eq!(refused(&format!("{lines}max_order = 10")).location().as_deref(), Some("task.toml:4:13"));
+        assert_eq!(refused(&format!("{lines}smoothing = \"add_ones\"")).advice(), Some("did you mean `add_one`?"));
     }
 }

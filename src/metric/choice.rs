@@ -45,11 +45,7 @@ impl Choice {
     fn with(expected: Template, labels: Vec<String>) -> Result<Choice, regex::Error> {
         let mut longest_first: Vec<&String> = labels.iter().collect();
         longest_first.sort_by_key(|label| std::cmp::Reverse(label.chars().count()));
-        let any = longest_first
-            .iter()
-            .map(|label| regex::escape(label))
-            .collect::<Vec<_>>()
-            .join("|");
+        let any = longest_first.iter().map(|label| regex::escape(label)).collect::<Vec<_>>().join("|");
         let glue =
             r#"(?:[\s:=*_`"'>—–-]|\b(?:is|was|be|would|should|must|option|choice|letter|the|correct|final|answer)\b)*"#;
         let signs = [
@@ -63,11 +59,7 @@ impl Choice {
             format!(r"(?i)(?:^|[^\pL\pN])({any})"),
         ];
         let signs = signs.iter().map(|sign| Regex::new(sign)).collect::<Result<_, _>>()?;
-        Ok(Choice {
-            expected,
-            labels,
-            signs,
-        })
+        Ok(Choice { expected, labels, signs })
     }
 
     /// The index of the label that a text means.
@@ -111,11 +103,8 @@ impl Choice {
             return None;
         }
         let same_case = self.labels.iter().position(|label| label == word);
-        let found = same_case.or_else(|| {
-            self.labels
-                .iter()
-                .position(|label| label.to_lowercase() == word.to_lowercase())
-        })?;
+        let found =
+            same_case.or_else(|| self.labels.iter().position(|label| label.to_lowercase() == word.to_lowercase()))?;
         // Nothing but white space up to the next word, so that it reads on like a sentence.
         let line = after.trim_start_matches([' ', '\t', '\u{a0}']);
         let reads_on = line.len() < after.len() && line.starts_with(char::is_alphanumeric);
@@ -165,11 +154,7 @@ impl Judge for Choice {
         }
         let span = building.table().span.clone();
         Choice::with(expected, labels).map_err(|error| {
-            building.error(
-                format!("these labels are too many or too long: {error}"),
-                span,
-                "this metric",
-            )
+            building.error(format!("these labels are too many or too long: {error}"), span, "this metric")
         })
     }
 
@@ -237,18 +222,7 @@ mod tests {
         ] {
             assert_eq!(among(&["A", "B", "C", "D"], text).as_deref(), Some(label), "{text}");
         }
-        for text in [
-            "",
-            "none of them",
-            "A dog",
-            "I do not know",
-            "Because",
-            "A-levels",
-            "E",
-            "(E)",
-            "é",
-            "Answer:",
-        ] {
+        for text in ["", "none of them", "A dog", "I do not know", "Because", "A-levels", "E", "(E)", "é", "Answer:"] {
             assert_eq!(among(&["A", "B", "C", "D"], text), None, "{text}");
         }
         assert_eq!(among(&["A", "I"], "I'm sure that I think it is A"), Some("A".into()));
@@ -258,10 +232,7 @@ mod tests {
     fn labels_of_other_kinds() {
         assert_eq!(among(&["1", "2", "10"], "The answer is 10").as_deref(), Some("10"));
         assert_eq!(among(&["1", "5"], "It costs 1.5 or 5,000, so 1").as_deref(), Some("1"));
-        assert_eq!(
-            among(&["yes", "no"], "Yes, because there is no other way.").as_deref(),
-            Some("yes")
-        );
+        assert_eq!(among(&["yes", "no"], "Yes, because there is no other way.").as_deref(), Some("yes"));
         assert_eq!(among(&["yes", "no"], "I would say NO").as_deref(), Some("no"));
         assert_eq!(among(&["对", "错"], "对").as_deref(), Some("对"));
     }
@@ -272,24 +243,13 @@ mod tests {
         assert_eq!(score(lines, json!({"a": "(B)"}), &["The answer is b."]), 1.0);
         assert_eq!(score(lines, json!({"a": "B. Paris"}), &["A"]), 0.0);
         assert_eq!(
-            score(
-                &format!("{lines}vote = \"majority\""),
-                json!({"a": "B"}),
-                &["A", "?", "B", "(b)", "?", "?"]
-            ),
+            score(&format!("{lines}vote = \"majority\""), json!({"a": "B"}), &["A", "?", "B", "(b)", "?", "?"]),
             1.0
         );
         assert!(try_score(&format!("{lines}choices = [\"A\", \"B\"]"), json!({"a": "E"}), &["A"]).is_err());
+        assert_eq!(refused(&format!("{lines}choices = [\"A\", \"a\"]")).location().as_deref(), Some("task.toml:4:17"));
         assert_eq!(
-            refused(&format!("{lines}choices = [\"A\", \"a\"]"))
-                .location()
-                .as_deref(),
-            Some("task.toml:4:17")
-        );
-        assert_eq!(
-            refused(&format!("{lines}choices = [\"A\", \"(B)\"]"))
-                .location()
-                .as_deref(),
+            refused(&format!("{lines}choices = [\"A\", \"(B)\"]")).location().as_deref(),
             Some("task.toml:4:17")
         );
         refused(&format!("{lines}choices = [\"A\"]"));

@@ -69,39 +69,19 @@ pub(super) fn build(building: &mut Building<'_>) -> Result<Arc<dyn Scorer>> {
         return Err(building.error("a command holds no zero byte", options.command.span(), "here"));
     }
     let seconds = building.not_negative("timeout_seconds", &options.timeout_seconds, 30.0)?;
-    let timeout = Duration::try_from_secs_f64(seconds)
-        .ok()
-        .filter(|timeout| !timeout.is_zero() && seconds <= 1e6);
-    let span = options
-        .timeout_seconds
-        .as_ref()
-        .map_or_else(|| building.table().span.clone(), Spanned::span);
-    let timeout = timeout.ok_or_else(|| {
-        building.error(
-            "`timeout_seconds` is above 0, and at most a million",
-            span,
-            "out of range",
-        )
-    })?;
+    let timeout = Duration::try_from_secs_f64(seconds).ok().filter(|timeout| !timeout.is_zero() && seconds <= 1e6);
+    let span = options.timeout_seconds.as_ref().map_or_else(|| building.table().span.clone(), Spanned::span);
+    let timeout = timeout
+        .ok_or_else(|| building.error("`timeout_seconds` is above 0, and at most a million", span, "out of range"))?;
     let workers = match &options.workers {
         None => std::thread::available_parallelism().map_or(1, usize::from),
         Some(workers) if (1..=1024).contains(workers.get_ref()) => *workers.get_ref() as usize,
         Some(workers) => return Err(building.error("`workers` is from 1 to 1024", workers.span(), "out of range")),
     };
     let folder = building.table().folder.clone();
-    let program = Program {
-        command: options.command.into_inner(),
-        folder,
-        timeout,
-        restart: options.restart,
-    };
+    let program = Program { command: options.command.into_inner(), folder, timeout, restart: options.restart };
     let pool = Pool::new(program.clone(), workers);
-    Ok(Arc::new(CommandMetric {
-        name: building.name().to_owned(),
-        program,
-        pool,
-        asked: AtomicU64::new(0),
-    }))
+    Ok(Arc::new(CommandMetric { name: building.name().to_owned(), program, pool, asked: AtomicU64::new(0) }))
 }
 
 impl Metric for CommandMetric {
@@ -124,9 +104,7 @@ impl Scorer for CommandMetric {
 
     fn prepare(&self) -> Result<(), String> {
         let found = locate(self.pool.name(), &self.program.folder);
-        found
-            .map(|_| ())
-            .map_err(|reason| format!("the metric `{}` cannot run: {reason}", self.name))
+        found.map(|_| ()).map_err(|reason| format!("the metric `{}` cannot run: {reason}", self.name))
     }
 
     fn range(&self) -> Option<(f64, f64)> {
@@ -144,27 +122,15 @@ fn understand(answer: &[u8], id: u64, name: &str) -> Result<Result<Metrics, Stri
         let text = String::from_utf8_lossy(answer);
         let text = text.trim();
         let short: String = text.chars().take(200).collect();
-        if short.len() < text.len() {
-            format!("`{short}...`")
-        } else {
-            format!("`{short}`")
-        }
+        if short.len() < text.len() { format!("`{short}...`") } else { format!("`{short}`") }
     };
     let value: Value = serde_json::from_slice(answer).map_err(|error| {
         let text = String::from_utf8_lossy(answer);
         let infinite = text.contains("NaN") || text.contains("Infinity");
-        let why = if infinite {
-            "NaN and Infinity are no numbers here".to_owned()
-        } else {
-            error.to_string()
-        };
+        let why = if infinite { "NaN and Infinity are no numbers here".to_owned() } else { error.to_string() };
         format!("answered {}, which is not JSON: {why}", shown())
     })?;
-    let number = |value: &Value| {
-        value
-            .as_f64()
-            .or_else(|| value.as_bool().map(|truth| f64::from(u8::from(truth))))
-    };
+    let number = |value: &Value| value.as_f64().or_else(|| value.as_bool().map(|truth| f64::from(u8::from(truth))));
     let mut map = match value {
         Value::Object(map) => map,
         other => {

@@ -22,10 +22,7 @@ fn script(folder: &Path, before: &str, body: &str, options: &str) -> Built {
     let text =
         format!("import sys, json, os, time\n{before}\nfor line in sys.stdin:\n    q = json.loads(line)\n{indented}");
     std::fs::write(folder.join("score.py"), text).unwrap();
-    command(
-        folder,
-        &format!("command = [\"python3\", \"-u\", \"score.py\"]\n{options}"),
-    )
+    command(folder, &format!("command = [\"python3\", \"-u\", \"score.py\"]\n{options}"))
 }
 
 fn command(folder: &Path, lines: &str) -> Built {
@@ -55,16 +52,8 @@ fn a_program_scores() {
     let built = script(folder.path(), "", body, "workers = 1");
     built.prepare().unwrap();
     assert_eq!(built.output, None);
-    let expected = |any, n| {
-        metrics([
-            ("any", any),
-            ("here", 1.0),
-            ("n", n),
-            ("row", 1.0),
-            ("stop", 1.0),
-            ("tokens", 7.5),
-        ])
-    };
+    let expected =
+        |any, n| metrics([("any", any), ("here", 1.0), ("n", n), ("row", 1.0), ("stop", 1.0), ("tokens", 7.5)]);
     assert_eq!(ask(&built, &["y\n\u{2028}é", "x"]), expected(1.0, 2.0));
     assert_eq!(ask(&built, &["y"]), expected(0.0, 1.0));
 }
@@ -89,12 +78,7 @@ fn many_threads_share_the_workers() {
     }
     let folder = tempfile::tempdir().unwrap();
     let before = "open('starts', 'a').write('x')";
-    let built = script(
-        folder.path(),
-        before,
-        "print(len(q['responses'][0]['text']))",
-        "workers = 2",
-    );
+    let built = script(folder.path(), before, "print(len(q['responses'][0]['text']))", "workers = 2");
     std::thread::scope(|scope| {
         for thread in 0..8 {
             let built = &built;
@@ -122,20 +106,13 @@ fn a_crash_is_retried_once_and_then_told() {
     assert_eq!(ask(&built, &["once"]), metrics([("m", 1.0)]));
     assert_eq!(ask(&built, &["fine"]), metrics([("m", 1.0)]));
     let reason = ask(&built, &["die"]).unwrap_err();
-    assert!(
-        reason.contains("exit code 1") && reason.contains("ValueError: ouch"),
-        "{reason}"
-    );
+    assert!(reason.contains("exit code 1") && reason.contains("ValueError: ouch"), "{reason}");
     assert_eq!(std::fs::read(folder.path().join("died")).unwrap().len(), 3);
     assert_eq!(ask(&built, &["fine"]), metrics([("m", 1.0)]));
 
     let built = script(folder.path(), "", once, "workers = 1\nrestart = false");
     assert!(ask(&built, &["die"]).unwrap_err().contains("exit code 1"));
-    assert!(
-        ask(&built, &["fine"])
-            .unwrap_err()
-            .starts_with("not started again after: ")
-    );
+    assert!(ask(&built, &["fine"]).unwrap_err().starts_with("not started again after: "));
     assert_eq!(std::fs::read(folder.path().join("died")).unwrap().len(), 4);
 }
 
@@ -150,10 +127,7 @@ fn a_silent_program_times_out() {
     let built = script(folder.path(), "", body, "workers = 1\ntimeout_seconds = 2");
     let start = Instant::now();
     let reason = ask(&built, &["slow"]).unwrap_err();
-    assert!(
-        reason.contains("did not answer within 2 s") && reason.contains("thinking"),
-        "{reason}"
-    );
+    assert!(reason.contains("did not answer within 2 s") && reason.contains("thinking"), "{reason}");
     assert_eq!(ask(&built, &["fast"]), metrics([("m", 0.5)]));
     assert!(start.elapsed().as_secs() < 30);
 }
@@ -162,16 +136,9 @@ fn a_silent_program_times_out() {
 #[test]
 fn a_program_that_never_reads_times_out_with_what_it_started() {
     let folder = tempfile::tempdir().unwrap();
-    let built = command(
-        folder.path(),
-        "command = [\"sh\", \"-c\", \"sleep 50; echo 1\"]\ntimeout_seconds = 0.3",
-    );
+    let built = command(folder.path(), "command = [\"sh\", \"-c\", \"sleep 50; echo 1\"]\ntimeout_seconds = 0.3");
     let start = Instant::now();
-    assert!(
-        ask(&built, &[&"long ".repeat(1_000_000)])
-            .unwrap_err()
-            .contains("did not answer within 0.3 s")
-    );
+    assert!(ask(&built, &[&"long ".repeat(1_000_000)]).unwrap_err().contains("did not answer within 0.3 s"));
     drop(built);
     assert!(start.elapsed().as_secs() < 10);
 }
@@ -184,11 +151,7 @@ fn programs_end_with_the_metric() {
     let built = command(folder.path(), loops);
     let id = ask(&built, &["x"]).unwrap()["m"];
     let alive = || {
-        std::process::Command::new("sh")
-            .args(["-c", &format!("kill -0 {id} 2>/dev/null")])
-            .status()
-            .unwrap()
-            .success()
+        std::process::Command::new("sh").args(["-c", &format!("kill -0 {id} 2>/dev/null")]).status().unwrap().success()
     };
     assert!(alive());
     drop(built);
@@ -201,10 +164,7 @@ fn garbage_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let answer = |line: &str| {
         let line = line.replace('"', "\\\"");
-        let built = command(
-            folder.path(),
-            &format!("command = [\"sh\", \"-c\", \"read q; echo '{line}'; read q\"]"),
-        );
+        let built = command(folder.path(), &format!("command = [\"sh\", \"-c\", \"read q; echo '{line}'; read q\"]"));
         ask(&built, &["x"])
     };
     for (line, part) in [
@@ -219,19 +179,14 @@ fn garbage_is_an_error() {
         ("1e999", "not JSON"),
     ] {
         let reason = answer(line).unwrap_err();
-        assert!(
-            reason.contains(part) && reason.starts_with("the program `sh` answered"),
-            "{line}: {reason}"
-        );
+        assert!(reason.contains(part) && reason.starts_with("the program `sh` answered"), "{line}: {reason}");
     }
     assert_eq!(answer("{\"error\": \"no gold\"}"), Err("no gold".into()));
     assert_eq!(answer("{\"error\": 0.5}"), metrics([("error", 0.5)]));
     assert_eq!(answer("{\"a\": false, \"error\": null}"), metrics([("a", 0.0)]));
     assert_eq!(answer("true"), metrics([("m", 1.0)]));
-    let twice = command(
-        folder.path(),
-        "command = [\"sh\", \"-c\", \"while read q; do echo 1; echo 2; done\"]\nworkers = 1",
-    );
+    let twice =
+        command(folder.path(), "command = [\"sh\", \"-c\", \"while read q; do echo 1; echo 2; done\"]\nworkers = 1");
     assert_eq!(ask(&twice, &["x"]), metrics([("m", 1.0)]));
     std::thread::sleep(Duration::from_millis(200));
     assert!(ask(&twice, &["x"]).unwrap_err().contains("nothing had asked for"));
@@ -241,11 +196,7 @@ fn garbage_is_an_error() {
 fn a_missing_program_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let built = command(folder.path(), "command = [\"no-such-program-here\", \"x\"]");
-    assert!(
-        ask(&built, &["x"])
-            .unwrap_err()
-            .contains("no program `no-such-program-here` in PATH")
-    );
+    assert!(ask(&built, &["x"]).unwrap_err().contains("no program `no-such-program-here` in PATH"));
     let error = built.prepare().unwrap_err();
     assert_eq!(error.location().as_deref(), Some("task.toml:1:10"));
     let built = command(folder.path(), "command = [\"./none.sh\"]");

@@ -116,17 +116,13 @@ impl Options {
         let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
         let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
         let schemas = match schema["properties"].take() {
-            Value::Object(properties) => properties
-                .into_iter()
-                .map(|(name, schema)| (name, without_null(schema)))
-                .collect(),
+            Value::Object(properties) => {
+                properties.into_iter().map(|(name, schema)| (name, without_null(schema))).collect()
+            }
             _ => BTreeMap::new(),
         };
         let required = schema["required"].as_array().into_iter().flatten();
-        Options {
-            schemas,
-            required: required.filter_map(|name| name.as_str().map(str::to_owned)).collect(),
-        }
+        Options { schemas, required: required.filter_map(|name| name.as_str().map(str::to_owned)).collect() }
     }
 }
 
@@ -228,10 +224,7 @@ fn row(declaration: &Declaration) -> Row {
 /// What a schema allows, in a few words.
 fn kind(schema: &Value) -> String {
     let words = |values: &[Value]| {
-        let words: Vec<&str> = values
-            .iter()
-            .filter_map(|value| value["const"].as_str().or(value.as_str()))
-            .collect();
+        let words: Vec<&str> = values.iter().filter_map(|value| value["const"].as_str().or(value.as_str())).collect();
         format!("one of {}", words.join(", "))
     };
     if let Some(ways) = schema["oneOf"].as_array().or(schema["enum"].as_array()) {
@@ -321,10 +314,7 @@ impl Built {
 
 impl std::fmt::Debug for Built {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Built")
-            .field("name", &self.table.name)
-            .field("fields", &self.fields)
-            .finish_non_exhaustive()
+        f.debug_struct("Built").field("name", &self.table.name).field("fields", &self.fields).finish_non_exhaustive()
     }
 }
 
@@ -343,11 +333,7 @@ pub fn build(table: &MetricTable) -> Result<Built> {
                 .help(suggestion(name, known)));
         }
     }
-    if let Some(missing) = options
-        .required
-        .iter()
-        .find(|name| !content.get_ref().contains_key(name.as_str()))
-    {
+    if let Some(missing) = options.required.iter().find(|name| !content.get_ref().contains_key(name.as_str())) {
         let doc = options.schemas[missing]["description"].as_str().unwrap_or_default();
         return Err(Error::usage(format!(
             "the metric `{}` of type `{}` needs `{missing}`",
@@ -356,22 +342,10 @@ pub fn build(table: &MetricTable) -> Result<Built> {
         .at(&table.source, table.span.clone(), "this metric")
         .help(format!("`{missing}`: {doc}")));
     }
-    let mut parts = Building {
-        table,
-        span,
-        content: content.into_inner(),
-        fields: BTreeMap::new(),
-    };
+    let mut parts = Building { table, span, content: content.into_inner(), fields: BTreeMap::new() };
     let scorer = (declaration.build)(&mut parts)?;
     let (output, range) = (scorer.output().map(str::to_owned), scorer.range());
-    Ok(Built {
-        metric: scorer.clone(),
-        fields: parts.fields,
-        output,
-        range,
-        scorer,
-        table: table.clone(),
-    })
+    Ok(Built { metric: scorer.clone(), fields: parts.fields, output, range, scorer, table: table.clone() })
 }
 
 /// Takes `type` out of the table and looks it up.
@@ -379,15 +353,7 @@ fn declaration(table: &MetricTable, content: &mut DeTable<'_>, span: &Range<usiz
     let types = || declarations().iter().map(|declaration| declaration.name);
     let Some(kind) = content.remove("type") else {
         return Err(Error::usage(format!("the metric `{}` has no `type`", table.name))
-            .at(
-                &table.source,
-                if content.is_empty() {
-                    table.span.clone()
-                } else {
-                    span.clone()
-                },
-                "this metric",
-            )
+            .at(&table.source, if content.is_empty() { table.span.clone() } else { span.clone() }, "this metric")
             .help(suggestion("", types())));
     };
     let Some(name) = kind.get_ref().as_str() else {
@@ -395,14 +361,11 @@ fn declaration(table: &MetricTable, content: &mut DeTable<'_>, span: &Range<usiz
             .at(&table.source, kind.span(), "not a text")
             .help(suggestion("", types())));
     };
-    declarations()
-        .iter()
-        .find(|declaration| declaration.name == name)
-        .ok_or_else(|| {
-            Error::usage(format!("there is no metric of type `{name}`"))
-                .at(&table.source, kind.span(), "unknown type")
-                .help(suggestion(name, types()))
-        })
+    declarations().iter().find(|declaration| declaration.name == name).ok_or_else(|| {
+        Error::usage(format!("there is no metric of type `{name}`"))
+            .at(&table.source, kind.span(), "unknown type")
+            .help(suggestion(name, types()))
+    })
 }
 
 /// A table while it is turned into a metric.
@@ -452,11 +415,7 @@ impl Building<'_> {
             let shown = error.to_string();
             // The parser's message has a drawing of the pattern above its last line.
             let reason = shown.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            self.error(
-                format!("this regex cannot be read: {reason}"),
-                text.span(),
-                "in this regex",
-            )
+            self.error(format!("this regex cannot be read: {reason}"), text.span(), "in this regex")
         })
     }
 

@@ -6,32 +6,12 @@ use crate::metric::text::tests::{built, refused};
 #[test]
 fn mistakes_are_shown_where_they_are() {
     for (lines, message, place, advice) in [
-        (
-            "type = \"exact_mach\"",
-            "there is no metric of type `exact_mach`",
-            "2:8",
-            "did you mean `exact_match`?",
-        ),
-        (
-            "expected = \"x\"",
-            "the metric `m` has no `type`",
-            "1:1",
-            "there are `exact_match`, `contains`",
-        ),
+        ("type = \"exact_mach\"", "there is no metric of type `exact_mach`", "2:8", "did you mean `exact_match`?"),
+        ("expected = \"x\"", "the metric `m` has no `type`", "1:1", "there are `exact_match`, `contains`"),
         ("", "the metric `m` has no `type`", "1:10", "there are `exact_match`"),
         ("type = 3", "`type` is a text", "2:8", "there are"),
-        (
-            "type = \"bleu\"\nexpect = \"x\"",
-            "`bleu` has no option `expect`",
-            "3:1",
-            "did you mean `expected`?",
-        ),
-        (
-            "type = \"bleu\"",
-            "the metric `m` of type `bleu` needs `expected`",
-            "1:10",
-            "`expected`: The reference text",
-        ),
+        ("type = \"bleu\"\nexpect = \"x\"", "`bleu` has no option `expect`", "3:1", "did you mean `expected`?"),
+        ("type = \"bleu\"", "the metric `m` of type `bleu` needs `expected`", "1:10", "`expected`: The reference text"),
         (
             "type = \"bleu\"\nexpected = \"x\"\nnormalize = [\"trim\", \"lowercse\"]",
             "unknown word `lowercse`",
@@ -44,42 +24,12 @@ fn mistakes_are_shown_where_they_are() {
             "4:8",
             "there are `first`, `any`, `mean`",
         ),
-        (
-            "type = \"length\"\nextract_from = \"last\"",
-            "`extract_from` needs `extract`",
-            "3:16",
-            "",
-        ),
-        (
-            "type = \"length\"\nextract = \"(\"",
-            "this regex cannot be read: unclosed group",
-            "3:11",
-            "",
-        ),
-        (
-            "type = \"regex\"\npattern = \"a{99999999}\"",
-            "this regex cannot be read: ",
-            "3:11",
-            "",
-        ),
-        (
-            "type = \"contains\"\nexpected = \"{{ a\"",
-            "this template cannot be read: ",
-            "3:12",
-            "",
-        ),
-        (
-            "type = \"contains\"\nexpected = 3",
-            "`expected`: invalid type: integer `3`, expected a string",
-            "3:12",
-            "",
-        ),
-        (
-            "type = \"contains\"\nexpected = \"x\"\nignore_case = 1",
-            "`ignore_case`: invalid type",
-            "4:15",
-            "",
-        ),
+        ("type = \"length\"\nextract_from = \"last\"", "`extract_from` needs `extract`", "3:16", ""),
+        ("type = \"length\"\nextract = \"(\"", "this regex cannot be read: unclosed group", "3:11", ""),
+        ("type = \"regex\"\npattern = \"a{99999999}\"", "this regex cannot be read: ", "3:11", ""),
+        ("type = \"contains\"\nexpected = \"{{ a\"", "this template cannot be read: ", "3:12", ""),
+        ("type = \"contains\"\nexpected = 3", "`expected`: invalid type: integer `3`, expected a string", "3:12", ""),
+        ("type = \"contains\"\nexpected = \"x\"\nignore_case = 1", "`ignore_case`: invalid type", "4:15", ""),
         (
             "type = \"contains\"\nexpected = \"x\"\nvote = \"majority\"",
             "`contains` cannot be voted on by majority",
@@ -90,11 +40,7 @@ fn mistakes_are_shown_where_they_are() {
         let error = refused(lines);
         assert!(error.message().starts_with(message), "{lines}: {error}");
         assert_eq!(error.location().unwrap(), format!("task.toml:{place}"), "{lines}");
-        assert!(
-            error.advice().unwrap_or("").starts_with(advice),
-            "{lines}: {:?}",
-            error.advice()
-        );
+        assert!(error.advice().unwrap_or("").starts_with(advice), "{lines}: {:?}", error.advice());
         assert_eq!(error.fault().exit_code(), 2);
     }
 }
@@ -103,10 +49,7 @@ fn mistakes_are_shown_where_they_are() {
 fn what_is_built_knows_its_columns_values_and_range() {
     let built = built("type = \"exact_match\"\nexpected = \"{{ a }}{{ b.c }}\"");
     assert_eq!(built.variables().into_iter().collect::<Vec<_>>(), ["a", "b"]);
-    assert_eq!(
-        built.fields["a"].start,
-        "[metrics.m]\ntype = \"exact_match\"\nexpected = ".len()
-    );
+    assert_eq!(built.fields["a"].start, "[metrics.m]\ntype = \"exact_match\"\nexpected = ".len());
     assert_eq!((built.output.as_deref(), built.range), (Some("m"), Some((0.0, 1.0))));
     assert!(built.prepare().is_ok());
 }
@@ -135,11 +78,7 @@ fn the_listing_has_every_option() {
     for row in &rows {
         assert!(!row.summary.is_empty() && !row.summary.ends_with('.'), "{}", row.name);
         for option in &row.options {
-            assert!(
-                option.doc.len() > 10 && !option.doc.contains('\n'),
-                "{}: {option:?}",
-                row.name
-            );
+            assert!(option.doc.len() > 10 && !option.doc.contains('\n'), "{}: {option:?}", row.name);
             assert!(
                 option.required || option.default.is_some() || !option.kind.starts_with("one of"),
                 "{}: {option:?}",
@@ -149,43 +88,24 @@ fn the_listing_has_every_option() {
     }
     let find = |row: &str, option: &str| {
         let row = rows.iter().find(|known| known.name == row).unwrap();
-        row.options
-            .iter()
-            .find(|known| known.name == option)
-            .unwrap_or_else(|| panic!("{option}"))
-            .clone()
+        row.options.iter().find(|known| known.name == option).unwrap_or_else(|| panic!("{option}")).clone()
     };
     let vote = find("rouge_l", "vote");
-    assert_eq!(
-        (vote.kind.as_str(), vote.default.as_deref()),
-        ("one of first, any, mean", Some("\"first\""))
-    );
-    assert_eq!(
-        find("exact_match", "vote").kind,
-        "one of first, any, mean, majority, expected_success"
-    );
+    assert_eq!((vote.kind.as_str(), vote.default.as_deref()), ("one of first, any, mean", Some("\"first\"")));
+    assert_eq!(find("exact_match", "vote").kind, "one of first, any, mean, majority, expected_success");
     assert_eq!(
         find("token_f1", "normalize").default.unwrap(),
         r#"["lowercase","strip_punctuation","strip_articles","collapse_whitespace"]"#
     );
     assert_eq!(find("exact_match", "normalize").default.unwrap(), "[]");
     let expected = find("numeric", "expected");
+    assert_eq!((expected.kind.as_str(), expected.required, &rows[4].options[0]), ("text", true, &expected));
     assert_eq!(
-        (expected.kind.as_str(), expected.required, &rows[4].options[0]),
-        ("text", true, &expected)
-    );
-    assert_eq!(
-        (
-            find("command", "timeout_seconds").default.as_deref(),
-            find("command", "restart").kind.as_str()
-        ),
+        (find("command", "timeout_seconds").default.as_deref(), find("command", "restart").kind.as_str()),
         (Some("30"), "true or false")
     );
     assert_eq!(
-        (
-            find("bleu", "max_order").kind.as_str(),
-            find("command", "command").kind.as_str()
-        ),
+        (find("bleu", "max_order").kind.as_str(), find("command", "command").kind.as_str()),
         ("whole number", "list of: text")
     );
 }
@@ -201,19 +121,8 @@ fn the_schema_is_closed_and_says_what_the_parser_takes() {
         assert!(!way.to_string().contains("null"), "{way:#}");
         assert!(!way.to_string().contains("$ref"), "{way:#}");
     }
-    let bleu = ways
-        .iter()
-        .find(|way| way["properties"]["type"]["const"] == "bleu")
-        .unwrap();
-    assert_eq!(
-        bleu["properties"]["smoothing"]["oneOf"].as_array().unwrap().len(),
-        3,
-        "{bleu:#}"
-    );
-    assert_eq!(
-        bleu["properties"]["vote"]["oneOf"].as_array().unwrap().len(),
-        3,
-        "{bleu:#}"
-    );
+    let bleu = ways.iter().find(|way| way["properties"]["type"]["const"] == "bleu").unwrap();
+    assert_eq!(bleu["properties"]["smoothing"]["oneOf"].as_array().unwrap().len(), 3, "{bleu:#}");
+    assert_eq!(bleu["properties"]["vote"]["oneOf"].as_array().unwrap().len(), 3, "{bleu:#}");
     assert_eq!(bleu["properties"]["max_order"]["maximum"], 9, "{bleu:#}");
 }

@@ -40,9 +40,7 @@ impl Judge for ExactMatch {
     type Answer = String;
 
     fn new(options: ExactMatchOptions, building: &mut Building<'_>) -> Result<ExactMatch> {
-        Ok(ExactMatch {
-            expected: building.template(&options.expected)?,
-        })
+        Ok(ExactMatch { expected: building.template(&options.expected)? })
     }
 
     fn expect(&self, instance: &Instance, normalize: &Normalize) -> Result<String, String> {
@@ -78,19 +76,12 @@ struct Part {
 
 impl Part {
     fn new(options: PartOptions, building: &mut Building<'_>) -> Result<Part> {
-        Ok(Part {
-            expected: building.template(&options.expected)?,
-            ignore_case: options.ignore_case,
-        })
+        Ok(Part { expected: building.template(&options.expected)?, ignore_case: options.ignore_case })
     }
 
     fn read(&self, text: &str, normalize: &Normalize) -> String {
         let text = normalize.apply(text);
-        if self.ignore_case {
-            text.to_lowercase()
-        } else {
-            text.into_owned()
-        }
+        if self.ignore_case { text.to_lowercase() } else { text.into_owned() }
     }
 
     fn expect(&self, instance: &Instance, normalize: &Normalize) -> Result<String, String> {
@@ -199,14 +190,8 @@ impl Judge for Matches {
     fn read(&self, text: &str, _: &Sample, normalize: &Normalize) -> Option<Found> {
         let text = normalize.apply(text);
         Some(match self.0.find(&text) {
-            Some(found) => Found {
-                matched: true,
-                text: found.as_str().to_owned(),
-            },
-            None => Found {
-                matched: false,
-                text: text.into_owned(),
-            },
+            Some(found) => Found { matched: true, text: found.as_str().to_owned() },
+            None => Found { matched: false, text: text.into_owned() },
         })
     }
 
@@ -238,14 +223,7 @@ mod tests {
                      normalize = [\"trim\", \"uppercase\"]\nvote = \"majority\"";
         let answer = json!({"answer": "b"});
         assert_eq!(score(lines, answer.clone(), &["x Answer(\" B\")"]), 1.0);
-        assert_eq!(
-            score(
-                lines,
-                answer.clone(),
-                &["Answer(\"a\")", "Answer(\"b\")", "none", "Answer(\"B\")"]
-            ),
-            1.0
-        );
+        assert_eq!(score(lines, answer.clone(), &["Answer(\"a\")", "Answer(\"b\")", "none", "Answer(\"B\")"]), 1.0);
         assert_eq!(score(lines, answer.clone(), &["Answer(\"a\")", "Answer(\"b\")"]), 0.0);
         assert_eq!(score(lines, answer, &["none", "b"]), 0.0);
     }
@@ -253,9 +231,7 @@ mod tests {
     #[test]
     fn votes_over_many_responses() {
         let vote = |vote: &str| format!("{EXACT}vote = \"{vote}\"");
-        let texts: Vec<String> = (0..200)
-            .map(|i| if i % 4 == 1 { "y".into() } else { format!("n{i}") })
-            .collect();
+        let texts: Vec<String> = (0..200).map(|i| if i % 4 == 1 { "y".into() } else { format!("n{i}") }).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let answer = json!({"answer": "y"});
         assert_eq!(score(&vote("first"), answer.clone(), &texts), 0.0);
@@ -271,26 +247,12 @@ mod tests {
         let a = || json!({"a": "Ö1"});
         assert_eq!(score(&lines("contains", ""), a(), &["an Ö1 here"]), 1.0);
         assert_eq!(score(&lines("contains", ""), a(), &["an ö1 here"]), 0.0);
-        assert_eq!(
-            score(&lines("contains", "ignore_case = true"), a(), &["an ö1 here"]),
-            1.0
-        );
+        assert_eq!(score(&lines("contains", "ignore_case = true"), a(), &["an ö1 here"]), 1.0);
         assert_eq!(score(&lines("starts_with", ""), a(), &["Ö1 here"]), 1.0);
         assert_eq!(score(&lines("starts_with", ""), a(), &[" Ö1 here"]), 0.0);
-        assert_eq!(
-            score(&lines("starts_with", "normalize = [\"trim\"]"), a(), &[" Ö1 here"]),
-            1.0
-        );
-        assert!(
-            try_score(&lines("contains", ""), json!({"a": ""}), &["x"])
-                .unwrap_err()
-                .contains("empty")
-        );
-        assert!(
-            refused(&lines("contains", "vote = \"majority\""))
-                .message()
-                .contains("majority")
-        );
+        assert_eq!(score(&lines("starts_with", "normalize = [\"trim\"]"), a(), &[" Ö1 here"]), 1.0);
+        assert!(try_score(&lines("contains", ""), json!({"a": ""}), &["x"]).unwrap_err().contains("empty"));
+        assert!(refused(&lines("contains", "vote = \"majority\"")).message().contains("majority"));
     }
 
     #[test]

@@ -14,18 +14,13 @@ pub fn judge(metric: &dyn Metric, instance: &Instance, responses: &[Sample]) -> 
     let metrics = catch_unwind(AssertUnwindSafe(|| metric.score(instance, responses))).map_err(|panic| {
         let reason = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let reason = reason.or_else(|| panic.downcast_ref::<String>().cloned());
-        format!(
-            "the metric panicked: {}",
-            reason.as_deref().unwrap_or("no reason given")
-        )
+        format!("the metric panicked: {}", reason.as_deref().unwrap_or("no reason given"))
     })??;
     if metrics.is_empty() {
         return Err("the metric gave no value".to_owned());
     }
     match metrics.iter().find(|(_, value)| !value.is_finite()) {
-        Some((name, value)) => Err(format!(
-            "the metric gave {name} = {value}, which is not a finite number"
-        )),
+        Some((name, value)) => Err(format!("the metric gave {name} = {value}, which is not a finite number")),
         None => Ok(metrics),
     }
 }
@@ -58,11 +53,7 @@ impl IntoMetrics for bool {
 impl<const N: usize> IntoMetrics for [(&str, f64); N] {
     fn into_metrics(self, _: &str) -> Result<Metrics, String> {
         let metrics: Metrics = self.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
-        if metrics.len() < N {
-            Err("the metric gave two values of one name".to_owned())
-        } else {
-            Ok(metrics)
-        }
+        if metrics.len() < N { Err("the metric gave two values of one name".to_owned()) } else { Ok(metrics) }
     }
 }
 
@@ -93,10 +84,7 @@ where
 {
     /// A metric from a closure; `name` is what a value without one is called.
     pub fn new(name: impl Into<String>, function: F) -> FnMetric<F> {
-        FnMetric {
-            name: name.into(),
-            function,
-        }
+        FnMetric { name: name.into(), function }
     }
 }
 
@@ -116,56 +104,29 @@ mod tests {
     use crate::metric::text::tests::{instance, samples};
 
     fn call<R: IntoMetrics>(function: impl Fn(&Instance, &[Sample]) -> R + Send + Sync) -> Result<Metrics, String> {
-        judge(
-            &FnMetric::new("m", function),
-            &instance(serde_json::json!({"a": "x"})),
-            &samples(&["x", "y"]),
-        )
+        judge(&FnMetric::new("m", function), &instance(serde_json::json!({"a": "x"})), &samples(&["x", "y"]))
     }
 
     #[test]
     fn closures_of_many_kinds_are_metrics() {
         let one = |value: f64| Ok(BTreeMap::from([("m".to_owned(), value)]));
-        assert_eq!(
-            call(|instance, samples| instance.text("a").as_deref() == Some(&samples[0].text)),
-            one(1.0)
-        );
+        assert_eq!(call(|instance, samples| instance.text("a").as_deref() == Some(&samples[0].text)), one(1.0));
         assert_eq!(call(|_, samples| samples.len() as f64), one(2.0));
-        assert_eq!(
-            call(|_, samples| samples[1].text.parse::<f64>()),
-            Err("invalid float literal".into())
-        );
+        assert_eq!(call(|_, samples| samples[1].text.parse::<f64>()), Err("invalid float literal".into()));
         assert_eq!(call(|_, _| [("m", 0.5)]), one(0.5));
-        assert_eq!(
-            call(|_, _| Ok::<_, String>(Metrics::from([("m".to_owned(), 3.0)]))),
-            one(3.0)
-        );
+        assert_eq!(call(|_, _| Ok::<_, String>(Metrics::from([("m".to_owned(), 3.0)]))), one(3.0));
         assert!(call(|_, _| [("m", 0.5), ("m", 0.6)]).is_err());
     }
 
     #[test]
     fn what_a_metric_does_wrong_is_a_reason() {
         assert_eq!(
-            call(|_, samples| samples[7].text.is_empty())
-                .unwrap_err()
-                .split(':')
-                .next(),
+            call(|_, samples| samples[7].text.is_empty()).unwrap_err().split(':').next(),
             Some("the metric panicked")
         );
-        assert!(
-            call(|_, _| -> f64 { panic!("no {}", 7) })
-                .unwrap_err()
-                .ends_with("no 7")
-        );
-        assert_eq!(
-            call(|_, _| f64::NAN).unwrap_err(),
-            "the metric gave m = NaN, which is not a finite number"
-        );
-        assert!(
-            call(|_, _| [("a", 1.0), ("b", f64::INFINITY)])
-                .unwrap_err()
-                .contains("b = inf")
-        );
+        assert!(call(|_, _| -> f64 { panic!("no {}", 7) }).unwrap_err().ends_with("no 7"));
+        assert_eq!(call(|_, _| f64::NAN).unwrap_err(), "the metric gave m = NaN, which is not a finite number");
+        assert!(call(|_, _| [("a", 1.0), ("b", f64::INFINITY)]).unwrap_err().contains("b = inf"));
         assert_eq!(call(|_, _| Metrics::new()).unwrap_err(), "the metric gave no value");
     }
 }

@@ -54,10 +54,7 @@ pub enum Expected {
 /// `a.b` or `/a/b` in steps.
 fn path(text: &str) -> Path {
     match text.strip_prefix('/') {
-        Some(pointer) => pointer
-            .split('/')
-            .map(|step| step.replace("~1", "/").replace("~0", "~"))
-            .collect(),
+        Some(pointer) => pointer.split('/').map(|step| step.replace("~1", "/").replace("~0", "~")).collect(),
         None => text.split('.').map(str::to_owned).collect(),
     }
 }
@@ -75,9 +72,8 @@ fn unfenced(text: &str) -> &str {
     let Some(open) = text.find("```") else { return text };
     let inner = &text[open + 3..];
     // The rest of the fence's line names the language.
-    let language = inner
-        .find('\n')
-        .filter(|&end| inner[..end].chars().all(|c| c.is_alphanumeric() || c.is_whitespace()));
+    let language =
+        inner.find('\n').filter(|&end| inner[..end].chars().all(|c| c.is_alphanumeric() || c.is_whitespace()));
     let inner = language.map_or(inner, |end| &inner[end + 1..]);
     inner.find("```").map_or(inner, |close| &inner[..close])
 }
@@ -103,9 +99,8 @@ impl Json {
                 all.push((path, Wanted::Template(template)));
             }
             other => {
-                let value = serde_json::to_value(other)
-                    .ok()
-                    .filter(|value| !matches!(value, Value::Null | Value::Object(_)));
+                let value =
+                    serde_json::to_value(other).ok().filter(|value| !matches!(value, Value::Null | Value::Object(_)));
                 let value =
                     value.ok_or_else(|| building.error("JSON has no such value", place.span(), "this value"))?;
                 all.push((path, Wanted::Value(value)));
@@ -128,17 +123,14 @@ impl Judge for Json {
         for (key, value) in &options.equals {
             Json::wanted(building, path(key), value.get_ref(), value, &mut equals)?;
         }
-        Ok(Json {
-            equals,
-            fence: options.fence,
-        })
+        Ok(Json { equals, fence: options.fence })
     }
 
     fn expect(&self, instance: &Instance, normalize: &Normalize) -> Result<Vec<Expected>, String> {
         let one = |(_, wanted): &(Path, Wanted)| match wanted {
-            Wanted::Template(template) => Ok(Expected::Text(
-                normalize.apply(&render(template, instance)?).into_owned(),
-            )),
+            Wanted::Template(template) => {
+                Ok(Expected::Text(normalize.apply(&render(template, instance)?).into_owned()))
+            }
             Wanted::Value(value) => Ok(Expected::Value(value.clone())),
         };
         self.equals.iter().map(one).collect()
@@ -146,9 +138,7 @@ impl Judge for Json {
 
     fn read(&self, text: &str, _: &Sample, normalize: &Normalize) -> Option<Value> {
         let text = if self.fence { unfenced(text) } else { text };
-        serde_json::from_str(text)
-            .ok()
-            .map(|value| normalized(value, normalize))
+        serde_json::from_str(text).ok().map(|value| normalized(value, normalize))
     }
 
     fn score(&self, expected: &Vec<Expected>, answer: &Value) -> f64 {
@@ -166,22 +156,14 @@ fn normalized(value: Value, normalize: &Normalize) -> Value {
     match value {
         Value::String(text) => Value::String(normalize.apply(&text).into_owned()),
         Value::Array(items) => items.into_iter().map(|item| normalized(item, normalize)).collect(),
-        Value::Object(map) => map
-            .into_iter()
-            .map(|(key, value)| (key, normalized(value, normalize)))
-            .collect(),
+        Value::Object(map) => map.into_iter().map(|(key, value)| (key, normalized(value, normalize))).collect(),
         other => other,
     }
 }
 
 /// Equality in which 2 is 2.0.
 fn same(a: &Value, b: &Value) -> bool {
-    let whole = |value: &Value| {
-        value
-            .as_i64()
-            .map(i128::from)
-            .or_else(|| value.as_u64().map(i128::from))
-    };
+    let whole = |value: &Value| value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from));
     match (a, b) {
         (Value::Number(_), Value::Number(_)) => match (whole(a), whole(b)) {
             (Some(a), Some(b)) => a == b,
@@ -228,13 +210,7 @@ mod tests {
 
     #[test]
     fn fences_come_off() {
-        for text in [
-            "```json\n{}\n```",
-            "Here:\n```\n{}\n``` and ```\nx\n```",
-            "{}",
-            "```{}```",
-            "```json\n{}",
-        ] {
+        for text in ["```json\n{}\n```", "Here:\n```\n{}\n``` and ```\nx\n```", "{}", "```{}```", "```json\n{}"] {
             assert_eq!(json("fence = true", json!({}), text), 1.0, "{text}");
         }
         assert_eq!(json("fence = true", json!({}), "```"), 0.0);
@@ -251,13 +227,7 @@ mod tests {
         assert_eq!(holds("{ n = \"{{ n }}\" }", json!({"n": 2})), 1.0);
         assert_eq!(holds("{ n = \"{{ n }}\" }", json!({"n": 3})), 0.0);
         assert_eq!(holds("{ n = 2.5 }", json!({})), 0.0);
-        assert_eq!(
-            holds(
-                "{ \"items.0.name\" = \"x\", ok = true, none = \"{{ z }}\" }",
-                json!({"z": null})
-            ),
-            1.0
-        );
+        assert_eq!(holds("{ \"items.0.name\" = \"x\", ok = true, none = \"{{ z }}\" }", json!({"z": null})), 1.0);
         assert_eq!(holds("{ ok = \"{{ ok }}\" }", json!({"ok": true})), 1.0);
         assert_eq!(holds("{ \"/x.y\" = [1.0, 2] }", json!({})), 1.0);
         assert_eq!(holds("{ \"/x.y\" = \"{{ l }}\" }", json!({"l": [1, 2]})), 1.0);
@@ -271,15 +241,7 @@ mod tests {
     fn its_templates_are_known() {
         let built = built("type = \"json\"\nequals = { a = \"{{ x }}\", b.c = \"{{ y }}\" }");
         assert_eq!(built.variables().into_iter().collect::<Vec<_>>(), ["x", "y"]);
-        assert_eq!(
-            refused("type = \"json\"\nequals = { a = nan }").location().as_deref(),
-            Some("task.toml:3:16")
-        );
-        assert_eq!(
-            refused("type = \"json\"\nequals = { a = \"{{\" }")
-                .location()
-                .as_deref(),
-            Some("task.toml:3:16")
-        );
+        assert_eq!(refused("type = \"json\"\nequals = { a = nan }").location().as_deref(), Some("task.toml:3:16"));
+        assert_eq!(refused("type = \"json\"\nequals = { a = \"{{\" }").location().as_deref(), Some("task.toml:3:16"));
     }
 }

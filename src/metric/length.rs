@@ -61,20 +61,15 @@ impl Judge for Length {
     type Answer = u64;
 
     fn new(options: LengthOptions, building: &mut Building<'_>) -> Result<Length> {
-        let (min, max) = (
-            options.min.as_ref().map(|min| *min.get_ref()),
-            options.max.as_ref().map(|max| *max.get_ref()),
-        );
+        let (min, max) =
+            (options.min.as_ref().map(|min| *min.get_ref()), options.max.as_ref().map(|max| *max.get_ref()));
         if let Some(span) = options.max.as_ref().map(Spanned::span)
             && min > max
         {
             return Err(building.error("`max` is below `min`", span, "too low"));
         }
         let limits = (min.is_some() || max.is_some()).then(|| (min.unwrap_or(0), max.unwrap_or(u64::MAX)));
-        Ok(Length {
-            unit: options.unit,
-            limits,
-        })
+        Ok(Length { unit: options.unit, limits })
     }
 
     fn expect(&self, _: &Instance, _: &Normalize) -> Result<(), String> {
@@ -103,11 +98,7 @@ impl Judge for Length {
     }
 
     fn votes(&self) -> &'static [Vote] {
-        if self.limits.is_some() {
-            Vote::BINARY
-        } else {
-            Vote::GRADED
-        }
+        if self.limits.is_some() { Vote::BINARY } else { Vote::GRADED }
     }
 }
 
@@ -141,14 +132,9 @@ mod tests {
         assert_eq!(length("max = 3\nvote = \"expected_success\"", &["abcd", "a"]), 0.75);
         assert_eq!(built("type = \"length\"\nmax = 3").range, Some((0.0, 1.0)));
         assert_eq!(built("type = \"length\"").range, Some((0.0, f64::INFINITY)));
+        assert_eq!(refused("type = \"length\"\nmin = 4\nmax = 3").location().as_deref(), Some("task.toml:4:7"));
         assert_eq!(
-            refused("type = \"length\"\nmin = 4\nmax = 3").location().as_deref(),
-            Some("task.toml:4:7")
-        );
-        assert_eq!(
-            refused("type = \"length\"\nvote = \"expected_success\"")
-                .location()
-                .as_deref(),
+            refused("type = \"length\"\nvote = \"expected_success\"").location().as_deref(),
             Some("task.toml:3:8")
         );
         refused("type = \"length\"\nmax = -1");

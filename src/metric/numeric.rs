@@ -121,23 +121,11 @@ impl Number {
             let (whole, decimals) = mantissa.split_once('.').unwrap_or((mantissa, ""));
             let decimals = decimals.trim_end_matches('0');
             let digits: i128 = format!("{whole}{decimals}").parse().ok()?;
-            let power = exponent
-                .parse::<i32>()
-                .ok()?
-                .checked_sub(i32::try_from(decimals.len()).ok()?)?;
+            let power = exponent.parse::<i32>().ok()?.checked_sub(i32::try_from(decimals.len()).ok()?)?;
             let scale = 10i128.checked_pow(power.unsigned_abs())?;
-            if power < 0 {
-                Number::ratio(digits, scale)
-            } else {
-                Number::ratio(digits.checked_mul(scale)?, 1)
-            }
+            if power < 0 { Number::ratio(digits, scale) } else { Number::ratio(digits.checked_mul(scale)?, 1) }
         };
-        exact().or_else(|| {
-            text.parse()
-                .ok()
-                .filter(|value: &f64| value.is_finite())
-                .map(Number::Rounded)
-        })
+        exact().or_else(|| text.parse().ok().filter(|value: &f64| value.is_finite()).map(Number::Rounded))
     }
 
     fn divided_by(self, other: Number) -> Option<Number> {
@@ -149,9 +137,7 @@ impl Number {
         {
             return Number::ratio(above, below);
         }
-        Some(self.value() / other.value())
-            .filter(|value| value.is_finite())
-            .map(Number::Rounded)
+        Some(self.value() / other.value()).filter(|value| value.is_finite()).map(Number::Rounded)
     }
 
     fn plus(self, other: Number) -> Option<Number> {
@@ -161,9 +147,7 @@ impl Number {
         {
             return Number::ratio(sum, below);
         }
-        Some(self.value() + other.value())
-            .filter(|value| value.is_finite())
-            .map(Number::Rounded)
+        Some(self.value() + other.value()).filter(|value| value.is_finite()).map(Number::Rounded)
     }
 
     fn negated(self) -> Number {
@@ -217,11 +201,7 @@ fn simplify(text: &str) -> Vec<char> {
         .collect();
     let plain = if plain.contains('\\') {
         let plain = FRACTION.replace_all(&plain, " $1/$2 ");
-        plain
-            .replace("\\!", "")
-            .replace("\\,", "")
-            .replace("\\$", "$")
-            .replace("\\%", "%")
+        plain.replace("\\!", "").replace("\\,", "").replace("\\$", "$").replace("\\%", "%")
     } else {
         plain
     };
@@ -279,17 +259,11 @@ impl Scanner<'_> {
     }
 
     fn digits(&self, at: usize) -> usize {
-        self.chars[at.min(self.chars.len())..]
-            .iter()
-            .take_while(|c| c.is_ascii_digit())
-            .count()
+        self.chars[at.min(self.chars.len())..].iter().take_while(|c| c.is_ascii_digit()).count()
     }
 
     fn spaces(&self, at: usize) -> usize {
-        self.chars[at.min(self.chars.len())..]
-            .iter()
-            .take_while(|c| matches!(c, ' ' | '\u{a0}'))
-            .count()
+        self.chars[at.min(self.chars.len())..].iter().take_while(|c| matches!(c, ' ' | '\u{a0}')).count()
     }
 
     /// Digits with separators, decimals and exponent that begin here.
@@ -334,11 +308,7 @@ impl Scanner<'_> {
                 (end, whole) = (end + 1 + sign + power, false);
             }
         }
-        Some(Unsigned {
-            number: Number::decimal(&text),
-            end,
-            whole,
-        })
+        Some(Unsigned { number: Number::decimal(&text), end, whole })
     }
 
     /// `/ 4` behind a number: the number to divide by. `1/2/2024` is no fraction.
@@ -414,10 +384,7 @@ impl Iterator for Scanner<'_> {
             let c = self.chars[from];
             let point = c == '.'
                 && self.digits(from + 1) > 0
-                && !from
-                    .checked_sub(1)
-                    .and_then(|at| self.peek(at))
-                    .is_some_and(|c| c.is_ascii_digit());
+                && !from.checked_sub(1).and_then(|at| self.peek(at)).is_some_and(|c| c.is_ascii_digit());
             if !c.is_ascii_digit() && !point && vulgar(c).is_none() {
                 self.at += 1;
                 continue;
@@ -470,10 +437,7 @@ mod tests {
             ("on 1/2/2024", vec![1.0, 2.0, 2024.0]),
             ("2024-01-05", vec![2024.0, 1.0, 5.0]),
             ("5/0 and 7", vec![7.0]),
-            (
-                "\\frac{3}{4} and 2\\dfrac{1}{2} and $1{,}000$ and 1,\\!000",
-                vec![0.75, 2.5, 1000.0, 1000.0],
-            ),
+            ("\\frac{3}{4} and 2\\dfrac{1}{2} and $1{,}000$ and 1,\\!000", vec![0.75, 2.5, 1000.0, 1000.0]),
             ("\\boxed{-12}", vec![-12.0]),
             ("１２３", vec![123.0]),
             ("version 1.2.3", vec![1.2, 3.0]),
@@ -504,47 +468,21 @@ mod tests {
 
     #[test]
     fn scores() {
-        assert_eq!(
-            score(LINES, json!({"n": "so #### 1,000"}), &["2 and then $1000.00"]),
-            1.0
-        );
+        assert_eq!(score(LINES, json!({"n": "so #### 1,000"}), &["2 and then $1000.00"]), 1.0);
         assert_eq!(score(LINES, json!({"n": 3}), &["3 or 4"]), 0.0);
-        assert_eq!(
-            score(&format!("{LINES}take = \"first\""), json!({"n": 3}), &["3 or 4"]),
-            1.0
-        );
-        assert_eq!(
-            score(&format!("{LINES}tolerance = 0.1"), json!({"n": 3}), &["3.05"]),
-            1.0
-        );
-        assert_eq!(
-            score(&format!("{LINES}tolerance = 0.1"), json!({"n": 3}), &["3.2"]),
-            0.0
-        );
-        assert_eq!(
-            score(
-                &format!("{LINES}relative_tolerance = 0.1"),
-                json!({"n": -300}),
-                &["-329"]
-            ),
-            1.0
-        );
+        assert_eq!(score(&format!("{LINES}take = \"first\""), json!({"n": 3}), &["3 or 4"]), 1.0);
+        assert_eq!(score(&format!("{LINES}tolerance = 0.1"), json!({"n": 3}), &["3.05"]), 1.0);
+        assert_eq!(score(&format!("{LINES}tolerance = 0.1"), json!({"n": 3}), &["3.2"]), 0.0);
+        assert_eq!(score(&format!("{LINES}relative_tolerance = 0.1"), json!({"n": -300}), &["-329"]), 1.0);
         assert_eq!(score(LINES, json!({"n": 3}), &["three"]), 0.0);
         let majority = format!("{LINES}vote = \"majority\"\ntolerance = 1");
-        assert_eq!(
-            score(&majority, json!({"n": 3}), &["9", "1/2", "x", "0.5", "9.0", "9"]),
-            0.0
-        );
+        assert_eq!(score(&majority, json!({"n": 3}), &["9", "1/2", "x", "0.5", "9.0", "9"]), 0.0);
         assert_eq!(score(&majority, json!({"n": 3}), &["?", "3.5", "9", "7/2"]), 1.0);
     }
 
     #[test]
     fn what_cannot_be_compared_is_said() {
-        assert!(
-            try_score(LINES, json!({"n": "abc"}), &["3"])
-                .unwrap_err()
-                .contains("`abc`, holds no number")
-        );
+        assert!(try_score(LINES, json!({"n": "abc"}), &["3"]).unwrap_err().contains("`abc`, holds no number"));
         let error = refused(&format!("{LINES}tolerance = -1"));
         assert_eq!(
             (error.message(), error.location().as_deref()),

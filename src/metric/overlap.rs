@@ -52,11 +52,7 @@ fn tokens(text: &str, belongs: impl Fn(char) -> bool) -> Vec<String> {
 
 /// The harmonic mean of precision and recall.
 fn f_measure(common: usize, answer: usize, expected: usize) -> f64 {
-    if common == 0 {
-        0.0
-    } else {
-        2.0 * common as f64 / (answer + expected) as f64
-    }
+    if common == 0 { 0.0 } else { 2.0 * common as f64 / (answer + expected) as f64 }
 }
 
 /// `token_f1`, as the SQuAD data set defines it (Rajpurkar et al. 2016).
@@ -81,9 +77,7 @@ impl Judge for TokenF1 {
     }
 
     fn expect(&self, instance: &Instance, normalize: &Normalize) -> Result<Vec<String>, String> {
-        Ok(tokens(&normalize.apply(&render(&self.0, instance)?), |c| {
-            !c.is_whitespace()
-        }))
+        Ok(tokens(&normalize.apply(&render(&self.0, instance)?), |c| !c.is_whitespace()))
     }
 
     fn read(&self, text: &str, _: &Sample, normalize: &Normalize) -> Option<Vec<String>> {
@@ -158,11 +152,7 @@ fn common_subsequence(a: &[String], b: &[String]) -> usize {
         let mut diagonal = 0;
         for (at, other) in b.iter().enumerate() {
             let above = row[at + 1];
-            row[at + 1] = if other == word {
-                diagonal + 1
-            } else {
-                above.max(row[at])
-            };
+            row[at + 1] = if other == word { diagonal + 1 } else { above.max(row[at]) };
             diagonal = above;
         }
     }
@@ -175,20 +165,13 @@ mod tests {
     use serde_json::json;
 
     fn compare(kind: &str, expected: &str, answer: &str) -> f64 {
-        score(
-            &format!("type = \"{kind}\"\nexpected = \"{{{{ a }}}}\""),
-            json!({"a": expected}),
-            &[answer],
-        )
+        score(&format!("type = \"{kind}\"\nexpected = \"{{{{ a }}}}\""), json!({"a": expected}), &[answer])
     }
 
     #[test]
     fn token_f1_is_squads() {
         assert_eq!(compare("token_f1", "the Eiffel Tower", "Eiffel tower!"), 1.0);
-        assert_eq!(
-            compare("token_f1", "Eiffel Tower", "in Paris, the Eiffel Tower"),
-            2.0 * 0.5 / 1.5
-        );
+        assert_eq!(compare("token_f1", "Eiffel Tower", "in Paris, the Eiffel Tower"), 2.0 * 0.5 / 1.5);
         assert_eq!(compare("token_f1", "b b c", "b c c c"), 4.0 / 7.0);
         assert_eq!(compare("token_f1", "x", ""), 0.0);
         assert_eq!(compare("token_f1", "", "the"), 1.0);
@@ -200,21 +183,11 @@ mod tests {
     fn rouge_l_is_lins() {
         let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} {b}");
         near(
-            compare(
-                "rouge_l",
-                "The quick brown fox jumps over the lazy dog",
-                "The quick brown dog jumps on the log.",
-            ),
+            compare("rouge_l", "The quick brown fox jumps over the lazy dog", "The quick brown dog jumps on the log."),
             0.588_235_294_117_647,
         );
-        near(
-            compare("rouge_l", "police killed the gunman", "police kill the gunman"),
-            0.75,
-        );
-        near(
-            compare("rouge_l", "police killed the gunman", "the gunman kill police"),
-            0.5,
-        );
+        near(compare("rouge_l", "police killed the gunman", "police kill the gunman"), 0.75);
+        near(compare("rouge_l", "police killed the gunman", "the gunman kill police"), 0.5);
         near(compare("rouge_l", "a b c d e", "e d c b a"), 0.2);
         assert_eq!(compare("rouge_l", "", ""), 0.0);
         assert_eq!(compare("rouge_l", "Ähre!", "ähre"), 1.0);

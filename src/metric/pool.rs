@@ -79,12 +79,7 @@ impl Drop for Place<'_> {
 impl Pool {
     /// A pool of at most `most` (at least 1) instances; none is started yet.
     pub fn new(program: Program, most: usize) -> Pool {
-        Pool {
-            program,
-            most: most.max(1),
-            state: Mutex::default(),
-            freed: Condvar::new(),
-        }
+        Pool { program, most: most.max(1), state: Mutex::default(), freed: Condvar::new() }
     }
 
     /// The program's name, as given.
@@ -122,9 +117,7 @@ impl Pool {
         if let Err(Trouble::Crashed(reason) | Trouble::Failed(reason)) = &answer
             && !self.program.restart
         {
-            self.lock()
-                .given_up
-                .get_or_insert_with(|| format!("not started again after: {reason}"));
+            self.lock().given_up.get_or_insert_with(|| format!("not started again after: {reason}"));
         }
         answer
     }
@@ -134,20 +127,14 @@ impl Pool {
         let mut state = self.lock();
         loop {
             if let Some(worker) = state.idle.pop() {
-                return Ok(Place {
-                    pool: self,
-                    worker: Some(worker),
-                });
+                return Ok(Place { pool: self, worker: Some(worker) });
             }
             if let Some(reason) = &state.given_up {
                 return Err(Trouble::Failed(reason.clone()));
             }
             if state.running < self.most {
                 state.running += 1;
-                return Ok(Place {
-                    pool: self,
-                    worker: None,
-                });
+                return Ok(Place { pool: self, worker: None });
             }
             state = self.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -158,23 +145,12 @@ impl Pool {
 pub fn locate(program: &str, folder: &Path) -> Result<PathBuf, String> {
     if program.contains(std::path::is_separator) {
         let path = std::path::absolute(folder.join(program)).map_err(|error| format!("`{program}`: {error}"))?;
-        return if path.is_file() {
-            Ok(path)
-        } else {
-            Err(format!("there is no program {}", path.display()))
-        };
+        return if path.is_file() { Ok(path) } else { Err(format!("there is no program {}", path.display())) };
     }
     let paths = std::env::var_os("PATH").unwrap_or_default();
-    let endings = if cfg!(windows) {
-        vec![".exe", ".bat", ".cmd", ""]
-    } else {
-        vec![""]
-    };
+    let endings = if cfg!(windows) { vec![".exe", ".bat", ".cmd", ""] } else { vec![""] };
     let named = |folder: PathBuf| {
-        endings
-            .iter()
-            .map(move |ending| folder.join(format!("{program}{ending}")))
-            .collect::<Vec<_>>()
+        endings.iter().map(move |ending| folder.join(format!("{program}{ending}"))).collect::<Vec<_>>()
     };
     std::env::split_paths(&paths)
         .flat_map(named)
@@ -198,23 +174,14 @@ impl Worker {
         let name = program.command.join(" ");
         let path = locate(program.command.first().map_or("", String::as_str), &program.folder)?;
         // The folder of a task.toml named without one is "".
-        let folder = if program.folder.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            &program.folder
-        };
+        let folder = if program.folder.as_os_str().is_empty() { Path::new(".") } else { &program.folder };
         let mut command = Command::new(path);
         command.args(program.command.iter().skip(1)).current_dir(folder);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // In a group of its own Ctrl-C does not reach it, so that work at hand is finished; and its children end with it.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let mut child = command
-            .spawn()
-            .map_err(|error| format!("cannot start `{name}`: {error}"))?;
+        let mut child = command.spawn().map_err(|error| format!("cannot start `{name}`: {error}"))?;
         let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(format!("cannot start `{name}`: it has no pipes"));
@@ -231,14 +198,7 @@ impl Worker {
             listen(BufReader::new(stderr), &words, &speaker);
             drop(said);
         });
-        Ok(Worker {
-            child,
-            questions,
-            answers,
-            last_words,
-            quiet,
-            name,
-        })
+        Ok(Worker { child, questions, answers, last_words, quiet, name })
     }
 
     fn ask(&mut self, question: &Arc<str>, deadline: Instant, timeout: Duration) -> Result<Vec<u8>, Trouble> {
@@ -255,10 +215,7 @@ impl Worker {
         }
         // Where the writer has ended, the program has closed its input: what it still says, or its end, is to come.
         let _ = self.questions.send(question.clone());
-        match self
-            .answers
-            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-        {
+        match self.answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Ok(line)) => Ok(line),
             Ok(Err(reason)) => Err(Trouble::Failed(format!("`{}` {reason}", self.name))),
             Err(RecvTimeoutError::Disconnected) => Err(self.crashed()),
@@ -328,11 +285,7 @@ fn how_it_ended(status: ExitStatus) -> String {
 
 fn write_questions(mut stdin: impl Write, questions: &Receiver<Arc<str>>) {
     while let Ok(question) = questions.recv() {
-        if stdin
-            .write_all(question.as_bytes())
-            .and_then(|()| stdin.flush())
-            .is_err()
-        {
+        if stdin.write_all(question.as_bytes()).and_then(|()| stdin.flush()).is_err() {
             return;
         }
     }

@@ -120,9 +120,7 @@ pub struct Normalize(pub Vec<Normalizer>);
 impl Normalize {
     /// The normalised text.
     pub fn apply<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        self.0
-            .iter()
-            .fold(Cow::Borrowed(text), |text, step| Cow::Owned(step.apply(&text)))
+        self.0.iter().fold(Cow::Borrowed(text), |text, step| Cow::Owned(step.apply(&text)))
     }
 }
 
@@ -197,21 +195,12 @@ impl<J: Judge> Metric for TextMetric<J> {
         }
         let expected = self.judge.expect(instance, &self.normalize)?;
         // The first response is all that `first` looks at.
-        let looked_at = if self.vote == Vote::First {
-            &responses[..1]
-        } else {
-            responses
-        };
+        let looked_at = if self.vote == Vote::First { &responses[..1] } else { responses };
         let answers: Vec<Option<J::Answer>> = looked_at
             .iter()
-            .map(|sample| {
-                self.judge
-                    .read(self.extract.apply(&sample.text)?, sample, &self.normalize)
-            })
+            .map(|sample| self.judge.read(self.extract.apply(&sample.text)?, sample, &self.normalize))
             .collect();
-        let value = self
-            .vote
-            .combine(&answers, |answer| self.judge.score(&expected, answer));
+        let value = self.vote.combine(&answers, |answer| self.judge.score(&expected, answer));
         Ok(Metrics::from([(self.name.clone(), value)]))
     }
 }
@@ -234,11 +223,7 @@ impl<J: Judge> Scorer for TextMetric<J> {
 pub(super) fn build<J: Judge>(building: &mut Building<'_>) -> Result<Arc<dyn Scorer>> {
     let common: Common = building.options()?;
     let judge = J::new(building.options()?, building)?;
-    let pattern = common
-        .extract
-        .as_ref()
-        .map(|pattern| building.regex(pattern))
-        .transpose()?;
+    let pattern = common.extract.as_ref().map(|pattern| building.regex(pattern)).transpose()?;
     if let (None, Some(take)) = (&pattern, &common.extract_from) {
         return Err(building.error("`extract_from` needs `extract`", take.span(), "from what?"));
     }
@@ -247,11 +232,7 @@ pub(super) fn build<J: Judge>(building: &mut Building<'_>) -> Result<Arc<dyn Sco
         Some(vote) if judge.votes().contains(vote.get_ref()) => *vote.get_ref(),
         Some(vote) => {
             let words: Vec<&str> = judge.votes().iter().map(|vote| vote.word()).collect();
-            let message = format!(
-                "`{}` cannot be voted on by {} as set up here",
-                J::NAME,
-                vote.get_ref().word()
-            );
+            let message = format!("`{}` cannot be voted on by {} as set up here", J::NAME, vote.get_ref().word());
             let why = match vote.get_ref() {
                 Vote::Majority => "its answers are rarely the same twice, so there is nothing to count",
                 _ => "its scores are no successes and failures",
@@ -260,18 +241,10 @@ pub(super) fn build<J: Judge>(building: &mut Building<'_>) -> Result<Arc<dyn Sco
             return Err(error.help(format!("it can be one of {}", words.join(", "))));
         }
     };
-    let normalize = common
-        .normalize
-        .map_or_else(|| J::NORMALIZE.to_vec(), Spanned::into_inner);
+    let normalize = common.normalize.map_or_else(|| J::NORMALIZE.to_vec(), Spanned::into_inner);
     let take = common.extract_from.map_or(Take::First, Spanned::into_inner);
     let (name, extract) = (building.name().to_owned(), Extract::new(pattern, take));
-    Ok(Arc::new(TextMetric {
-        name,
-        extract,
-        normalize: Normalize(normalize),
-        vote,
-        judge,
-    }))
+    Ok(Arc::new(TextMetric { name, extract, normalize: Normalize(normalize), vote, judge }))
 }
 
 /// A template over an instance; the error says what it was for.
@@ -295,11 +268,8 @@ pub(super) mod tests {
     }
 
     pub fn samples(texts: &[&str]) -> Vec<Sample> {
-        let sample = |text: &&str| Sample {
-            text: (*text).to_owned(),
-            finish_reason: FinishReason::STOP,
-            completion_tokens: 7,
-        };
+        let sample =
+            |text: &&str| Sample { text: (*text).to_owned(), finish_reason: FinishReason::STOP, completion_tokens: 7 };
         texts.iter().map(sample).collect()
     }
 
@@ -316,9 +286,7 @@ pub(super) mod tests {
     }
 
     pub fn refused(lines: &str) -> Error {
-        build(&table(lines))
-            .err()
-            .unwrap_or_else(|| panic!("{lines} is accepted"))
+        build(&table(lines)).err().unwrap_or_else(|| panic!("{lines} is accepted"))
     }
 
     pub fn try_score(lines: &str, fields: serde_json::Value, texts: &[&str]) -> Result<f64, String> {
@@ -344,10 +312,7 @@ pub(super) mod tests {
         assert_eq!(normalized(&[CollapseWhitespace], " a \n\n b\u{3000}c "), "a b c");
         assert_eq!(normalized(&[RemoveWhitespace], " a \n b "), "ab");
         assert_eq!(normalized(&[StripPunctuation], "¿«A.b»? $1+2 — c_d|e"), "Ab 12  cde");
-        assert_eq!(
-            normalized(&[StripArticles, CollapseWhitespace], "The cat, an ant, a theatre"),
-            "cat, ant, theatre"
-        );
+        assert_eq!(normalized(&[StripArticles, CollapseWhitespace], "The cat, an ant, a theatre"), "cat, ant, theatre");
         assert_eq!(normalized(&[FirstLine], "\n  \r\n x \r\ny\n"), " x ");
         assert_eq!(normalized(&[LastLine, Trim], "\n x\n y \n\n"), "y");
         assert_eq!(normalized(&[FirstLine, LastLine, Trim, StripArticles], ""), "");
@@ -372,12 +337,7 @@ pub(super) mod tests {
         for vote in Vote::ALL {
             assert_eq!(serde_json::to_value(vote).unwrap(), vote.word());
         }
-        for step in [
-            Normalizer::RemoveWhitespace,
-            Normalizer::StripArticles,
-            Normalizer::Trim,
-            Normalizer::LastLine,
-        ] {
+        for step in [Normalizer::RemoveWhitespace, Normalizer::StripArticles, Normalizer::Trim, Normalizer::LastLine] {
             assert_eq!(serde_json::to_value(step).unwrap(), step.word());
         }
     }

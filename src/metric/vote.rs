@@ -22,13 +22,7 @@ pub enum Vote {
 
 impl Vote {
     /// Every way of voting.
-    pub const ALL: &[Vote] = &[
-        Vote::First,
-        Vote::Any,
-        Vote::Mean,
-        Vote::Majority,
-        Vote::ExpectedSuccess,
-    ];
+    pub const ALL: &[Vote] = &[Vote::First, Vote::Any, Vote::Mean, Vote::Majority, Vote::ExpectedSuccess];
     /// For scores of 0 and 1 where answers cannot be told to be the same.
     pub const BINARY: &[Vote] = &[Vote::First, Vote::Any, Vote::Mean, Vote::ExpectedSuccess];
     /// For scores that are no probabilities of success.
@@ -75,11 +69,7 @@ fn majority<A: PartialEq>(answers: &[Option<A>]) -> Option<&A> {
         }
     }
     // max_by_key gives the last of equals: reversed, that is the one seen first.
-    counts
-        .into_iter()
-        .rev()
-        .max_by_key(|(_, count)| *count)
-        .map(|(answer, _)| answer)
+    counts.into_iter().rev().max_by_key(|(_, count)| *count).map(|(answer, _)| answer)
 }
 
 #[cfg(test)]

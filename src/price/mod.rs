@@ -99,8 +99,13 @@ mod tests {
     #[test]
     fn bills_are_exact() {
         let price = Price::per_million(0.15, 0.075, 0.6);
-        let response =
-            Response { samples: vec![sample(10), sample(5)], prompt_tokens: 100, cached_tokens: 40, model: None, estimated: false };
+        let response = Response {
+            samples: vec![sample(10), sample(5)],
+            prompt_tokens: 100,
+            cached_tokens: 40,
+            model: None,
+            estimated: false,
+        };
         assert_eq!(price.bill(&response).to_string(), "0.000021");
         assert_eq!(price.production(100, &response.samples).to_string(), "0.000024");
         assert_eq!(price.prompt(10, 99), price.prompt(10, 10), "more cached tokens than there are tokens");

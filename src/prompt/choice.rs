@@ -81,39 +81,44 @@ impl Prompt {
     pub fn read(table: &PromptTable, source: &Source, folder: &Path) -> Result<Prompt> {
         let span = table.name.span();
         let compile = |text: &Spanned<String>| Template::new(text.get_ref(), source, text.span());
-        let body = match (&table.messages, &table.template, &table.file, &table.text) {
-            (Some(messages), None, None, None) => {
-                if messages.get_ref().is_empty() {
-                    return Err(Error::usage("a prompt needs at least one message").at(source, messages.span(), "empty"));
-                }
-                let message = |message: &MessageTable| {
-                    let role = message.role.get_ref();
-                    if !ROLES.contains(&role.as_str()) {
-                        return Err(Error::usage(format!("`{role}` is no role"))
-                            .at(source, message.role.span(), "here")
-                            .help(crate::diagnostic::suggestion(role, ROLES)));
+        let body =
+            match (&table.messages, &table.template, &table.file, &table.text) {
+                (Some(messages), None, None, None) => {
+                    if messages.get_ref().is_empty() {
+                        return Err(Error::usage("a prompt needs at least one message").at(
+                            source,
+                            messages.span(),
+                            "empty",
+                        ));
                     }
-                    Ok((role.clone(), compile(&message.content)?))
-                };
-                Body::Messages(messages.get_ref().iter().map(message).collect::<Result<_>>()?)
-            }
-            (None, Some(template), None, None) => Body::Template(compile(template)?),
-            (None, None, Some(file), None) => {
-                let path = folder.join(file.get_ref());
-                if !path.is_file() {
-                    let missing = unreadable(&path, &std::io::ErrorKind::NotFound.into());
-                    return Err(missing.at(source, file.span(), "named here"));
+                    let message = |message: &MessageTable| {
+                        let role = message.role.get_ref();
+                        if !ROLES.contains(&role.as_str()) {
+                            return Err(Error::usage(format!("`{role}` is no role"))
+                                .at(source, message.role.span(), "here")
+                                .help(crate::diagnostic::suggestion(role, ROLES)));
+                        }
+                        Ok((role.clone(), compile(&message.content)?))
+                    };
+                    Body::Messages(messages.get_ref().iter().map(message).collect::<Result<_>>()?)
                 }
-                let source = Source::read(&path)?;
-                let whole = 0..source.text().len();
-                Body::Template(Template::new(source.text(), &source, whole)?)
-            }
-            (None, None, None, Some(text)) => Body::Text(compile(text)?),
-            _ => {
-                return Err(Error::usage("a prompt has exactly one of `messages`, `template`, `file` and `text`")
-                    .at(source, span, "this prompt"));
-            }
-        };
+                (None, Some(template), None, None) => Body::Template(compile(template)?),
+                (None, None, Some(file), None) => {
+                    let path = folder.join(file.get_ref());
+                    if !path.is_file() {
+                        let missing = unreadable(&path, &std::io::ErrorKind::NotFound.into());
+                        return Err(missing.at(source, file.span(), "named here"));
+                    }
+                    let source = Source::read(&path)?;
+                    let whole = 0..source.text().len();
+                    Body::Template(Template::new(source.text(), &source, whole)?)
+                }
+                (None, None, None, Some(text)) => Body::Text(compile(text)?),
+                _ => {
+                    return Err(Error::usage("a prompt has exactly one of `messages`, `template`, `file` and `text`")
+                        .at(source, span, "this prompt"));
+                }
+            };
         Ok(Prompt::new(table.name.get_ref(), body))
     }
 

@@ -49,7 +49,8 @@ impl Template {
         let mut environment = environment();
         environment.add_template_owned("template", text.to_owned()).map_err(|error| describe(&error))?;
         let globals: BTreeSet<String> = environment.globals().map(|(name, _)| name.to_owned()).collect();
-        let variables = environment.get_template("template").map_err(|error| describe(&error))?.undeclared_variables(false);
+        let variables =
+            environment.get_template("template").map_err(|error| describe(&error))?.undeclared_variables(false);
         let variables = variables.into_iter().filter(|name| !globals.contains(name)).collect();
         let literal = !text.contains("{{") && !text.contains("{%") && !text.contains("{#");
         Ok(Template { environment: Arc::new(environment), text: text.into(), variables: Arc::new(variables), literal })
@@ -76,8 +77,12 @@ impl Template {
 
     fn undefined(&self, context: &Context<'_>, error: &minijinja::Error) -> String {
         if error.kind() == minijinja::ErrorKind::UndefinedError {
-            let missing: Vec<String> =
-                self.variables.iter().filter(|name| context.get(name).is_none()).map(|name| format!("`{name}`")).collect();
+            let missing: Vec<String> = self
+                .variables
+                .iter()
+                .filter(|name| context.get(name).is_none())
+                .map(|name| format!("`{name}`"))
+                .collect();
             if !missing.is_empty() {
                 return format!("{} is undefined", missing.join(", "));
             }
@@ -112,7 +117,8 @@ pub struct Fields(Vec<(String, Value)>);
 impl Fields {
     /// Takes JSON values by name.
     pub fn new<'a>(values: impl IntoIterator<Item = (&'a String, &'a serde_json::Value)>) -> Arc<Fields> {
-        let mut fields: Vec<_> = values.into_iter().map(|(name, value)| (name.clone(), Value::from(Serde(value)))).collect();
+        let mut fields: Vec<_> =
+            values.into_iter().map(|(name, value)| (name.clone(), Value::from(Serde(value)))).collect();
         fields.sort_by(|a, b| a.0.cmp(&b.0));
         Arc::new(Fields(fields))
     }
@@ -187,7 +193,10 @@ mod tests {
 
     #[test]
     fn variables_are_what_comes_from_outside() {
-        let template = Template::compile("{% set x = 1 %}{{ x }}{{ question }}{% for c in choices %}{{ c }}{% endfor %}{{ range(3) }}").unwrap();
+        let template = Template::compile(
+            "{% set x = 1 %}{{ x }}{{ question }}{% for c in choices %}{{ c }}{% endfor %}{{ range(3) }}",
+        )
+        .unwrap();
         assert_eq!(template.variables().iter().map(String::as_str).collect::<Vec<_>>(), ["choices", "question"]);
     }
 }

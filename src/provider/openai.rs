@@ -150,10 +150,18 @@ pub fn decode_error(status: u16, body: &[u8]) -> Failure {
     };
     let lower = words.to_lowercase();
     let kind = match status {
-        400 | 413 | 422 if code == "context_length_exceeded" || lower.contains("context length") || lower.contains("context window") => {
+        400 | 413 | 422
+            if code == "context_length_exceeded"
+                || lower.contains("context length")
+                || lower.contains("context window") =>
+        {
             FailureKind::ContextTooLong
         }
-        400 | 403 if code == "content_filter" || code == "content_policy_violation" || lower.contains("content management policy") => {
+        400 | 403
+            if code == "content_filter"
+                || code == "content_policy_violation"
+                || lower.contains("content management policy") =>
+        {
             FailureKind::ContentFilter
         }
         401 | 403 => FailureKind::Authentication,
@@ -196,15 +204,21 @@ mod tests {
 
     #[test]
     fn a_request_is_encoded() {
-        assert_eq!(encode(&request(1), 1), Call {
-            path: "/chat/completions",
-            body: json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.5}),
-        });
+        assert_eq!(
+            encode(&request(1), 1),
+            Call {
+                path: "/chat/completions",
+                body: json!({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.5}),
+            }
+        );
         let text = Request { input: Input::Text("once".into()), ..request(3) };
-        assert_eq!(encode(&text, 3), Call {
-            path: "/completions",
-            body: json!({"model": "gpt-4o-mini", "prompt": "once", "temperature": 0.5, "n": 3}),
-        });
+        assert_eq!(
+            encode(&text, 3),
+            Call {
+                path: "/completions",
+                body: json!({"model": "gpt-4o-mini", "prompt": "once", "temperature": 0.5, "n": 3}),
+            }
+        );
     }
 
     #[test]
@@ -214,7 +228,10 @@ mod tests {
             {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"},
         ], "usage": {"prompt_tokens": 8, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 4}}});
         let response = decode(&request(2), 2, body.to_string().as_bytes()).unwrap();
-        assert_eq!(response.samples.iter().map(|s| (s.text.as_str(), s.completion_tokens)).collect::<Vec<_>>(), [("a", 2), ("b b b b", 5)]);
+        assert_eq!(
+            response.samples.iter().map(|s| (s.text.as_str(), s.completion_tokens)).collect::<Vec<_>>(),
+            [("a", 2), ("b b b b", 5)]
+        );
         assert_eq!((response.prompt_tokens, response.cached_tokens, response.estimated), (8, 4, true));
         assert_eq!(response.model.as_deref(), Some("gpt-4o-mini-2024-07-18"));
         assert_eq!(response.samples[1].finish_reason, FinishReason::LENGTH);
@@ -225,7 +242,10 @@ mod tests {
         let kind = |body: Value| decode(&request(1), 1, body.to_string().as_bytes()).unwrap_err().kind;
         assert_eq!(kind(json!({"choices": []})), FailureKind::MalformedReply);
         assert_eq!(kind(json!("x")), FailureKind::MalformedReply);
-        assert_eq!(kind(json!({"choices": [{"message": {"content": null}, "finish_reason": "content_filter"}]})), FailureKind::ContentFilter);
+        assert_eq!(
+            kind(json!({"choices": [{"message": {"content": null}, "finish_reason": "content_filter"}]})),
+            FailureKind::ContentFilter
+        );
         assert_eq!(kind(json!({"choices": [{"message": {"content": null, "refusal": "no"}}]})), FailureKind::Refused);
         assert_eq!(decode(&request(1), 1, b"<html>").unwrap_err().kind, FailureKind::MalformedReply);
         let unbilled = decode(&request(1), 1, br#"{"choices": [{"message": {"content": "a b"}}]}"#).unwrap();
@@ -235,8 +255,16 @@ mod tests {
     #[test]
     fn errors_are_classed() {
         for (status, body, kind) in [
-            (400, json!({"error": {"code": "context_length_exceeded", "message": "too long"}}), FailureKind::ContextTooLong),
-            (400, json!({"error": {"message": "This model's maximum context length is 8192 tokens"}}), FailureKind::ContextTooLong),
+            (
+                400,
+                json!({"error": {"code": "context_length_exceeded", "message": "too long"}}),
+                FailureKind::ContextTooLong,
+            ),
+            (
+                400,
+                json!({"error": {"message": "This model's maximum context length is 8192 tokens"}}),
+                FailureKind::ContextTooLong,
+            ),
             (400, json!({"error": {"message": "bad temperature"}}), FailureKind::BadRequest),
             (400, json!({"error": {"code": "content_filter", "message": "x"}}), FailureKind::ContentFilter),
             (401, json!({"error": {"message": "bad key"}}), FailureKind::Authentication),

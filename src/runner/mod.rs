@@ -54,7 +54,8 @@ impl Service {
 
     /// Most output tokens of one completion of a request; `None` where nothing bounds it.
     fn output_limit(&self, request: &Request) -> Option<u64> {
-        let said = ["max_tokens", "max_completion_tokens"].iter().filter_map(|name| request.params.get(*name)?.as_u64()).max();
+        let said =
+            ["max_tokens", "max_completion_tokens"].iter().filter_map(|name| request.params.get(*name)?.as_u64()).max();
         let legacy = (!self.chat).then_some(16);
         said.or(legacy).or(self.model.max_output_tokens).or(self.model.context_window)
     }
@@ -179,8 +180,9 @@ impl Runner {
             let limited = model.max_output_tokens.is_some() || model.context_window.is_some();
             let knows_the_bill = backend.in_process() && endpoint.provider == backend::ProviderKind::Replay;
             if budget && !bounded && !limited && !knows_the_bill && kind == ModelKind::Chat {
-                return Err(Error::usage(format!("nothing bounds what a completion of `{name}` may cost"))
-                    .help(format!("set max_tokens in the space, or in {file}: [models.\"{name}\"] max_output_tokens = ...")));
+                return Err(Error::usage(format!("nothing bounds what a completion of `{name}` may cost")).help(
+                    format!("set max_tokens in the space, or in {file}: [models.\"{name}\"] max_output_tokens = ..."),
+                ));
             }
             services.push(Arc::new(Service {
                 price: model.price.unwrap_or(Price { input: Usd::ZERO, cached_input: Usd::ZERO, output: Usd::ZERO }),
@@ -194,7 +196,13 @@ impl Runner {
                 answered: AtomicBool::new(false),
             }));
         }
-        Ok(Runner { store, services, flights: Mutex::default(), concurrency: Semaphore::new(concurrency.max(1)), stopping: watch::channel(false).0 })
+        Ok(Runner {
+            store,
+            services,
+            flights: Mutex::default(),
+            concurrency: Semaphore::new(concurrency.max(1)),
+            stopping: watch::channel(false).0,
+        })
     }
 
     /// The service of a model, if it was opened.
@@ -262,7 +270,10 @@ impl Runner {
             let first = stored.len();
             let worst = service.worst(request, first, false).min(service.worst(request, first, true));
             if worst > hold.real() && !hold.top_up(worst) {
-                return Ok(Err(Failure::new(FailureKind::Budget, format!("another attempt ({worst} dollars at worst) does not fit the budget"))));
+                return Ok(Err(Failure::new(
+                    FailureKind::Budget,
+                    format!("another attempt ({worst} dollars at worst) does not fit the budget"),
+                )));
             }
             requests += 1;
             match self.attempt(service, request, first, worst, fingerprint, scope, hold).await? {
@@ -303,7 +314,8 @@ impl Runner {
         hold: &mut Hold,
     ) -> Result<Result<Stored, CallError>> {
         let _permit = self.concurrency.acquire().await.map_err(|_| Error::internal("the runner was closed"))?;
-        let tokens = tokens::input_bound(request) / 3 + service.output_limit(request).unwrap_or(1024) * (u64::from(request.n) - first as u64);
+        let tokens = tokens::input_bound(request) / 3
+            + service.output_limit(request).unwrap_or(1024) * (u64::from(request.n) - first as u64);
         if *self.stopping.borrow() {
             return Ok(Err(stopped()));
         }

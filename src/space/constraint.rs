@@ -28,8 +28,9 @@ impl std::fmt::Debug for Constraint {
 impl Constraint {
     /// Compiles an expression; `source` and `span` say where it stands.
     pub fn new(text: &str, source: &Source, span: Range<usize>) -> Result<Constraint> {
-        Constraint::compile(text, span.clone())
-            .map_err(|problem| Error::usage(format!("this expression cannot be read: {problem}")).at(source, span, "here"))
+        Constraint::compile(text, span.clone()).map_err(|problem| {
+            Error::usage(format!("this expression cannot be read: {problem}")).at(source, span, "here")
+        })
     }
 
     /// Compiles an expression that stands in no file.
@@ -64,8 +65,11 @@ impl Constraint {
             return Ok(true);
         }
         let expression = self.environment.compile_expression(&self.text).map_err(|error| describe(&error))?;
-        let context: std::collections::BTreeMap<&str, Value> =
-            configuration.0.iter().map(|(name, value)| (name.as_str(), Value::from(minijinja::value::Serde(value)))).collect();
+        let context: std::collections::BTreeMap<&str, Value> = configuration
+            .0
+            .iter()
+            .map(|(name, value)| (name.as_str(), Value::from(minijinja::value::Serde(value))))
+            .collect();
         expression.eval(context).map(|value| value.is_true()).map_err(|error| describe(&error))
     }
 }

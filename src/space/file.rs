@@ -119,16 +119,20 @@ pub fn read(source: &Source, folder: &Path) -> Result<Space> {
         reader.spans.parameters.insert(key.clone(), name.span());
         parameters.push(reader.parameter(key, name.span(), table)?);
     }
-    let constraints = file.constraints.iter().map(|table| Constraint::new(table.expr.get_ref(), source, table.expr.span()));
+    let constraints =
+        file.constraints.iter().map(|table| Constraint::new(table.expr.get_ref(), source, table.expr.span()));
     let constraints = constraints.collect::<Result<Vec<_>>>()?;
     let spans = reader.spans;
-    let mut space = Space::new(file.space.name, parameters, reader.prompts, constraints, Some((source.clone(), spans)))?;
+    let mut space =
+        Space::new(file.space.name, parameters, reader.prompts, constraints, Some((source.clone(), spans)))?;
     if let Some((span, table)) = baseline {
         let mut settings = BTreeMap::new();
         for (key, value) in table.into_inner() {
             let name = key.get_ref().to_string();
             let json = declaration::json(source, &value)?;
-            space.check_setting(&name, &json).map_err(|problem| problem.at(source, key.span().start..value.span().end, "in the baseline"))?;
+            space
+                .check_setting(&name, &json)
+                .map_err(|problem| problem.at(source, key.span().start..value.span().end, "in the baseline"))?;
             settings.insert(name, json);
         }
         let baseline = space.complete(&settings).map_err(|problem| problem.at(source, span, "the baseline"))?;
@@ -151,7 +155,9 @@ impl Reader<'_> {
 
     fn parameter(&mut self, name: String, span: Range<usize>, mut table: Table<'_>) -> Result<Parameter> {
         let json = |found: Option<(Range<usize>, Spanned<DeValue<'_>>)>| match found {
-            Some((key, value)) => Ok(Some(Spanned::new(key.start..value.span().end, declaration::json(self.source, &value)?))),
+            Some((key, value)) => {
+                Ok(Some(Spanned::new(key.start..value.span().end, declaration::json(self.source, &value)?)))
+            }
             None => Ok::<_, Error>(None),
         };
         let value = json(declaration::take(&mut table, "value"))?;
@@ -173,14 +179,19 @@ impl Reader<'_> {
         if let Some(api) = api_parameter(&name).filter(|_| role != Role::Body) {
             self.check_api(api, &values, &span)?;
         }
-        if role == Role::Model && !models(&values).iter().all(|model| model.as_str().is_some_and(|name| !name.is_empty())) {
+        if role == Role::Model
+            && !models(&values).iter().all(|model| model.as_str().is_some_and(|name| !name.is_empty()))
+        {
             return Err(self.error("a model is given by its name", span, "these must be texts"));
         }
-        if let Some(default) = &spec.default {
-            if !values.contains(default.get_ref()) {
-                return Err(self.error(
-                    format!("the default of `{name}` is not one of its values"), default.span(), "not among the values"));
-            }
+        if let Some(default) = &spec.default
+            && !values.contains(default.get_ref())
+        {
+            return Err(self.error(
+                format!("the default of `{name}` is not one of its values"),
+                default.span(),
+                "not among the values",
+            ));
         }
         let when = self.conditions(&spec)?;
         Ok(Parameter { name, role, values, default: spec.default.map(Spanned::into_inner), when })
@@ -210,7 +221,8 @@ impl Reader<'_> {
         choices: Option<(Range<usize>, Spanned<DeValue<'_>>)>,
     ) -> Result<Values> {
         if let Some(value) = &spec.value {
-            return Err(self.error("prompts are given as choices, also where there is only one", value.span(), "here")
+            return Err(self
+                .error("prompts are given as choices, also where there is only one", value.span(), "here")
                 .help("write choices = [{ name = \"...\", template = \"...\" }]"));
         }
         let Some((key, choices)) = choices else {
@@ -228,14 +240,19 @@ impl Reader<'_> {
             let table = match item.into_inner() {
                 DeValue::Table(table) => Spanned::new(item_span.clone(), table),
                 _ => {
-                    return Err(self.error("a prompt is a table with a name", item_span, "here")
+                    return Err(self
+                        .error("a prompt is a table with a name", item_span, "here")
                         .help("like { name = \"direct\", template = \"{{ question }}\" }"));
                 }
             };
             let table: PromptTable = declaration::read(self.source, table)?;
             let prompt = Prompt::read(&table, self.source, self.folder)?;
             if self.prompts.iter().any(|known| known.name == prompt.name) {
-                return Err(self.error(format!("two prompts are named `{}`", prompt.name), table.name.span(), "the second one"));
+                return Err(self.error(
+                    format!("two prompts are named `{}`", prompt.name),
+                    table.name.span(),
+                    "the second one",
+                ));
             }
             self.spans.prompts.insert(prompt.name.clone(), item_span);
             self.prompts.push(prompt);
@@ -272,8 +289,12 @@ impl Reader<'_> {
                 self.misplaced(spec, "a categorical parameter", &["low", "high", "step", "log"])?;
                 self.choices(choices)
             }
-            (Kind::Categorical, None) => Err(self.error(format!("`{name}` needs `choices`"), span.clone(), "this parameter")),
-            (_, Some((key, _))) => Err(self.error("a range has no `choices`", key, "this belongs to a categorical parameter")),
+            (Kind::Categorical, None) => {
+                Err(self.error(format!("`{name}` needs `choices`"), span.clone(), "this parameter"))
+            }
+            (_, Some((key, _))) => {
+                Err(self.error("a range has no `choices`", key, "this belongs to a categorical parameter"))
+            }
             (Kind::Float, None) => self.float(name, spec, span),
             (Kind::Int, None) => self.int(name, spec, span),
         }
@@ -298,8 +319,13 @@ impl Reader<'_> {
         }
     }
 
-    fn bound<'s>(&self, spec: &'s Option<Spanned<toml::Value>>, key: &str, name: &str, span: &Range<usize>)
-        -> Result<&'s Spanned<toml::Value>> {
+    fn bound<'s>(
+        &self,
+        spec: &'s Option<Spanned<toml::Value>>,
+        key: &str,
+        name: &str,
+        span: &Range<usize>,
+    ) -> Result<&'s Spanned<toml::Value>> {
         spec.as_ref().ok_or_else(|| self.error(format!("`{name}` needs `{key}`"), span.clone(), "this parameter"))
     }
 
@@ -309,7 +335,9 @@ impl Reader<'_> {
             toml::Value::Float(float) => Some(*float),
             _ => None,
         };
-        number.filter(|number| number.is_finite()).ok_or_else(|| self.error("this must be a finite number", value.span(), "here"))
+        number
+            .filter(|number| number.is_finite())
+            .ok_or_else(|| self.error("this must be a finite number", value.span(), "here"))
     }
 
     fn integer(&self, value: &Spanned<toml::Value>) -> Result<i64> {
@@ -321,7 +349,8 @@ impl Reader<'_> {
     }
 
     fn float(&self, name: &str, spec: &ParamTable, span: &Range<usize>) -> Result<Values> {
-        let (low_at, high_at) = (self.bound(&spec.low, "low", name, span)?, self.bound(&spec.high, "high", name, span)?);
+        let (low_at, high_at) =
+            (self.bound(&spec.low, "low", name, span)?, self.bound(&spec.high, "high", name, span)?);
         let (low, high) = (self.number(low_at)?, self.number(high_at)?);
         self.check_range(low, high, low_at, high_at)?;
         let log = self.log(spec, low, low_at)?;
@@ -339,7 +368,8 @@ impl Reader<'_> {
     }
 
     fn int(&self, name: &str, spec: &ParamTable, span: &Range<usize>) -> Result<Values> {
-        let (low_at, high_at) = (self.bound(&spec.low, "low", name, span)?, self.bound(&spec.high, "high", name, span)?);
+        let (low_at, high_at) =
+            (self.bound(&spec.low, "low", name, span)?, self.bound(&spec.high, "high", name, span)?);
         let (low, high) = (self.integer(low_at)?, self.integer(high_at)?);
         self.check_range(low as f64, high as f64, low_at, high_at)?;
         let log = self.log(spec, low as f64, low_at)?;
@@ -353,10 +383,20 @@ impl Reader<'_> {
         Ok(Values::Int { low, high, step, log })
     }
 
-    fn check_range(&self, low: f64, high: f64, low_at: &Spanned<toml::Value>, high_at: &Spanned<toml::Value>) -> Result<()> {
+    fn check_range(
+        &self,
+        low: f64,
+        high: f64,
+        low_at: &Spanned<toml::Value>,
+        high_at: &Spanned<toml::Value>,
+    ) -> Result<()> {
         if low > high {
             let span = low_at.span().start.min(high_at.span().start)..low_at.span().end.max(high_at.span().end);
-            return Err(self.error(format!("the range is empty: low is {low}, high is {high}"), span, "low is above high"));
+            return Err(self.error(
+                format!("the range is empty: low is {low}, high is {high}"),
+                span,
+                "low is above high",
+            ));
         }
         Ok(())
     }
@@ -378,13 +418,21 @@ impl Reader<'_> {
             ("step", spec.step.as_ref().map(Spanned::span)),
             ("log", spec.log.as_ref().map(Spanned::span)),
         ];
-        match there.into_iter().find_map(|(key, span)| keys.contains(&key).then_some(span).flatten().map(|span| (key, span))) {
+        match there
+            .into_iter()
+            .find_map(|(key, span)| keys.contains(&key).then_some(span).flatten().map(|span| (key, span)))
+        {
             Some((key, span)) => Err(self.error(format!("`{key}` means nothing for {what}"), span, "take this out")),
             None => Ok(()),
         }
     }
 
-    fn check_api(&self, api: &crate::space::parameter::ApiParameter, values: &Values, span: &Range<usize>) -> Result<()> {
+    fn check_api(
+        &self,
+        api: &crate::space::parameter::ApiParameter,
+        values: &Values,
+        span: &Range<usize>,
+    ) -> Result<()> {
         let ends = match values {
             Values::Constant(value) => vec![value.clone()],
             Values::Choices(choices) => choices.clone(),
@@ -392,7 +440,8 @@ impl Reader<'_> {
             Values::Int { low, high, .. } => vec![Value::from(*low), Value::from(*high)],
         };
         match ends.iter().find_map(|value| api.check(value).err()) {
-            Some(problem) => Err(self.error(problem, span.clone(), "this parameter")
+            Some(problem) => Err(self
+                .error(problem, span.clone(), "this parameter")
                 .help("a variable of your own needs another name")),
             None => Ok(()),
         }

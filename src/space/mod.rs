@@ -128,7 +128,10 @@ impl Space {
                 let problem = match self.parameter(&condition.parameter) {
                     None => Some(file::unknown_parameter(&condition.parameter, self.names())),
                     Some(other) => condition.values.iter().find(|value| !other.values.contains(value)).map(|value| {
-                        Error::usage(format!("`{}` is never {value}, so `{}` would never be active", other.name, parameter.name))
+                        Error::usage(format!(
+                            "`{}` is never {value}, so `{}` would never be active",
+                            other.name, parameter.name
+                        ))
                     }),
                 };
                 if let Some(problem) = problem {
@@ -182,13 +185,16 @@ impl Space {
     fn check_unused(&self) -> Result<()> {
         let in_prompts: BTreeSet<&String> = self.prompts.iter().flat_map(Prompt::variables).collect();
         let unused = self.parameters.iter().find(|parameter| {
-            parameter.role == Role::Variable && !self.gates.contains(&parameter.name) && !in_prompts.contains(&parameter.name)
+            parameter.role == Role::Variable
+                && !self.gates.contains(&parameter.name)
+                && !in_prompts.contains(&parameter.name)
         });
         let Some(parameter) = unused else { return Ok(()) };
         let near = crate::diagnostic::nearest(&parameter.name, parameter::API_PARAMETERS.iter().map(|api| api.name));
         let help = match near {
             Some(near) => format!("did you mean `{near}`? To send it in the request body as it is, write body = true"),
-            None => "use it in a template, a `when` or a constraint, or send it in the request body with body = true".to_owned(),
+            None => "use it in a template, a `when` or a constraint, or send it in the request body with body = true"
+                .to_owned(),
         };
         let error = Error::usage(format!("nothing uses the parameter `{}`", parameter.name)).help(help);
         Err(self.at_parameter(error, &parameter.name))
@@ -201,7 +207,9 @@ impl Space {
         for parameter in self.order.iter().map(|&at| &self.parameters[at]) {
             let Some(value) = values.get(&parameter.name) else { continue };
             let met = parameter.when.iter().all(|condition| {
-                active.get(&condition.parameter).is_some_and(|value| condition.values.iter().any(|wanted| same(wanted, value)))
+                active
+                    .get(&condition.parameter)
+                    .is_some_and(|value| condition.values.iter().any(|wanted| same(wanted, value)))
             });
             let used = parameter.role != Role::Variable
                 || self.gates.contains(&parameter.name)
@@ -228,7 +236,9 @@ impl Space {
         let Some(parameter) = self.parameter(name) else {
             return Err(file::unknown_parameter(name, self.names()));
         };
-        if let Some(problem) = api_parameter(name).filter(|_| parameter.role != Role::Body).and_then(|api| api.check(value).err()) {
+        if let Some(problem) =
+            api_parameter(name).filter(|_| parameter.role != Role::Body).and_then(|api| api.check(value).err())
+        {
             return Err(Error::usage(problem));
         }
         let kind_fits = match &parameter.values {
@@ -282,7 +292,8 @@ impl Domain for Space {
     fn sample(&self, rng: &mut ChaCha12Rng) -> Option<Configuration> {
         (0..DRAWS).find_map(|_| {
             // Every parameter is drawn, active or not, so that each has its own place in the random stream.
-            let values = self.parameters.iter().map(|parameter| (parameter.name.clone(), parameter.values.draw(rng))).collect();
+            let values =
+                self.parameters.iter().map(|parameter| (parameter.name.clone(), parameter.values.draw(rng))).collect();
             let configuration = self.settle(&values);
             self.broken(&configuration).is_none().then_some(configuration)
         })
@@ -293,7 +304,9 @@ impl Domain for Space {
         for parameter in &self.parameters {
             match parameter.values.count() {
                 Some(count) => counts.push(count),
-                None => return Err(format!("`{}` takes any real number in its range: give it a `step`", parameter.name)),
+                None => {
+                    return Err(format!("`{}` takes any real number in its range: give it a `step`", parameter.name));
+                }
             }
         }
         // Inactive parameters make many points one configuration, so more points than `limit` are gone through.

@@ -260,7 +260,9 @@ impl ApiParameter {
             },
             ApiKind::Stop => match value {
                 Value::String(_) | Value::Null => Ok(()),
-                Value::Array(items) if items.iter().all(|item| item.as_str().is_some_and(|text| !text.is_empty())) => Ok(()),
+                Value::Array(items) if items.iter().all(|item| item.as_str().is_some_and(|text| !text.is_empty())) => {
+                    Ok(())
+                }
                 _ => wrong("a text, or a list of texts that are not empty".to_owned()),
             },
             ApiKind::Word if !value.is_string() => wrong("a word".to_owned()),
@@ -318,8 +320,10 @@ mod tests {
     fn steps_are_what_was_meant() {
         let values = Values::Float { low: 0.0, high: 1.0, step: Some(0.1), log: false };
         assert_eq!(values.count(), Some(11));
-        assert_eq!((0..11).map(|at| values.nth(at).to_string()).collect::<Vec<_>>().join(" "),
-            "0.0 0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 1.0");
+        assert_eq!(
+            (0..11).map(|at| values.nth(at).to_string()).collect::<Vec<_>>().join(" "),
+            "0.0 0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 1.0"
+        );
         assert_eq!(Values::Int { low: 1, high: 10, step: 4, log: false }.count(), Some(3));
         assert_eq!(Values::Float { low: 0.0, high: 1.0, step: None, log: false }.count(), None);
     }

@@ -85,29 +85,57 @@ fn the_baseline_takes_defaults_and_may_lie_outside_the_range() {
 fn faults_point_at_their_place() {
     assert_eq!(problem("low = 1\n", "lwo = 1\n"), "space.toml:29:1 | unknown key `lwo` | did you mean `low`?");
     assert_eq!(problem("high = 4", "high = 0"), "space.toml:29:7 | the range is empty: low is 1, high is 0 | ");
-    assert_eq!(problem("low = 0.0\nhigh = 1.0", "low = 0.0\nhigh = 3.0"),
-        "space.toml:15:9 | `temperature` takes a number from 0 to 2, not 3.0 | a variable of your own needs another name");
-    assert_eq!(problem("{{ trigger }}", "x"),
-        "space.toml:7:9 | nothing uses the parameter `trigger` | use it in a template, a `when` or a constraint, or send it in the request body with body = true");
+    assert_eq!(
+        problem("low = 0.0\nhigh = 1.0", "low = 0.0\nhigh = 3.0"),
+        "space.toml:15:9 | `temperature` takes a number from 0 to 2, not 3.0 | a variable of your own needs another name"
+    );
+    assert_eq!(
+        problem("{{ trigger }}", "x"),
+        "space.toml:7:9 | nothing uses the parameter `trigger` | use it in a template, a `when` or a constraint, or send it in the request body with body = true"
+    );
     assert!(problem("[params.trigger]", "[params.temprature]").contains("did you mean `temperature`?"));
-    assert_eq!(problem("name = \"cot\"", "name = \"direct\"").split(" | ").nth(1), Some("two prompts are named `direct`"));
-    assert_eq!(problem("{ sampling = \"top_p\" }", "{ smapling = \"top_p\" }"),
-        "space.toml:21:9 | there is no parameter `smapling` | did you mean `sampling`?");
-    assert_eq!(problem("{ sampling = \"top_p\" }", "{ sampling = \"topp\" }").split(" | ").nth(1),
-        Some("`sampling` is never \"topp\", so `top_p` would never be active"));
-    assert_eq!(problem("n * max_tokens <= 400", "n * max_token <= 400"),
-        "space.toml:35:8 | there is no parameter `max_token` | did you mean `max_tokens`?");
-    assert_eq!(problem("n * max_tokens <= 400", "n * (").split(" | ").nth(1).map(|m| &m[..31]), Some("this expression cannot be read:"));
-    assert_eq!(problem("prompt = \"cot\"", "prompt = \"cto\""),
-        "space.toml:37:1 | \"cto\" is no value of `prompt` | did you mean `cot`?");
-    assert_eq!(problem("template = \"{{ q }}\" }", "template = \"{{ q \" }").split(" | ").next(), Some("space.toml:6:42"));
-    assert_eq!(problem("type = \"int\"", "type = \"integer\"").split(" | ").nth(1),
-        Some("`integer` is none of the words known here"));
+    assert_eq!(
+        problem("name = \"cot\"", "name = \"direct\"").split(" | ").nth(1),
+        Some("two prompts are named `direct`")
+    );
+    assert_eq!(
+        problem("{ sampling = \"top_p\" }", "{ smapling = \"top_p\" }"),
+        "space.toml:21:9 | there is no parameter `smapling` | did you mean `sampling`?"
+    );
+    assert_eq!(
+        problem("{ sampling = \"top_p\" }", "{ sampling = \"topp\" }").split(" | ").nth(1),
+        Some("`sampling` is never \"topp\", so `top_p` would never be active")
+    );
+    assert_eq!(
+        problem("n * max_tokens <= 400", "n * max_token <= 400"),
+        "space.toml:35:8 | there is no parameter `max_token` | did you mean `max_tokens`?"
+    );
+    assert_eq!(
+        problem("n * max_tokens <= 400", "n * (").split(" | ").nth(1).map(|m| &m[..31]),
+        Some("this expression cannot be read:")
+    );
+    assert_eq!(
+        problem("prompt = \"cot\"", "prompt = \"cto\""),
+        "space.toml:37:1 | \"cto\" is no value of `prompt` | did you mean `cot`?"
+    );
+    assert_eq!(
+        problem("template = \"{{ q }}\" }", "template = \"{{ q \" }").split(" | ").next(),
+        Some("space.toml:6:42")
+    );
+    assert_eq!(
+        problem("type = \"int\"", "type = \"integer\"").split(" | ").nth(1),
+        Some("`integer` is none of the words known here")
+    );
     assert_eq!(problem("[100, 200]", "[100, 100.0]").split(" | ").nth(1), Some("the choice 100.0 is there twice"));
     assert_eq!(problem("value = \"m\"", "value = 3").split(" | ").nth(1), Some("a model is given by its name"));
-    assert_eq!(problem("[params.model]", "[params.modle]").split(" | ").nth(1), Some("the space has no parameter `model`"));
-    assert_eq!(problem("{ sampling = \"temperature\" }", "{ temperature = 0.5 }").split(" | ").nth(1),
-        Some("the conditions of `temperature` are circular"));
+    assert_eq!(
+        problem("[params.model]", "[params.modle]").split(" | ").nth(1),
+        Some("the space has no parameter `model`")
+    );
+    assert_eq!(
+        problem("{ sampling = \"temperature\" }", "{ temperature = 0.5 }").split(" | ").nth(1),
+        Some("the conditions of `temperature` are circular")
+    );
 }
 
 #[test]
@@ -120,7 +148,11 @@ fn a_constraint_on_an_inactive_parameter_does_not_apply() {
 
 #[test]
 fn an_infinite_space_is_not_enumerated() {
-    let space = read(&GOOD.replace("high = 1.0\nstep = 0.5\nwhen = { sampling = \"temperature\" }", "high = 1.0\nwhen = { sampling = \"temperature\" }")).unwrap();
+    let space = read(&GOOD.replace(
+        "high = 1.0\nstep = 0.5\nwhen = { sampling = \"temperature\" }",
+        "high = 1.0\nwhen = { sampling = \"temperature\" }",
+    ))
+    .unwrap();
     assert!(space.enumerate(1000).unwrap_err().contains("`temperature` takes any real number"));
     assert_eq!(space.size(), None);
 }

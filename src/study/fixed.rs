@@ -37,7 +37,9 @@ pub struct FixedAgenda {
 impl FixedAgenda {
     /// All plans on the instances of `order`.
     pub fn new(plans: Vec<Arc<Plan>>, order: Vec<usize>, pipeline: &Pipeline<'_>, readers: Readers) -> FixedAgenda {
-        let trial = |(number, plan): (usize, &Arc<Plan>)| Trial::new(number, plan.configuration.clone(), plan.clone(), number == 1);
+        let trial = |(number, plan): (usize, &Arc<Plan>)| {
+            Trial::new(number, plan.configuration.clone(), plan.clone(), number == 1)
+        };
         let trials = plans.iter().enumerate().map(trial).collect();
         let sums = Sums { budget: pipeline.purse.limit(), waiting: 0, ..Sums::default() };
         FixedAgenda {
@@ -130,8 +132,15 @@ pub async fn holdout(
     seed: u64,
 ) -> Result<Tested> {
     let instances: Arc<[Instance]> = workload.task.test.clone().into();
-    let test = Pipeline { instances: instances.clone(), workload: workload.clone(), runner: pipeline.runner.clone(),
-        purse: pipeline.purse.clone(), scope: pipeline.scope.clone(), recorded: pipeline.recorded, stop: pipeline.stop.clone() };
+    let test = Pipeline {
+        instances: instances.clone(),
+        workload: workload.clone(),
+        runner: pipeline.runner.clone(),
+        purse: pipeline.purse.clone(),
+        scope: pipeline.scope.clone(),
+        recorded: pipeline.recorded,
+        stop: pipeline.stop.clone(),
+    };
     test_split(&test, winner, baseline, seed, Vec::new()).await
 }
 
@@ -169,8 +178,10 @@ pub async fn test_split(
 /// Winner against baseline on the instances that both answered.
 fn versus(winner: &Trial, baseline: &Trial, objective: &Objective, seed: u64) -> Option<Versus> {
     let other: std::collections::BTreeMap<usize, f64> = baseline.scores(&objective.metric).collect();
-    let pairs: Vec<(f64, f64)> =
-        winner.scores(&objective.metric).filter_map(|(instance, value)| Some((value, *other.get(&instance)?))).collect();
+    let pairs: Vec<(f64, f64)> = winner
+        .scores(&objective.metric)
+        .filter_map(|(instance, value)| Some((value, *other.get(&instance)?)))
+        .collect();
     let (a, b): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
     let comparison = stats::compare(&a, &b, settings::stream(seed, "bootstrap"))?;
     Some(Versus {

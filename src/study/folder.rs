@@ -76,12 +76,16 @@ pub fn task_hash(workload: &Workload) -> String {
 /// The hash of a space: its file, and the prompts that stand in files of their own.
 pub fn space_hash(space: &Space) -> String {
     let texts = |prompt: &Prompt| match &prompt.body {
-        Body::Messages(messages) => messages.iter().map(|(role, content)| format!("{role}\n{}", content.text())).collect(),
+        Body::Messages(messages) => {
+            messages.iter().map(|(role, content)| format!("{role}\n{}", content.text())).collect()
+        }
         Body::Template(template) | Body::Text(template) => template.text().to_owned(),
     };
     let file = space.origin.as_ref().map_or(String::new(), |(source, _)| source.text().to_owned());
-    let parameters: Vec<String> = space.parameters.iter().map(|p| format!("{} {:?} {:?}", p.name, p.values, p.when)).collect();
-    let prompts: Vec<(String, String)> = space.prompts.iter().map(|prompt| (prompt.name.clone(), texts(prompt))).collect();
+    let parameters: Vec<String> =
+        space.parameters.iter().map(|p| format!("{} {:?} {:?}", p.name, p.values, p.when)).collect();
+    let prompts: Vec<(String, String)> =
+        space.prompts.iter().map(|prompt| (prompt.name.clone(), texts(prompt))).collect();
     let constraints: Vec<&str> = space.constraints.iter().map(crate::space::Constraint::text).collect();
     let all = format!("{file}\n{parameters:?}\n{prompts:?}\n{constraints:?}\n{:?}", space.baseline);
     blake3::hash(all.as_bytes()).to_hex()[..32].to_owned()
@@ -128,11 +132,17 @@ impl RunFolder {
 
     fn lock(path: PathBuf) -> Result<RunFolder> {
         let file = path.join(".lock");
-        let lock = fs::File::options().create(true).truncate(false).write(true).open(&file).map_err(|e| cannot_write(&file, &e))?;
+        let lock = fs::File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&file)
+            .map_err(|e| cannot_write(&file, &e))?;
         match lock.try_lock() {
             Ok(()) => Ok(RunFolder { path, _lock: lock }),
             Err(fs::TryLockError::WouldBlock) => {
-                Err(Error::usage(format!("another process is working on {}", path.display())).help("wait for it to end, or stop it"))
+                Err(Error::usage(format!("another process is working on {}", path.display()))
+                    .help("wait for it to end, or stop it"))
             }
             // Not every file system has locks; then nobody is kept out.
             Err(fs::TryLockError::Error(_)) => Ok(RunFolder { path, _lock: lock }),
@@ -194,7 +204,8 @@ fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
 
 /// The text of a `study.toml`.
 pub fn to_toml(file: &StudyFile) -> Result<String> {
-    let text = toml::to_string(file).map_err(|error| Error::internal(format!("study.toml cannot be written: {error}")))?;
+    let text =
+        toml::to_string(file).map_err(|error| Error::internal(format!("study.toml cannot be written: {error}")))?;
     Ok(format!("# Written by farthing: all that is needed to run this study again.\n{text}"))
 }
 
@@ -235,7 +246,10 @@ mod tests {
         drop(folder);
         assert!(RunFolder::open(&out).is_ok());
         assert!(RunFolder::create(Some(&out), &file()).unwrap_err().message().contains("not empty"));
-        let names: Vec<String> = fs::read_dir(out.parent().unwrap()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let names: Vec<String> = fs::read_dir(out.parent().unwrap())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         assert_eq!(names, ["run"], "no draft is left");
     }
 

@@ -218,14 +218,10 @@ pub fn order(workload: &Workload, instances: &[Instance], seed: u64) -> Vec<usiz
 }
 
 /// Opens a runner for the models of a space.
-fn open_runner(
-    space: &Space,
-    endpoints: &Endpoints,
-    settings: &Settings,
-    store: SharedStore,
-) -> Result<Arc<Runner>> {
+fn open_runner(space: &Space, endpoints: &Endpoints, settings: &Settings, store: SharedStore) -> Result<Arc<Runner>> {
     let mut models = space.models();
-    if let Some(model) = space.baseline.as_ref().and_then(|baseline| baseline.get("model")?.as_str().map(str::to_owned)) {
+    if let Some(model) = space.baseline.as_ref().and_then(|baseline| baseline.get("model")?.as_str().map(str::to_owned))
+    {
         models.push(model);
     }
     models.sort();
@@ -283,11 +279,15 @@ impl Study {
             let model = self.endpoints.model(&name)?;
             let endpoint = &self.endpoints.list[model.endpoint];
             let cassette = match &endpoint.cassette {
-                Some(path) => blake3::hash(&std::fs::read(path).map_err(|e| crate::diagnostic::unreadable(path, &e))?).to_hex().to_string(),
+                Some(path) => blake3::hash(&std::fs::read(path).map_err(|e| crate::diagnostic::unreadable(path, &e))?)
+                    .to_hex()
+                    .to_string(),
                 None => String::new(),
             };
-            text += &format!("{name} {:?} {:?} {:?} {:?} {:?} {cassette}\n",
-                model.price, model.context_window, model.max_output_tokens, model.kind, endpoint.provider);
+            text += &format!(
+                "{name} {:?} {:?} {:?} {:?} {:?} {cassette}\n",
+                model.price, model.context_window, model.max_output_tokens, model.kind, endpoint.provider
+            );
         }
         Ok(blake3::hash(text.as_bytes()).to_hex()[..32].to_owned())
     }
@@ -304,7 +304,15 @@ impl Study {
             for prompt in &self.space.prompts {
                 let allowed = |name: &str| self.space.parameter(name).is_none_or(|parameter| parameter.when.is_empty());
                 if allowed("prompt") && allowed("model") && self.space.constraints.is_empty() {
-                    Plan::assemble(Default::default(), prompt.clone(), &model, Default::default(), 1, Default::default(), &runner)?;
+                    Plan::assemble(
+                        Default::default(),
+                        prompt.clone(),
+                        &model,
+                        Default::default(),
+                        1,
+                        Default::default(),
+                        &runner,
+                    )?;
                 }
             }
         }
@@ -375,19 +383,21 @@ impl Study {
         let ranking = ranking::rank(&trials, &task.objective, task.tune.len(), settings.inference_budget);
         let mut holdout = None;
         let (mut ending, mut holdout_failed) = (ending, 0);
-        if settings.test_share > 0.0 && ending == Ending::Done {
-            if let Some(best) = ranking::best(&ranking) {
-                purse.set_limit(settings.budget);
-                let winner = trials[best.trial].plan.clone();
-                let baseline = trials.iter().find(|trial| trial.is_baseline).map(|trial| trial.plan.clone());
-                let test = fixed::holdout(&pipeline, &self.workload, winner, baseline, settings.seed).await?;
-                ending = test.ending;
-                holdout_failed = test.failed;
-                holdout = Some(test.holdout);
-            }
+        if settings.test_share > 0.0
+            && ending == Ending::Done
+            && let Some(best) = ranking::best(&ranking)
+        {
+            purse.set_limit(settings.budget);
+            let winner = trials[best.trial].plan.clone();
+            let baseline = trials.iter().find(|trial| trial.is_baseline).map(|trial| trial.plan.clone());
+            let test = fixed::holdout(&pipeline, &self.workload, winner, baseline, settings.seed).await?;
+            ending = test.ending;
+            holdout_failed = test.failed;
+            holdout = Some(test.holdout);
         }
         let spent = store.spent(&self.scope)?;
-        let everything_seen = trials.iter().all(|trial| trial.dropped.is_some() || trial.evaluations.len() == task.tune.len());
+        let everything_seen =
+            trials.iter().all(|trial| trial.dropped.is_some() || trial.evaluations.len() == task.tune.len());
         let used_up = settings.budget.is_some_and(|budget| search_cost.as_f64() >= 0.9 * budget.as_f64());
         let stop_reason = match ending {
             Ending::Interrupted => StopReason::Interrupted,
@@ -449,17 +459,27 @@ pub struct Prepared {
 }
 
 /// What the user should know beside the numbers.
-fn notes(settings: &Settings, trials: &[Trial], ranking: &[Ranked], cost: Usd, refused: u64, spent_out: bool) -> Vec<String> {
+fn notes(
+    settings: &Settings,
+    trials: &[Trial],
+    ranking: &[Ranked],
+    cost: Usd,
+    refused: u64,
+    spent_out: bool,
+) -> Vec<String> {
     let mut notes = Vec::new();
     if trials.iter().any(|trial| trial.plan.service.source() == "mock") {
         notes.push("The models are made up: their answers are computed, not written by a language model.".to_owned());
     }
     if spent_out {
-        notes.push("Requests lost in crashes or time-outs used up the budget: they count at their worst case.".to_owned());
+        notes.push(
+            "Requests lost in crashes or time-outs used up the budget: they count at their worst case.".to_owned(),
+        );
     }
     let left = settings.budget.map_or(Usd::ZERO, |budget| budget.saturating_left(cost));
     let unbounded = trials.iter().any(|trial| {
-        trial.refused > 0 && !["max_tokens", "max_completion_tokens"].iter().any(|name| trial.plan.params.contains_key(*name))
+        trial.refused > 0
+            && !["max_tokens", "max_completion_tokens"].iter().any(|name| trial.plan.params.contains_key(*name))
             && !trial.plan.service.source().starts_with("replay")
     });
     if refused > 0 && unbounded && settings.budget.is_some_and(|budget| left.as_f64() > 0.1 * budget.as_f64()) {
@@ -467,9 +487,9 @@ fn notes(settings: &Settings, trials: &[Trial], ranking: &[Ranked], cost: Usd, r
             "${left} were left unused because no max_tokens is set: a completion was held at the model's output limit. Set max_tokens to use more of the budget."
         ));
     }
-    if let Some(row) = ranking.iter().find(|row| trials[row.trial].is_baseline && row.standing == Standing::Infeasible) {
+    if let Some(row) = ranking.iter().find(|row| trials[row.trial].is_baseline && row.standing == Standing::Infeasible)
+    {
         notes.push(format!("The baseline is {}.", row.reason.clone().unwrap_or_default()));
     }
     notes
 }
-

@@ -145,12 +145,15 @@ struct Prepared {
     stored: Stored,
 }
 
-/// What a worker brings back: the slot's number, what is stored now, the judgement, and the requests it took.
+/// What a worker brings back. The outer error is the store's.
 struct Landed {
     slot: usize,
     hold: Hold,
-    outcome: Result<Result<(Stored, Result<Metrics, Failure>, u64), Failure>>,
+    outcome: Result<Result<Judged, Failure>>,
 }
+
+/// What is stored of the request now, the judgement, and the requests it took.
+type Judged = (Stored, Result<Metrics, Failure>, u64);
 
 struct Driver<'a, 'p> {
     pipeline: &'a Pipeline<'p>,
@@ -245,7 +248,14 @@ impl Driver<'_, '_> {
         while !self.exhausted && !self.stopping() && self.slots.len() < agenda.look_ahead() {
             match agenda.ask()? {
                 Wanted::Evaluate { trial, plan, instances } => {
-                    let slot = |instance| Slot { trial, instance, plan: plan.clone(), prepared: None, hold: None, finished: None };
+                    let slot = |instance| Slot {
+                        trial,
+                        instance,
+                        plan: plan.clone(),
+                        prepared: None,
+                        hold: None,
+                        finished: None,
+                    };
                     self.slots.extend(instances.into_iter().map(slot));
                 }
                 Wanted::Wait => break,
@@ -307,7 +317,8 @@ impl Driver<'_, '_> {
             };
             let (plan, print) = (&slot.plan, prepared.fingerprint);
             if let Some(failure) = recorded.get(&(print, plan.n)) {
-                slot.finished = Some(Finished { fingerprint: Some(print), ..finished(slot.trial, slot.instance, failure.clone()) });
+                slot.finished =
+                    Some(Finished { fingerprint: Some(print), ..finished(slot.trial, slot.instance, failure.clone()) });
                 self.next_admitted += 1;
                 continue;
             }
@@ -341,7 +352,8 @@ impl Driver<'_, '_> {
                 Admission::Wait => break,
                 Admission::Never { for_spent: true } => self.spent_out = true,
                 Admission::Never { for_spent: false } => {
-                    let failure = Failure::new(FailureKind::Budget, format!("up to {study} dollars more do not fit the budget"));
+                    let failure =
+                        Failure::new(FailureKind::Budget, format!("up to {study} dollars more do not fit the budget"));
                     slot.finished = refused(failure);
                     self.next_admitted += 1;
                 }
@@ -391,7 +403,9 @@ impl Driver<'_, '_> {
                         || runner.hopeless(&plan.service, &failure);
                     match kept {
                         true => Ok(Err(failure)),
-                        false => runner.store().record_failure(&scope, &print, plan.n, &failure).await.map(|()| Err(failure)),
+                        false => {
+                            runner.store().record_failure(&scope, &print, plan.n, &failure).await.map(|()| Err(failure))
+                        }
                     }
                 }
                 Ok(Ok(answered)) => {
@@ -455,7 +469,11 @@ impl Driver<'_, '_> {
                     cost,
                     production: Some(plan.production_cost(&stored)),
                     prompt_tokens: stored.purchases.first().map_or(0, |purchase| purchase.response.prompt_tokens),
-                    completion_tokens: stored.samples().take(plan.n as usize).map(|sample| sample.completion_tokens).sum(),
+                    completion_tokens: stored
+                        .samples()
+                        .take(plan.n as usize)
+                        .map(|sample| sample.completion_tokens)
+                        .sum(),
                     requests,
                     fingerprint: print,
                 };

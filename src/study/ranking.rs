@@ -47,7 +47,11 @@ pub fn rank(trials: &[Trial], objective: &Objective, instances: usize, inference
         .iter()
         .enumerate()
         .flat_map(|(row, trial)| {
-            trial.scores(&objective.metric).map(move |(column, value)| additive::Observation { row, column, value: gain(value) })
+            trial.scores(&objective.metric).map(move |(column, value)| additive::Observation {
+                row,
+                column,
+                value: gain(value),
+            })
         })
         .collect();
     let posterior = additive::fit(&observations, trials.len(), instances);
@@ -57,7 +61,8 @@ pub fn rank(trials: &[Trial], objective: &Objective, instances: usize, inference
         .map(|(index, trial)| {
             let mean = posterior.mean[index];
             let reason = trial.barred(inference_budget);
-            let over = trial.dropped.is_some() || inference_budget.is_some_and(|budget| trial.feasible(budget) == Some(false));
+            let over =
+                trial.dropped.is_some() || inference_budget.is_some_and(|budget| trial.feasible(budget) == Some(false));
             let standing = match (&reason, mean) {
                 (Some(_), _) if over => Standing::Infeasible,
                 (_, None) => Standing::Unjudged,
@@ -76,11 +81,7 @@ pub fn rank(trials: &[Trial], objective: &Objective, instances: usize, inference
         })
         .collect();
     ranking.sort_by(|(a, mean_a, cost_a), (b, mean_b, cost_b)| {
-        a.standing
-            .cmp(&b.standing)
-            .then(mean_b.total_cmp(mean_a))
-            .then(cost_a.cmp(cost_b))
-            .then(a.trial.cmp(&b.trial))
+        a.standing.cmp(&b.standing).then(mean_b.total_cmp(mean_a)).then(cost_a.cmp(cost_b)).then(a.trial.cmp(&b.trial))
     });
     let numbered = |(place, (row, ..)): (usize, (Ranked, _, _))| Ranked { rank: place + 1, ..row };
     ranking.into_iter().enumerate().map(numbered).collect()

@@ -87,7 +87,10 @@ impl SearchAgenda {
 
     fn begin(&mut self, number: usize, configuration: Configuration) -> Result<()> {
         if number != self.trials.len() {
-            return Err(Error::internal(format!("the strategy began trial {number} where {} was next", self.trials.len())));
+            return Err(Error::internal(format!(
+                "the strategy began trial {number} where {} was next",
+                self.trials.len()
+            )));
         }
         let plan = Arc::new(Plan::new(&self.space, &configuration, &self.runner)?);
         let is_baseline = self.space.baseline.as_ref().is_some_and(|baseline| baseline.key() == configuration.key());
@@ -120,7 +123,11 @@ impl SearchAgenda {
         let gain = |trial: &Trial| {
             let estimate = trial.estimate(metric)?;
             let eligible = trial.barred(self.inference_budget).is_none();
-            eligible.then_some((estimate.count, self.workload.task.objective.direction.gain(estimate.mean), estimate.mean))
+            eligible.then_some((
+                estimate.count,
+                self.workload.task.objective.direction.gain(estimate.mean),
+                estimate.mean,
+            ))
         };
         // Looking at every evaluation would cost more than the evaluations: looks double in distance.
         let seen = self.trials[number].evaluations.len();
@@ -150,7 +157,9 @@ impl Agenda for SearchAgenda {
                         self.begin(trial, configuration)?;
                     }
                     let Some(known) = self.trials.get(trial) else {
-                        return Err(Error::internal(format!("the strategy asked for trial {trial}, which it never began")));
+                        return Err(Error::internal(format!(
+                            "the strategy asked for trial {trial}, which it never began"
+                        )));
                     };
                     if instances.is_empty() {
                         continue;

@@ -62,7 +62,10 @@ impl Settings {
             }
         }
         if !(0.0..1.0).contains(&self.test_share) {
-            return Err(Error::usage(format!("the test share is {}, and must be at least 0 and below 1", self.test_share)));
+            return Err(Error::usage(format!(
+                "the test share is {}, and must be at least 0 and below 1",
+                self.test_share
+            )));
         }
         if self.test_share > 0.0 && self.budget.is_none() {
             return Err(Error::usage("a test share is a share of the budget, and there is none"));

@@ -161,4 +161,3 @@ pub struct Summary {
     /// What the user should know.
     pub notes: Vec<String>,
 }
-

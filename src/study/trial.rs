@@ -52,7 +52,16 @@ pub struct Production {
 impl Trial {
     /// A trial without evaluations.
     pub fn new(number: usize, configuration: Configuration, plan: Arc<Plan>, is_baseline: bool) -> Trial {
-        Trial { number, configuration, plan, evaluations: Vec::new(), dropped: None, is_baseline, refused: 0, bounds: None }
+        Trial {
+            number,
+            configuration,
+            plan,
+            evaluations: Vec::new(),
+            dropped: None,
+            is_baseline,
+            refused: 0,
+            bounds: None,
+        }
     }
 
     /// The objective of every instance that was judged: (instance, value).
@@ -102,7 +111,8 @@ impl Trial {
             return None;
         }
         let price = &self.plan.service.price;
-        let outputs: Vec<f64> = answered.iter().map(|done| done.completion_tokens as f64 * price.output.as_f64()).collect();
+        let outputs: Vec<f64> =
+            answered.iter().map(|done| done.completion_tokens as f64 * price.output.as_f64()).collect();
         let seen = answered.len();
         let (mean_output, error) = mean_and_error(&outputs);
         let tokens: f64 = answered.iter().map(|done| done.prompt_tokens as f64).sum();
@@ -130,8 +140,12 @@ impl Trial {
         let Production { mean, error, seen } = self.production()?;
         let everything = self.bounds.as_ref().is_some_and(|bounds| seen >= bounds.len());
         let least = mean - 1.96 * error;
-        (least > inference_budget.as_f64() && (seen >= ENOUGH || everything))
-            .then(|| format!("about ${} an instance in production, over the inference budget of ${inference_budget}", short(mean)))
+        (least > inference_budget.as_f64() && (seen >= ENOUGH || everything)).then(|| {
+            format!(
+                "about ${} an instance in production, over the inference budget of ${inference_budget}",
+                short(mean)
+            )
+        })
     }
 
     /// Why it cannot be best, where that is so.
@@ -142,15 +156,23 @@ impl Trial {
         if let Some(budget) = inference_budget {
             match self.production() {
                 Some(production) if self.feasible(budget) == Some(false) => {
-                    return Some(format!("about ${} an instance in production, over the inference budget of ${budget}", short(production.mean)));
+                    return Some(format!(
+                        "about ${} an instance in production, over the inference budget of ${budget}",
+                        short(production.mean)
+                    ));
                 }
                 _ => {}
             }
         }
         if self.unreliable() {
-            let kinds: Vec<FailureKind> = self.evaluations.iter().filter_map(|done| Some(done.result.as_ref().err()?.kind)).collect();
+            let kinds: Vec<FailureKind> =
+                self.evaluations.iter().filter_map(|done| Some(done.result.as_ref().err()?.kind)).collect();
             let kind = kinds.first().map_or(String::new(), |kind| format!(" ({kind})"));
-            return Some(format!("{} of {} instances are missing for reasons of its own{kind}", self.missing(), self.evaluations.len()));
+            return Some(format!(
+                "{} of {} instances are missing for reasons of its own{kind}",
+                self.missing(),
+                self.evaluations.len()
+            ));
         }
         None
     }

@@ -43,7 +43,9 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     let mut plain = Vec::new();
     let unpacked = match path.extension().and_then(|ending| ending.to_str()) {
         Some("gz") => flate2::read::MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut plain),
-        Some("zst") => zstd::stream::Decoder::new(bytes.as_slice()).and_then(|mut decoder| decoder.read_to_end(&mut plain)),
+        Some("zst") => {
+            zstd::stream::Decoder::new(bytes.as_slice()).and_then(|mut decoder| decoder.read_to_end(&mut plain))
+        }
         _ => return Ok(bytes),
     };
     match unpacked {
@@ -74,8 +76,13 @@ fn json_rows(name: &str, bytes: &[u8]) -> Result<Vec<Row>> {
                 let at = error.column().saturating_sub(1).min(text.len());
                 let what = error.to_string();
                 let what = what.split(" at line ").next().unwrap_or_default();
-                return Err(Error::usage(format!("this row is not valid JSON: {what}"))
-                    .at_line(name, line, text, at..at + 1, "here"));
+                return Err(Error::usage(format!("this row is not valid JSON: {what}")).at_line(
+                    name,
+                    line,
+                    text,
+                    at..at + 1,
+                    "here",
+                ));
             }
         }
     }
@@ -109,12 +116,22 @@ fn csv_rows(name: &str, bytes: &[u8]) -> Result<Vec<Row>> {
     for (column, header) in headers.iter().enumerate() {
         let (at, text) = line_text(1);
         if header.is_empty() {
-            return Err(Error::usage(format!("column {} has no name", column + 1))
-                .at_line(name, at, &text, 0..text.len(), "in this header"));
+            return Err(Error::usage(format!("column {} has no name", column + 1)).at_line(
+                name,
+                at,
+                &text,
+                0..text.len(),
+                "in this header",
+            ));
         }
         if seen.insert(header.to_owned(), column).is_some() {
-            return Err(Error::usage(format!("the column `{header}` is there twice"))
-                .at_line(name, at, &text, 0..text.len(), "in this header"));
+            return Err(Error::usage(format!("the column `{header}` is there twice")).at_line(
+                name,
+                at,
+                &text,
+                0..text.len(),
+                "in this header",
+            ));
         }
     }
     let mut rows = Vec::new();
@@ -234,10 +251,10 @@ mod tests {
         std::fs::write(&zst, zstd::encode_all(&text[..], 1).unwrap()).unwrap();
         for path in [gz, zst] {
             let rows = load(&path, None).unwrap();
-            assert_eq!(rows.iter().map(|row| (row.id.as_str(), row.text("q").unwrap())).collect::<Vec<_>>(), [
-                ("1", "one".to_owned()),
-                ("2", "two".to_owned())
-            ]);
+            assert_eq!(
+                rows.iter().map(|row| (row.id.as_str(), row.text("q").unwrap())).collect::<Vec<_>>(),
+                [("1", "one".to_owned()), ("2", "two".to_owned())]
+            );
         }
     }
 

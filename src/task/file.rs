@@ -122,15 +122,20 @@ fn splits(source: &Source, folder: &Path, spec: &DataSection) -> Result<(Vec<Ins
     let tune = read(&spec.tune)?;
     if let Some(test) = &spec.test {
         if let Some(holdout) = &spec.holdout {
-            return Err(Error::usage("`holdout` has no meaning where `test` names a file")
-                .at(source, holdout.span(), "take this out, or the file"));
+            return Err(Error::usage("`holdout` has no meaning where `test` names a file").at(
+                source,
+                holdout.span(),
+                "take this out, or the file",
+            ));
         }
         return Ok((tune, read(test)?));
     }
     let holdout = spec.holdout.as_ref().map_or(HOLDOUT, |share| *share.get_ref());
     if !(0.0..1.0).contains(&holdout) {
         let span = spec.holdout.as_ref().map_or(0..0, Spanned::span);
-        return Err(Error::usage(format!("holdout is {holdout}, and must be at least 0 and below 1")).at(source, span, "here"));
+        return Err(
+            Error::usage(format!("holdout is {holdout}, and must be at least 0 and below 1")).at(source, span, "here")
+        );
     }
     hold_out(tune, holdout)
 }
@@ -193,11 +198,16 @@ mod tests {
             format!("{} | {error}", place.rsplit_once('/').map_or("", |(_, file)| file))
         };
         assert_eq!(edit("tune.jsonl", "tuna.jsonl").split(" /").next(), Some("task.toml:4:8 | there is no file"));
-        assert_eq!(edit("id = 'id'", "holdout = 1.5"), "task.toml:5:11 | holdout is 1.5, and must be at least 0 and below 1");
+        assert_eq!(
+            edit("id = 'id'", "holdout = 1.5"),
+            "task.toml:5:11 | holdout is 1.5, and must be at least 0 and below 1"
+        );
         assert_eq!(edit("id = 'id'", "stratify = 'kind'"), "task.toml:5:12 | no instance has a column `kind`");
         assert_eq!(edit("name = 't'", "name = 'a/b'").split(':').nth(1), Some("2"));
         assert_eq!(edit("[objective]", "[objectiv]"), "task.toml:6:2 | unknown key `objectiv`");
-        assert_eq!(edit("metric = 'accuracy'", "metric = 'accuracy'\ndirection = 'maximise'"),
-            "task.toml:8:13 | `maximise` is none of the words known here");
+        assert_eq!(
+            edit("metric = 'accuracy'", "metric = 'accuracy'\ndirection = 'maximise'"),
+            "task.toml:8:13 | `maximise` is none of the words known here"
+        );
     }
 }

@@ -53,19 +53,9 @@ impl MetricTable {
                     .at(source, value.span(), "not a table")
                     .help(format!("write [metrics.{name}] and, under it, type = \"exact_match\"; `farthing metrics` lists the types")));
             }
-            let path = path
-                .iter()
-                .map(|&key| key.to_owned())
-                .chain([name.to_string()])
-                .collect();
+            let path = path.iter().map(|&key| key.to_owned()).chain([name.to_string()]).collect();
             let (name, source, folder) = (name.to_string(), source.clone(), folder.to_owned());
-            all.push(MetricTable {
-                name,
-                source,
-                span: key.span(),
-                path,
-                folder,
-            });
+            all.push(MetricTable { name, source, span: key.span(), path, folder });
         }
         Ok(all)
     }
@@ -102,10 +92,7 @@ mod tests {
         let source = Source::new("task.toml", text);
         let document = DeTable::parse(text).unwrap();
         let all = MetricTable::all(&source, document.get_ref(), Path::new("tasks/x")).unwrap();
-        assert_eq!(
-            all.iter().map(|table| table.name.as_str()).collect::<Vec<_>>(),
-            ["a", "b"]
-        );
+        assert_eq!(all.iter().map(|table| table.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(&text[all[0].span.clone()], "a");
         let read = all[1].read().unwrap();
         assert_eq!(&text[read.get_ref().get("type").unwrap().span()], "\"length\"");
@@ -113,21 +100,13 @@ mod tests {
 
     #[test]
     fn what_is_no_table_is_said() {
-        for (text, place) in [
-            ("metrics = 3", "t:1:11"),
-            ("[metrics]\na = 1", "t:2:5"),
-            ("[[metrics.a]]\n", "t:1:1"),
-        ] {
+        for (text, place) in [("metrics = 3", "t:1:11"), ("[metrics]\na = 1", "t:2:5"), ("[[metrics.a]]\n", "t:1:1")] {
             let source = Source::new("t", text);
             let document = DeTable::parse(text).unwrap();
             let error = MetricTable::all(&source, document.get_ref(), Path::new("")).unwrap_err();
             assert_eq!(error.location().as_deref(), Some(place), "{error}");
         }
         let source = Source::new("t", "");
-        assert!(
-            MetricTable::all(&source, &DeTable::new(), Path::new(""))
-                .unwrap()
-                .is_empty()
-        );
+        assert!(MetricTable::all(&source, &DeTable::new(), Path::new("")).unwrap().is_empty());
     }
 }
