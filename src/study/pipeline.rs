@@ -42,6 +42,11 @@ pub trait Agenda: Send {
     fn tell(&mut self, finished: Finished) -> Result<()>;
     /// How many evaluations may be asked ahead of those told.
     fn look_ahead(&self) -> usize;
+    /// True where nothing is sent after the first evaluation that did not fit the budget, however cheap: so that what was
+    /// bought is a prefix of what was asked.
+    fn ends_at_refusal(&self) -> bool {
+        false
+    }
 }
 
 /// One evaluation that ended.
@@ -170,6 +175,9 @@ struct Driver<'a, 'p> {
     ready_hits: Vec<usize>,
     sender: mpsc::UnboundedSender<Landed>,
     exhausted: bool,
+    /// Refuse whatever comes after a refusal.
+    ends_at_refusal: bool,
+    refusing: bool,
     spent_out: bool,
     hopeless: Option<Error>,
 }
@@ -190,6 +198,8 @@ impl Pipeline<'_> {
             ready_hits: Vec::new(),
             sender,
             exhausted: false,
+            ends_at_refusal: agenda.ends_at_refusal(),
+            refusing: false,
             spent_out: false,
             hopeless: None,
         };
@@ -337,6 +347,8 @@ impl Driver<'_, '_> {
             };
             let (study, real) = bounds(false);
             let admission = match purse.admit(study, real) {
+                // What was admitted before a refusal has settled by then, so this comes in the order of asking.
+                Admission::Go(_) if self.refusing => Admission::Never { for_spent: false },
                 Admission::Go(hold) => Admission::Go(hold),
                 _ => {
                     let (study, real) = bounds(true);
@@ -355,6 +367,7 @@ impl Driver<'_, '_> {
                     let failure =
                         Failure::new(FailureKind::Budget, format!("up to {study} dollars more do not fit the budget"));
                     slot.finished = refused(failure);
+                    self.refusing = self.ends_at_refusal;
                     self.next_admitted += 1;
                 }
             }
