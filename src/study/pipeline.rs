@@ -2,7 +2,7 @@
 //! in any order, told in the order of asking. What is asked and bought depends on that order alone, never on timing.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use rayon::prelude::*;
@@ -12,7 +12,7 @@ use crate::diagnostic::{Error, Fault, Result};
 use crate::evaluate::{Plan, Workload};
 use crate::metric::Metrics;
 use crate::money::Usd;
-use crate::provider::{Failure, FailureKind, Request, Sample};
+use crate::provider::{Failure, FailureKind, Request, Response, Sample};
 use crate::runner::{Admission, Hold, Purse, Runner, fingerprint};
 use crate::store::{Fingerprint, Stored};
 use crate::task::Instance;
@@ -148,6 +148,18 @@ struct Prepared {
     request: Arc<Request>,
     fingerprint: Fingerprint,
     stored: Stored,
+    /// The answer, where the source knows it and so its bill.
+    foretold: Option<Result<Response, Failure>>,
+}
+
+impl Prepared {
+    /// What samples from `first` on may cost at most.
+    fn worst(&self, plan: &Plan, first: usize, tight: bool) -> Usd {
+        match &self.foretold {
+            Some(foretold) => plan.service.bill_of(foretold, first),
+            None => plan.service.bound(&self.request, first, tight),
+        }
+    }
 }
 
 /// What a worker brings back. The outer error is the store's.
@@ -295,7 +307,8 @@ impl Driver<'_, '_> {
                 };
                 let fingerprint = fingerprint(plan.service.source(), &request);
                 let stored = store.stored(&fingerprint)?;
-                Ok(Ok(Prepared { request: Arc::new(request), fingerprint, stored }))
+                let foretold = plan.service.foretell(&request);
+                Ok(Ok(Prepared { request: Arc::new(request), fingerprint, stored, foretold }))
             };
             let all: Result<Vec<_>> = work.par_iter().map(one).collect();
             drop(sender.send(all));
@@ -342,8 +355,8 @@ impl Driver<'_, '_> {
             let prepared = &*prepared;
             let known = if chains.contains_key(&print) { 0 } else { bought };
             let bounds = |tight: bool| {
-                let study = plan.service.worst(&prepared.request, known, tight);
-                (study, plan.service.worst(&prepared.request, prepared.stored.len(), tight))
+                let study = prepared.worst(plan, known, tight);
+                (study, prepared.worst(plan, prepared.stored.len(), tight))
             };
             let (study, real) = bounds(false);
             let admission = match purse.admit(study, real) {
@@ -423,7 +436,7 @@ impl Driver<'_, '_> {
                 }
                 Ok(Ok(answered)) => {
                     let (reply, judged) = oneshot::channel();
-                    rayon::spawn(move || {
+                    judges().spawn(move || {
                         let metrics = judge(&workload, &instances[instance], &answered.stored, plan.n);
                         drop(reply.send((answered.stored, metrics, answered.requests)));
                     });
@@ -448,7 +461,7 @@ impl Driver<'_, '_> {
         }
         let (workload, instances, sender) =
             (self.pipeline.workload.clone(), self.pipeline.instances.clone(), self.sender.clone());
-        rayon::spawn(move || {
+        judges().spawn(move || {
             work.into_par_iter().for_each(|(slot, instance, n, hold, stored)| {
                 let metrics = judge(&workload, &instances[instance], &stored, n);
                 drop(sender.send(Landed { slot, hold, outcome: Ok(Ok((stored, metrics, 0))) }));
@@ -534,6 +547,18 @@ impl Driver<'_, '_> {
         }
         Ok(told)
     }
+}
+
+/// The threads that metrics run on: rayon's, and not those that prepare requests, so that a slow metric never keeps the
+/// network waiting.
+fn judges() -> &'static rayon::ThreadPool {
+    static JUDGES: OnceLock<rayon::ThreadPool> = OnceLock::new();
+    JUDGES.get_or_init(|| {
+        let named = || rayon::ThreadPoolBuilder::new().thread_name(|number| format!("metric-{number}"));
+        // Where the system has no more threads, the calling thread has to do.
+        let pool = named().build().or_else(|_| named().num_threads(1).use_current_thread().build());
+        pool.expect("a pool of the current thread needs no new one")
+    })
 }
 
 fn finished(trial: usize, instance: usize, failure: Failure) -> Finished {

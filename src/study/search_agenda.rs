@@ -107,7 +107,10 @@ impl SearchAgenda {
     fn prune(&mut self, number: usize) {
         let Some(budget) = self.inference_budget else { return };
         let trial = &mut self.trials[number];
-        if trial.dropped.is_some() {
+        let seen = trial.evaluations.len();
+        // Working out what production costs goes through all evaluations of the trial: later looks are further apart.
+        let due = if seen <= 64 { seen.is_multiple_of(4) } else { seen.is_power_of_two() };
+        if trial.dropped.is_some() || !(due || seen == self.order.len()) {
             return;
         }
         if let Some(reason) = trial.too_dear(budget) {
