@@ -252,21 +252,21 @@ impl SourceCode for Place {
     fn read_span<'a>(
         &'a self,
         span: &SourceSpan,
-        _before: usize,
-        _after: usize,
+        before: usize,
+        after: usize,
     ) -> std::result::Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
         if span.offset() + span.len() > self.lines.len() {
             return Err(MietteError::OutOfBounds);
         }
-        let column = if span.is_empty() && self.lines.is_empty() { 0 } else { self.span.start.min(self.lines.len()) };
-        // miette prints the line and column of the contents' start: ours is the first byte of the line shown.
-        let _ = column;
+        // Asked without context, miette wants the place itself, for the header; else the whole line, to show it.
+        let start = if before == 0 && after == 0 { span.offset() } else { 0 };
+        let column = self.lines.get(..start).map_or(0, |text| text.chars().count());
         Ok(Box::new(MietteSpanContents::new_named(
             self.name.clone(),
-            self.lines.as_bytes(),
-            SourceSpan::from((0, self.lines.len())),
+            &self.lines.as_bytes()[start..],
+            SourceSpan::from((start, self.lines.len() - start)),
             self.first_line,
-            0,
+            column,
             1,
         )))
     }
@@ -320,7 +320,7 @@ mod tests {
         let error = Error::usage("x").at_line("tune.jsonl", 16, "{\"a\": 1, \"ü\": }", 14..15, "here");
         assert_eq!(error.location().unwrap(), "tune.jsonl:17:14");
         let shown = format!("{:?}", miette::Report::new(error));
-        assert!(shown.contains("tune.jsonl:17"), "{shown}");
+        assert!(shown.contains("tune.jsonl:17:14"), "{shown}");
     }
 
     #[test]
