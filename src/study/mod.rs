@@ -321,7 +321,10 @@ impl Study {
             store.failures(&self.scope)?.into_iter().map(|(print, n, failure)| ((print, n), failure)).collect();
         let budget = self.settings.budget;
         let search_budget = budget.map(|budget| budget - budget.share(self.settings.test_share));
-        let purse = Purse::new(search_budget, self.settings.reuse_savings, already.total());
+        let reuse = self.settings.reuse_savings;
+        // Money may come from the whole budget; a resumed study may have spent some of it on its test already.
+        let spent_limit = if reuse { search_budget } else { budget };
+        let purse = Purse::with_limits(search_budget, spent_limit, reuse, already.total());
         let order = Arc::new(order(&self.workload, &self.workload.task.tune, self.settings.seed));
         let problem = Problem {
             domain: self.space.clone(),
