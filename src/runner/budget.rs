@@ -81,7 +81,7 @@ impl Purse {
         accounts.study_held += study;
         accounts.held += real;
         accounts.holds += 1;
-        Admission::Go(Hold { purse: self.clone(), study, real })
+        Admission::Go(Hold { purse: self.clone(), study, real, paid: Usd::ZERO })
     }
 
     /// The study's own cost so far.
@@ -121,9 +121,15 @@ pub struct Hold {
     purse: Arc<Purse>,
     study: Usd,
     real: Usd,
+    paid: Usd,
 }
 
 impl Hold {
+    /// The money booked on it so far.
+    pub fn paid(&self) -> Usd {
+        self.paid
+    }
+
     /// What is held in money.
     pub fn real(&self) -> Usd {
         self.real
@@ -137,6 +143,7 @@ impl Hold {
         accounts.held -= used;
         drop(accounts);
         self.real -= used;
+        self.paid += amount;
     }
 
     /// Makes sure that at least `worst` is held for another attempt; false where that does not fit.

@@ -361,6 +361,7 @@ impl Study {
             runner.clone(),
             purse.clone(),
             settings.inference_budget,
+            settings.reuse_savings,
             order.clone(),
             self.readers,
         );

@@ -60,6 +60,8 @@ pub struct Finished {
     pub result: Result<Metrics, Failure>,
     /// What it cost the study.
     pub cost: Usd,
+    /// The money paid for it now; less than its cost where the store had samples of it.
+    pub paid: Usd,
     /// What production would pay, where it was answered.
     pub production: Option<Usd>,
     /// Input tokens of one request, where it was answered.
@@ -487,12 +489,14 @@ impl Driver<'_, '_> {
                 if let Some(used) = used {
                     *used = known.max(plan.n as usize);
                 }
+                let paid = hold.paid();
                 hold.settle(cost);
                 let done = Finished {
                     trial,
                     instance,
                     result,
                     cost,
+                    paid,
                     production: Some(plan.production_cost(&stored)),
                     prompt_tokens: stored.purchases.first().map_or(0, |purchase| purchase.response.prompt_tokens),
                     completion_tokens: stored
@@ -507,13 +511,14 @@ impl Driver<'_, '_> {
                 done
             }
             Err(failure) => {
+                let paid = hold.paid();
                 drop(hold);
                 if self.pipeline.runner.hopeless(&plan.service, &failure) && self.hopeless.is_none() {
                     let model = &plan.service.model.name;
                     let error = Error::endpoint(format!("the endpoint of `{model}` cannot be used: {failure}"));
                     self.hopeless = Some(error.help_if(advice(failure.kind).map(str::to_owned)));
                 }
-                Finished { fingerprint: print, ..finished(trial, instance, failure) }
+                Finished { paid, fingerprint: print, ..finished(trial, instance, failure) }
             }
         };
         self.slot(number).finished = Some(done);
@@ -567,6 +572,7 @@ fn finished(trial: usize, instance: usize, failure: Failure) -> Finished {
         instance,
         result: Err(failure),
         cost: Usd::ZERO,
+        paid: Usd::ZERO,
         production: None,
         prompt_tokens: 0,
         completion_tokens: 0,

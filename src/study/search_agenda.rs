@@ -23,6 +23,8 @@ pub struct SearchAgenda {
     runner: Arc<Runner>,
     purse: Arc<Purse>,
     inference_budget: Option<Usd>,
+    /// The strategy is told what was paid, not what the study costs.
+    reuse_savings: bool,
     /// The study's order of instances: the strategy's places are indices into it.
     order: Arc<Vec<usize>>,
     places: Vec<usize>,
@@ -47,6 +49,7 @@ impl SearchAgenda {
         runner: Arc<Runner>,
         purse: Arc<Purse>,
         inference_budget: Option<Usd>,
+        reuse_savings: bool,
         order: Arc<Vec<usize>>,
         readers: Readers,
     ) -> SearchAgenda {
@@ -60,6 +63,7 @@ impl SearchAgenda {
             runner,
             purse,
             inference_budget,
+            reuse_savings,
             order,
             places,
             rendered: RenderedInputs::default(),
@@ -186,7 +190,8 @@ impl Agenda for SearchAgenda {
             _ if refused => Outcome::Refused,
             _ => Outcome::Missing,
         };
-        let told = Told { trial: number, instance: self.places[finished.instance], outcome, cost: finished.cost };
+        let cost = if self.reuse_savings { finished.paid } else { finished.cost };
+        let told = Told { trial: number, instance: self.places[finished.instance], outcome, cost };
         if refused {
             self.refused += 1;
             self.trials[number].refused += 1;
