@@ -10,6 +10,7 @@ pub mod money;
 pub mod price;
 pub mod prompt;
 pub mod provider;
+pub mod report;
 pub mod runner;
 pub mod search;
 pub mod serve;
