@@ -372,7 +372,7 @@ mod tests {
             "{with_test}"
         );
         summary.holdout = None;
-        summary.study_cost_usd = summary.study_cost_usd + Usd::from_pico(1_000_000_000);
+        summary.study_cost_usd += Usd::from_pico(1_000_000_000);
         let without = answer(&summary, Some("results/doubles 1"));
         assert!(without.contains("  farthing test 'results/doubles 1'\n"), "{without}");
         assert!(without.contains("with an empty store the study would have cost"), "{without}");

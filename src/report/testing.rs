@@ -111,9 +111,9 @@ pub fn row(at: usize, score: Option<f64>, ci95: Option<[f64; 2]>, cost: Option<U
         reason: None,
         configuration: vec![
             ("temperature".into(), Some(Value::from(at as f64 / 10.0))),
-            ("model".into(), text(if at % 2 == 0 { "gpt-4o-mini" } else { "gpt-4o" })),
-            ("prompt".into(), text(if at % 3 == 0 { "cot" } else { "direct" })),
-            ("trigger".into(), if at % 3 == 0 { text("Let's think step by step.") } else { None }),
+            ("model".into(), text(if at.is_multiple_of(2) { "gpt-4o-mini" } else { "gpt-4o" })),
+            ("prompt".into(), text(if at.is_multiple_of(3) { "cot" } else { "direct" })),
+            ("trigger".into(), if at.is_multiple_of(3) { text("Let's think step by step.") } else { None }),
             ("max_tokens".into(), Some(Value::from(256))),
         ],
     }
