@@ -173,10 +173,10 @@ mod tests {
     }
 
     proptest! {
-        // The seed is fixed: in about one damaged file of 10,000, a length inside a page makes Polars 0.55 ask for 2^61
+        // The seed is fixed: in one damaged file of about 5,000 (5 of 24,000), a length inside a page makes Polars 0.55 ask for 2^61
         // bytes of memory, which ends the process and cannot be caught.
         #![proptest_config(ProptestConfig {
-            cases: 400, rng_seed: proptest::test_runner::RngSeed::Fixed(1), failure_persistence: None, ..ProptestConfig::default()
+            cases: 400, rng_seed: proptest::test_runner::RngSeed::Fixed(2), failure_persistence: None, ..ProptestConfig::default()
         })]
         #[test]
         fn broken_files_are_refused_or_read(
