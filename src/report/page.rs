@@ -3,7 +3,7 @@
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value as View};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::diagnostic::{Error, Result};
@@ -27,7 +27,7 @@ const LONG: usize = 2_000;
 const TEXT: usize = 20_000;
 
 /// What the page shows beside the summary and the ranking. All of it may be left out.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Examples {
     /// The winner's prompt as it was written: (role, template).
     pub prompt: Vec<(String, String)>,
@@ -40,7 +40,7 @@ pub struct Examples {
 }
 
 /// One evaluation of the winner.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Example {
     /// The instance's id.
     pub instance: String,
@@ -55,7 +55,7 @@ pub struct Example {
 }
 
 /// Failures of one class.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FailureGroup {
     /// The class, in words.
     pub kind: String,
