@@ -10,7 +10,7 @@ use crate::money::Usd;
 use crate::report::rows::RankingRow;
 use crate::report::words;
 use crate::space::Configuration;
-use crate::study::{Holdout, Standing, Summary};
+use crate::study::{Holdout, Standing, StopReason, Summary};
 
 /// The columns of a terminal that everything fits.
 pub const WIDTH: u16 = 100;
@@ -151,7 +151,10 @@ pub fn answer(summary: &Summary, folder: Option<&str>) -> String {
     }
     lines.push(format!("{} {}", words::stopped(summary), words::spent(summary)));
     lines.extend(summary.notes.iter().map(|note| format!("Note: {}", words::line(&words::cut(note, 600)))));
-    if summary.best.is_some() && summary.holdout.is_none() {
+    if summary.stop_reason == StopReason::Interrupted {
+        lines.push("Go on with it:".to_owned());
+        lines.push(format!("  farthing tune --resume {folder}"));
+    } else if summary.best.is_some() && summary.holdout.is_none() {
         lines.push("The instances that chose it flatter it. Score it on held-out ones:".to_owned());
         lines.push(format!("  farthing test {folder}"));
     }

@@ -190,7 +190,7 @@ pub fn stopped(summary: &Summary) -> String {
             )
         }
         StopReason::Interrupted => {
-            "It was interrupted: this is what was known by then, and --resume goes on.".to_owned()
+            "It was interrupted: this is what was known by then.".to_owned()
         }
     }
 }
