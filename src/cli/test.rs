@@ -141,7 +141,7 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         let rows = report::rows_of(&path)?;
         report::write(&folder, &summary, &rows, &report::examples_of(&path))?;
         if !common.json {
-            print(&format!("{configuration}\n\n{}", table::holdout_text(&holdout, &summary)))?;
+            print(&table::holdout_text(&holdout, &summary))?;
         }
     } else if !common.json {
         print(&format!("{configuration}\n\n{}", words::held_out(&holdout, &workload.task.objective.metric)))?;

@@ -189,9 +189,7 @@ pub fn stopped(summary: &Summary) -> String {
                 count(summary.trials as u64)
             )
         }
-        StopReason::Interrupted => {
-            "It was interrupted: this is what was known by then.".to_owned()
-        }
+        StopReason::Interrupted => "It was interrupted: this is what was known by then.".to_owned(),
     }
 }
 
