@@ -63,6 +63,9 @@ pub fn ranking(rows: &[RankingRow], metric: &str, limit: usize, color: bool) -> 
     if rows.len() > shown.len() {
         text += &format!("and {} more in ranking.csv\n", words::count((rows.len() - shown.len()) as u64));
     }
+    if shown.iter().any(|row| row.instances != shown[0].instances) {
+        text += "Ordered by the score expected on all instances, which allows for luck where few were judged.\n";
+    }
     text
 }
 
@@ -311,7 +314,7 @@ mod tests {
                                                                cannot be best: no instance was judged
         "#);
         let short = ranking(&rows, "accuracy", 3, false);
-        assert!(short.contains("baseline: ") && short.ends_with("and 6 more in ranking.csv\n"), "{short}");
+        assert!(short.contains("baseline: ") && short.contains("\nand 6 more in ranking.csv\n"), "{short}");
         assert_eq!(short.lines().filter(|line| line.contains("prompt=")).count(), 3, "{short}");
     }
 
