@@ -10,6 +10,7 @@ use farthing::backend::Endpoints;
 use farthing::diagnostic::Source;
 use farthing::provider::Request;
 use farthing::runner::{Admission, Purse, Runner, fingerprint};
+use farthing::serve::mock::faults::Kind;
 use farthing::serve::mock::{Call, Fault, Faults, Latency, MockServer, Options};
 use farthing::store::MemoryStore;
 use farthing::{Error, Usd};
@@ -260,7 +261,25 @@ fn a_key_is_never_written_down() {
             }
         }
     }
-    // In the answer of a model it would be the model's own saying; in a wrong key's message it is ours.
+    // Nor a piece of it, where a long message is cut short, or in a reply that cannot be read.
+    let faults = Arc::new(|call: &Call| {
+        let message = format!("{} {KEY}", "x".repeat(150 + 5 * call.number as usize));
+        let mut fault = Fault::status(500).with_error("server_error", &message);
+        if let (0, Kind::Status { code, body, .. }) = (call.number % 2, &mut fault.kind) {
+            (*code, *body) = (200, message);
+        }
+        Some(fault)
+    });
+    let server = server(Options { faults, ..Options::default() });
+    let home = Home::over_http(16, &server.url(), "api_key_env = \"THE_KEY\"\nmax_retries = 0");
+    let done = with_key(&home, "evaluate task --json --concurrency 1", KEY).ended(5);
+    assert!(done.stdout.contains("(secret)"), "{done:#?}");
+    let piece = &KEY[..6];
+    assert!(!done.stdout.contains(piece) && !done.stderr.contains(piece), "{done:#?}");
+    for (path, bytes) in home.files() {
+        assert!(!bytes.windows(piece.len()).any(|window| window == piece.as_bytes()), "{}", path.display());
+    }
+    // A wrong key is not repeated either.
     let done = with_key(&home, "evaluate task --set n=3 --json --store other.db", "sk-wrong-11223344").ended(5);
     assert!(!format!("{done:?}").contains("sk-wrong"), "{done:#?}");
 }
