@@ -258,15 +258,14 @@ impl SourceCode for Place {
         if span.offset() + span.len() > self.lines.len() {
             return Err(MietteError::OutOfBounds);
         }
-        let column = if span.is_empty() && self.lines.is_empty() { 0 } else { self.span.start.min(self.lines.len()) };
-        // miette prints the line and column of the contents' start: ours is the first byte of the line shown.
-        let _ = column;
+        // miette heads the snippet with the line and column of its contents: ours are those of what is wrong.
+        let column = self.lines[..self.span.start.min(self.lines.len())].chars().count();
         Ok(Box::new(MietteSpanContents::new_named(
             self.name.clone(),
             self.lines.as_bytes(),
             SourceSpan::from((0, self.lines.len())),
             self.first_line,
-            0,
+            column,
             1,
         )))
     }
