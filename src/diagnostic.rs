@@ -252,18 +252,19 @@ impl SourceCode for Place {
     fn read_span<'a>(
         &'a self,
         span: &SourceSpan,
-        _before: usize,
-        _after: usize,
+        before: usize,
+        after: usize,
     ) -> std::result::Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
         if span.offset() + span.len() > self.lines.len() {
             return Err(MietteError::OutOfBounds);
         }
-        // miette heads the snippet with the line and column of its contents: ours are those of what is wrong.
-        let column = self.lines[..self.span.start.min(self.lines.len())].chars().count();
+        // Asked without context, miette wants the place itself, for the header; else the whole line, to show it.
+        let start = if before == 0 && after == 0 { span.offset() } else { 0 };
+        let column = self.lines.get(..start).map_or(0, |text| text.chars().count());
         Ok(Box::new(MietteSpanContents::new_named(
             self.name.clone(),
-            self.lines.as_bytes(),
-            SourceSpan::from((0, self.lines.len())),
+            &self.lines.as_bytes()[start..],
+            SourceSpan::from((start, self.lines.len() - start)),
             self.first_line,
             column,
             1,
@@ -319,7 +320,7 @@ mod tests {
         let error = Error::usage("x").at_line("tune.jsonl", 16, "{\"a\": 1, \"ü\": }", 14..15, "here");
         assert_eq!(error.location().unwrap(), "tune.jsonl:17:14");
         let shown = format!("{:?}", miette::Report::new(error));
-        assert!(shown.contains("tune.jsonl:17"), "{shown}");
+        assert!(shown.contains("tune.jsonl:17:14"), "{shown}");
     }
 
     #[test]

@@ -89,7 +89,19 @@ pub fn main_for_space(workload: Workload, space: Space) -> ExitCode {
     run(Embedded { workload: Some(workload), space: Some(space) })
 }
 
+/// A metric's panic is that evaluation's failure, and is shown as such: it does not write over the progress display.
+fn hush_metrics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let in_metric = std::thread::current().name().is_some_and(|name| name.starts_with("metric-"));
+        if !in_metric {
+            usual(panic);
+        }
+    }));
+}
+
 fn run(embedded: Embedded) -> ExitCode {
+    hush_metrics();
     let name = embedded.workload.as_ref().map(|workload| workload.task.name.clone());
     let command = match &name {
         Some(name) => Arguments::command().about(format!("Tunes the task `{name}`; TASK is left out of every command")),

@@ -101,13 +101,18 @@ impl Workload {
     /// name is in both.
     pub fn check_space(&self, space: &Space) -> Result<()> {
         let task = &self.task;
-        let at = |error: Error, name: Option<&str>, prompt: Option<&str>| match &space.origin {
-            Some((source, spans)) => {
-                let span = name
-                    .and_then(|name| spans.parameters.get(name))
-                    .or(prompt.and_then(|name| spans.prompts.get(name)));
-                span.map_or(error.clone(), |span| error.at(source, span.clone(), "here"))
-            }
+        let at_parameter = |error: Error, name: &str| match &space.origin {
+            Some((source, spans)) => match spans.parameters.get(name) {
+                Some(span) => error.at(source, span.clone(), "this parameter"),
+                None => error,
+            },
+            None => error,
+        };
+        let at_prompt = |error: Error, prompt: &str, name: &str| match &space.origin {
+            Some((source, spans)) => match spans.prompts.get(prompt) {
+                Some(span) => error.at(source, word_in(source.text(), span.clone(), name), "in this prompt"),
+                None => error,
+            },
             None => error,
         };
         let columns: BTreeSet<&str> = task.tune.iter().flat_map(|row| row.fields.keys().map(String::as_str)).collect();
@@ -118,7 +123,7 @@ impl Workload {
                     parameter.name
                 ))
                 .help("rename one of them: templates could not tell which is meant");
-                return Err(at(error, Some(&parameter.name), None));
+                return Err(at_parameter(error, &parameter.name));
             }
         }
         for prompt in &space.prompts {
@@ -131,11 +136,11 @@ impl Workload {
                         prompt.name
                     ))
                     .help("templates take instance fields, and parameters that are no API parameters");
-                    return Err(at(error, None, Some(&prompt.name)));
+                    return Err(at_prompt(error, &prompt.name, name));
                 }
                 if let Some(row) = task.tune.iter().chain(&task.test).find(|row| !row.fields.contains_key(name)) {
                     self.check_guarded(space, prompt, name, row, &columns)
-                        .map_err(|error| at(error, None, Some(&prompt.name)))?;
+                        .map_err(|error| at_prompt(error, &prompt.name, name))?;
                 }
             }
         }
@@ -177,6 +182,19 @@ impl Workload {
             Some(near) if near != name => error.help(format!("did you mean `{near}`?")),
             _ => error.help(format!("the fields are {}", columns.iter().copied().collect::<Vec<_>>().join(", "))),
         })
+    }
+}
+
+/// Where a name stands in a stretch of text, as a word of its own; else the whole stretch.
+fn word_in(text: &str, span: std::ops::Range<usize>, name: &str) -> std::ops::Range<usize> {
+    let Some(stretch) = text.get(span.clone()) else { return span };
+    let part = |c: char| c.is_alphanumeric() || c == '_';
+    let whole = |at: &usize| {
+        !stretch[..*at].ends_with(part) && !stretch[at + name.len()..].starts_with(part)
+    };
+    match stretch.match_indices(name).map(|(at, _)| at).find(whole) {
+        Some(at) => span.start + at..span.start + at + name.len(),
+        None => span,
     }
 }
 

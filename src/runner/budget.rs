@@ -13,7 +13,10 @@ pub struct Purse {
 
 #[derive(Clone, Copy, Debug)]
 struct Accounts {
-    limit: Option<Usd>,
+    /// What the study's own cost may come to.
+    study_limit: Option<Usd>,
+    /// What the money spent may come to.
+    spent_limit: Option<Usd>,
     /// Only the money spent decides (`--reuse-savings`): what the store gives is free.
     reuse_savings: bool,
     study_settled: Usd,
@@ -39,11 +42,21 @@ pub enum Admission {
 }
 
 impl Purse {
-    /// A purse of a study that has spent some already (before it was resumed).
+    /// A purse with one limit for both sums, of a study that has spent some already (before it was resumed).
     pub fn new(limit: Option<Usd>, reuse_savings: bool, spent: Usd) -> Arc<Purse> {
+        Purse::with_limits(limit, limit, reuse_savings, spent)
+    }
+
+    /// The same with a limit for each sum.
+    pub fn with_limits(
+        study_limit: Option<Usd>,
+        spent_limit: Option<Usd>,
+        reuse_savings: bool,
+        spent: Usd,
+    ) -> Arc<Purse> {
         let zero = Usd::ZERO;
         let accounts =
-            Accounts { limit, reuse_savings, study_settled: zero, study_held: zero, spent, held: zero, holds: 0 };
+            Accounts { study_limit, spent_limit, reuse_savings, study_settled: zero, study_held: zero, spent, held: zero, holds: 0 };
         Arc::new(Purse { accounts: Mutex::new(accounts) })
     }
 
@@ -55,18 +68,20 @@ impl Purse {
     /// Asks to send something that costs the study at most `study` and in money at most `real`.
     pub fn admit(self: &Arc<Purse>, study: Usd, real: Usd) -> Admission {
         let mut accounts = self.accounts();
-        let study_fits = accounts.reuse_savings || accounts.fits(accounts.study_settled + accounts.study_held + study);
-        let spent_fits = accounts.fits(accounts.spent + accounts.held + real);
+        let study_sum = accounts.study_settled + accounts.study_held + study;
+        let study_fits = accounts.reuse_savings || within(accounts.study_limit, study_sum);
+        // What needs no money is not kept out by money lost before.
+        let spent_fits = real == Usd::ZERO || within(accounts.spent_limit, accounts.spent + accounts.held + real);
         if !(study_fits && spent_fits) {
             return match accounts.holds {
-                0 => Admission::Never { for_spent: study_fits },
+                0 => Admission::Never { for_spent: study_fits && !accounts.reuse_savings },
                 _ => Admission::Wait,
             };
         }
         accounts.study_held += study;
         accounts.held += real;
         accounts.holds += 1;
-        Admission::Go(Hold { purse: self.clone(), study, real })
+        Admission::Go(Hold { purse: self.clone(), study, real, paid: Usd::ZERO })
     }
 
     /// The study's own cost so far.
@@ -79,9 +94,9 @@ impl Purse {
         self.accounts().spent
     }
 
-    /// The limit.
+    /// What the study's own cost may come to.
     pub fn limit(&self) -> Option<Usd> {
-        self.accounts().limit
+        self.accounts().study_limit
     }
 
     /// What is held for requests in flight, in money.
@@ -89,16 +104,15 @@ impl Purse {
         self.accounts().held
     }
 
-    /// Changes the limit: for the search and the held-out test of one study, which share its budget.
+    /// Sets both limits: for the held-out test after a search that had only a share of the budget.
     pub fn set_limit(&self, limit: Option<Usd>) {
-        self.accounts().limit = limit;
+        let mut accounts = self.accounts();
+        (accounts.study_limit, accounts.spent_limit) = (limit, limit);
     }
 }
 
-impl Accounts {
-    fn fits(&self, sum: Usd) -> bool {
-        self.limit.is_none_or(|limit| sum <= limit)
-    }
+fn within(limit: Option<Usd>, sum: Usd) -> bool {
+    limit.is_none_or(|limit| sum <= limit)
 }
 
 /// The worst case of something admitted, held until it settles. Dropped unsettled, it is given back.
@@ -107,9 +121,15 @@ pub struct Hold {
     purse: Arc<Purse>,
     study: Usd,
     real: Usd,
+    paid: Usd,
 }
 
 impl Hold {
+    /// The money booked on it so far.
+    pub fn paid(&self) -> Usd {
+        self.paid
+    }
+
     /// What is held in money.
     pub fn real(&self) -> Usd {
         self.real
@@ -123,13 +143,14 @@ impl Hold {
         accounts.held -= used;
         drop(accounts);
         self.real -= used;
+        self.paid += amount;
     }
 
     /// Makes sure that at least `worst` is held for another attempt; false where that does not fit.
     pub fn top_up(&mut self, worst: Usd) -> bool {
         let missing = worst.saturating_left(self.real);
         let mut accounts = self.purse.accounts();
-        if !accounts.fits(accounts.spent + accounts.held + missing) {
+        if !within(accounts.spent_limit, accounts.spent + accounts.held + missing) {
             return false;
         }
         accounts.held += missing;
@@ -187,6 +208,8 @@ mod tests {
         let purse = Purse::new(Some(usd(10)), false, usd(8));
         assert!(matches!(purse.admit(usd(3), usd(3)), Admission::Never { for_spent: true }));
         go(purse.admit(usd(3), usd(0))).settle(usd(3));
+        let overdrawn = Purse::new(Some(usd(10)), false, usd(11));
+        go(overdrawn.admit(usd(3), usd(0))).settle(usd(3));
         let mut hold = go(purse.admit(usd(1), usd(1)));
         hold.spend(usd(1));
         assert!(!hold.top_up(usd(2)), "a retry after a lost request must fit too");

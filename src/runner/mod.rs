@@ -63,12 +63,28 @@ impl Service {
     /// What samples `first..request.n` of a request may cost at most: input at a bound from bytes (or, `tight`, counted
     /// by the vendor's tokenizer), output at max_tokens or the model's limit. Sources that know the bill give the bill.
     pub fn worst(&self, request: &Request, first: usize, tight: bool) -> Usd {
+        match self.foretell(request) {
+            Some(foretold) => self.bill_of(&foretold, first),
+            None => self.bound(request, first, tight),
+        }
+    }
+
+    /// What samples `first..n` of an answer that is known beforehand will be billed; nothing where it is missing.
+    pub fn bill_of(&self, foretold: &Result<Response, Failure>, first: usize) -> Usd {
+        match foretold {
+            Ok(response) if first < response.samples.len() => {
+                let output: u64 = response.samples[first..].iter().map(|sample| sample.completion_tokens).sum();
+                self.price.prompt(response.prompt_tokens, response.cached_tokens) + self.price.output.times(output)
+            }
+            _ => Usd::ZERO,
+        }
+    }
+
+    /// The bound of [`worst`](Self::worst) for sources that do not know the bill.
+    pub fn bound(&self, request: &Request, first: usize, tight: bool) -> Usd {
         let wanted = (request.n as usize).saturating_sub(first);
         if wanted == 0 {
             return Usd::ZERO;
-        }
-        if let Some(foretold) = self.backend.foretell(request, first) {
-            return foretold.map_or(Usd::ZERO, |response| self.price.bill(&response));
         }
         let counted = (tight && self.vendor).then(|| tokens::input_count(request)).flatten();
         let input = counted.unwrap_or_else(|| tokens::input_bound(request));
@@ -78,9 +94,9 @@ impl Service {
         bound.scale_up(self.growth.load(Ordering::Relaxed), 1000)
     }
 
-    /// The samples of a request where the source knows them beforehand.
-    pub fn foretell(&self, request: &Request, first: usize) -> Option<Result<Response, Failure>> {
-        self.backend.foretell(request, first)
+    /// All samples of a request where the source knows them beforehand.
+    pub fn foretell(&self, request: &Request) -> Option<Result<Response, Failure>> {
+        self.backend.foretell(request, 0)
     }
 
     /// Books what a bill was against its bound, so that later bounds hold.

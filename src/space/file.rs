@@ -59,9 +59,6 @@ pub struct SpaceSchema {
     constraints: Option<Vec<ConstraintTable>>,
     /// A configuration that is always tried, and that the winner is compared with.
     baseline: Option<BTreeMap<String, Value>>,
-    /// The shape of a prompt among the choices of `params.prompt`.
-    #[schemars(rename = "$prompt")]
-    prompt_choice: Option<PromptTable>,
 }
 
 /// One `[params.NAME]` table; which keys belong together is checked after reading.

@@ -1,5 +1,6 @@
 //! Search spaces: parameters, conditions, constraints, sampling, encoding for models.
 
+pub mod builder;
 pub mod configuration;
 pub mod constraint;
 pub mod file;
@@ -11,6 +12,7 @@ use std::ops::Range;
 use rand_chacha::ChaCha12Rng;
 use serde_json::Value;
 
+pub use builder::SpaceBuilder;
 pub use configuration::Configuration;
 pub use constraint::Constraint;
 pub use file::load;

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::prompt::choice::PromptTable;
 use crate::space::configuration::canonical;
 
 /// What a parameter is for.
@@ -283,7 +284,7 @@ pub struct ParameterSchema {
     /// A constant in place of a range.
     value: Option<Value>,
     /// categorical: the choices, unordered. Prompts are tables with a name.
-    choices: Option<Vec<Value>>,
+    choices: Option<Vec<ChoiceSchema>>,
     /// float, int: the least value.
     low: Option<f64>,
     /// float, int: the greatest value.
@@ -298,6 +299,16 @@ pub struct ParameterSchema {
     when: Option<std::collections::BTreeMap<String, Value>>,
     /// Sent in the request body as an extra field.
     body: Option<bool>,
+}
+
+#[derive(Debug, JsonSchema)]
+#[allow(dead_code)]
+#[schemars(untagged, rename = "Choice")]
+enum ChoiceSchema {
+    /// A choice of `prompt`.
+    Prompt(PromptTable),
+    /// A choice of any other parameter.
+    Value(Value),
 }
 
 #[derive(Debug, JsonSchema)]

@@ -109,6 +109,10 @@ impl Agenda for FixedAgenda {
     fn look_ahead(&self) -> usize {
         LOOK_AHEAD
     }
+
+    fn ends_at_refusal(&self) -> bool {
+        true
+    }
 }
 
 /// A held-out test and how it went.

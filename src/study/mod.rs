@@ -339,7 +339,10 @@ impl Study {
         let already = store.spent(&self.scope)?;
         let recorded: HashMap<(Fingerprint, u32), Failure> =
             store.failures(&self.scope)?.into_iter().map(|(print, n, failure)| ((print, n), failure)).collect();
-        let purse = Purse::new(search_budget, self.settings.reuse_savings, already.total());
+        let reuse = self.settings.reuse_savings;
+        // Money may come from the whole budget; a resumed study may have spent some of it on its test already.
+        let spent_limit = if reuse { search_budget } else { budget };
+        let purse = Purse::with_limits(search_budget, spent_limit, reuse, already.total());
         Ok(Prepared { store, runner, purse, order, strategy, recorded, already: already.total() })
     }
 
@@ -361,6 +364,7 @@ impl Study {
             runner.clone(),
             purse.clone(),
             settings.inference_budget,
+            settings.reuse_savings,
             order.clone(),
             self.readers,
         );

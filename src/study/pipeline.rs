@@ -2,7 +2,7 @@
 //! in any order, told in the order of asking. What is asked and bought depends on that order alone, never on timing.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use rayon::prelude::*;
@@ -12,7 +12,7 @@ use crate::diagnostic::{Error, Fault, Result};
 use crate::evaluate::{Plan, Workload};
 use crate::metric::Metrics;
 use crate::money::Usd;
-use crate::provider::{Failure, FailureKind, Request, Sample};
+use crate::provider::{Failure, FailureKind, Request, Response, Sample};
 use crate::runner::{Admission, Hold, Purse, Runner, fingerprint};
 use crate::store::{Fingerprint, Stored};
 use crate::task::Instance;
@@ -42,6 +42,11 @@ pub trait Agenda: Send {
     fn tell(&mut self, finished: Finished) -> Result<()>;
     /// How many evaluations may be asked ahead of those told.
     fn look_ahead(&self) -> usize;
+    /// True where nothing is sent after the first evaluation that did not fit the budget, however cheap: so that what was
+    /// bought is a prefix of what was asked.
+    fn ends_at_refusal(&self) -> bool {
+        false
+    }
 }
 
 /// One evaluation that ended.
@@ -55,6 +60,8 @@ pub struct Finished {
     pub result: Result<Metrics, Failure>,
     /// What it cost the study.
     pub cost: Usd,
+    /// The money paid for it now; less than its cost where the store had samples of it.
+    pub paid: Usd,
     /// What production would pay, where it was answered.
     pub production: Option<Usd>,
     /// Input tokens of one request, where it was answered.
@@ -143,6 +150,18 @@ struct Prepared {
     request: Arc<Request>,
     fingerprint: Fingerprint,
     stored: Stored,
+    /// The answer, where the source knows it and so its bill.
+    foretold: Option<Result<Response, Failure>>,
+}
+
+impl Prepared {
+    /// What samples from `first` on may cost at most.
+    fn worst(&self, plan: &Plan, first: usize, tight: bool) -> Usd {
+        match &self.foretold {
+            Some(foretold) => plan.service.bill_of(foretold, first),
+            None => plan.service.bound(&self.request, first, tight),
+        }
+    }
 }
 
 /// What a worker brings back. The outer error is the store's.
@@ -170,6 +189,9 @@ struct Driver<'a, 'p> {
     ready_hits: Vec<usize>,
     sender: mpsc::UnboundedSender<Landed>,
     exhausted: bool,
+    /// Refuse whatever comes after a refusal.
+    ends_at_refusal: bool,
+    refusing: bool,
     spent_out: bool,
     hopeless: Option<Error>,
 }
@@ -190,6 +212,8 @@ impl Pipeline<'_> {
             ready_hits: Vec::new(),
             sender,
             exhausted: false,
+            ends_at_refusal: agenda.ends_at_refusal(),
+            refusing: false,
             spent_out: false,
             hopeless: None,
         };
@@ -285,7 +309,8 @@ impl Driver<'_, '_> {
                 };
                 let fingerprint = fingerprint(plan.service.source(), &request);
                 let stored = store.stored(&fingerprint)?;
-                Ok(Ok(Prepared { request: Arc::new(request), fingerprint, stored }))
+                let foretold = plan.service.foretell(&request);
+                Ok(Ok(Prepared { request: Arc::new(request), fingerprint, stored, foretold }))
             };
             let all: Result<Vec<_>> = work.par_iter().map(one).collect();
             drop(sender.send(all));
@@ -332,11 +357,13 @@ impl Driver<'_, '_> {
             let prepared = &*prepared;
             let known = if chains.contains_key(&print) { 0 } else { bought };
             let bounds = |tight: bool| {
-                let study = plan.service.worst(&prepared.request, known, tight);
-                (study, plan.service.worst(&prepared.request, prepared.stored.len(), tight))
+                let study = prepared.worst(plan, known, tight);
+                (study, prepared.worst(plan, prepared.stored.len(), tight))
             };
             let (study, real) = bounds(false);
             let admission = match purse.admit(study, real) {
+                // What was admitted before a refusal has settled by then, so this comes in the order of asking.
+                Admission::Go(_) if self.refusing => Admission::Never { for_spent: false },
                 Admission::Go(hold) => Admission::Go(hold),
                 _ => {
                     let (study, real) = bounds(true);
@@ -355,6 +382,7 @@ impl Driver<'_, '_> {
                     let failure =
                         Failure::new(FailureKind::Budget, format!("up to {study} dollars more do not fit the budget"));
                     slot.finished = refused(failure);
+                    self.refusing = self.ends_at_refusal;
                     self.next_admitted += 1;
                 }
             }
@@ -410,7 +438,7 @@ impl Driver<'_, '_> {
                 }
                 Ok(Ok(answered)) => {
                     let (reply, judged) = oneshot::channel();
-                    rayon::spawn(move || {
+                    judges().spawn(move || {
                         let metrics = judge(&workload, &instances[instance], &answered.stored, plan.n);
                         drop(reply.send((answered.stored, metrics, answered.requests)));
                     });
@@ -435,7 +463,7 @@ impl Driver<'_, '_> {
         }
         let (workload, instances, sender) =
             (self.pipeline.workload.clone(), self.pipeline.instances.clone(), self.sender.clone());
-        rayon::spawn(move || {
+        judges().spawn(move || {
             work.into_par_iter().for_each(|(slot, instance, n, hold, stored)| {
                 let metrics = judge(&workload, &instances[instance], &stored, n);
                 drop(sender.send(Landed { slot, hold, outcome: Ok(Ok((stored, metrics, 0))) }));
@@ -461,12 +489,14 @@ impl Driver<'_, '_> {
                 if let Some(used) = used {
                     *used = known.max(plan.n as usize);
                 }
+                let paid = hold.paid();
                 hold.settle(cost);
                 let done = Finished {
                     trial,
                     instance,
                     result,
                     cost,
+                    paid,
                     production: Some(plan.production_cost(&stored)),
                     prompt_tokens: stored.purchases.first().map_or(0, |purchase| purchase.response.prompt_tokens),
                     completion_tokens: stored
@@ -481,13 +511,14 @@ impl Driver<'_, '_> {
                 done
             }
             Err(failure) => {
+                let paid = hold.paid();
                 drop(hold);
                 if self.pipeline.runner.hopeless(&plan.service, &failure) && self.hopeless.is_none() {
                     let model = &plan.service.model.name;
                     let error = Error::endpoint(format!("the endpoint of `{model}` cannot be used: {failure}"));
                     self.hopeless = Some(error.help_if(advice(failure.kind).map(str::to_owned)));
                 }
-                Finished { fingerprint: print, ..finished(trial, instance, failure) }
+                Finished { paid, fingerprint: print, ..finished(trial, instance, failure) }
             }
         };
         self.slot(number).finished = Some(done);
@@ -523,12 +554,25 @@ impl Driver<'_, '_> {
     }
 }
 
+/// The threads that metrics run on: rayon's, and not those that prepare requests, so that a slow metric never keeps the
+/// network waiting.
+fn judges() -> &'static rayon::ThreadPool {
+    static JUDGES: OnceLock<rayon::ThreadPool> = OnceLock::new();
+    JUDGES.get_or_init(|| {
+        let named = || rayon::ThreadPoolBuilder::new().thread_name(|number| format!("metric-{number}"));
+        // Where the system has no more threads, the calling thread has to do.
+        let pool = named().build().or_else(|_| named().num_threads(1).use_current_thread().build());
+        pool.expect("a pool of the current thread needs no new one")
+    })
+}
+
 fn finished(trial: usize, instance: usize, failure: Failure) -> Finished {
     Finished {
         trial,
         instance,
         result: Err(failure),
         cost: Usd::ZERO,
+        paid: Usd::ZERO,
         production: None,
         prompt_tokens: 0,
         completion_tokens: 0,

@@ -23,6 +23,8 @@ pub struct SearchAgenda {
     runner: Arc<Runner>,
     purse: Arc<Purse>,
     inference_budget: Option<Usd>,
+    /// The strategy is told what was paid, not what the study costs.
+    reuse_savings: bool,
     /// The study's order of instances: the strategy's places are indices into it.
     order: Arc<Vec<usize>>,
     places: Vec<usize>,
@@ -47,6 +49,7 @@ impl SearchAgenda {
         runner: Arc<Runner>,
         purse: Arc<Purse>,
         inference_budget: Option<Usd>,
+        reuse_savings: bool,
         order: Arc<Vec<usize>>,
         readers: Readers,
     ) -> SearchAgenda {
@@ -60,6 +63,7 @@ impl SearchAgenda {
             runner,
             purse,
             inference_budget,
+            reuse_savings,
             order,
             places,
             rendered: RenderedInputs::default(),
@@ -107,7 +111,10 @@ impl SearchAgenda {
     fn prune(&mut self, number: usize) {
         let Some(budget) = self.inference_budget else { return };
         let trial = &mut self.trials[number];
-        if trial.dropped.is_some() {
+        let seen = trial.evaluations.len();
+        // Working out what production costs goes through all evaluations of the trial: later looks are further apart.
+        let due = if seen <= 64 { seen.is_multiple_of(4) } else { seen.is_power_of_two() };
+        if trial.dropped.is_some() || !(due || seen == self.order.len()) {
             return;
         }
         if let Some(reason) = trial.too_dear(budget) {
@@ -183,7 +190,8 @@ impl Agenda for SearchAgenda {
             _ if refused => Outcome::Refused,
             _ => Outcome::Missing,
         };
-        let told = Told { trial: number, instance: self.places[finished.instance], outcome, cost: finished.cost };
+        let cost = if self.reuse_savings { finished.paid } else { finished.cost };
+        let told = Told { trial: number, instance: self.places[finished.instance], outcome, cost };
         if refused {
             self.refused += 1;
             self.trials[number].refused += 1;
