@@ -41,8 +41,7 @@ fn the_budget_holds_whatever_the_endpoint_says_of_usage() {
     for usage in [Usage::Truthful, Usage::FarBelow, Usage::Worst, Usage::None] {
         for concurrency in [1, 256] {
             let options = Options { usage, ..Options::default() };
-            let (billed, summary, done) =
-                tune(options, "", &format!("--budget 0.02 --concurrency {concurrency}"));
+            let (billed, summary, done) = tune(options, "", &format!("--budget 0.02 --concurrency {concurrency}"));
             assert_eq!(done.code, 0, "{done:#?}");
             assert!(billed <= usd("0.02"), "{usage:?} at {concurrency}: billed {billed}");
             if usage == Usage::None {
@@ -53,7 +52,10 @@ fn the_budget_holds_whatever_the_endpoint_says_of_usage() {
             }
             assert!(dollars(&summary, "spent_usd") <= usd("0.02"));
             if matches!(usage, Usage::Truthful | Usage::Worst) {
-                assert!(billed >= usd("0.017"), "{usage:?} at {concurrency}: a cap that buys nothing is none: {billed}");
+                assert!(
+                    billed >= usd("0.017"),
+                    "{usage:?} at {concurrency}: a cap that buys nothing is none: {billed}"
+                );
             }
         }
     }

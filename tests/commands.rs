@@ -98,10 +98,14 @@ fn bad_tasks() {
     gallery.refuses("unknown column", task("{{ answer }}", "{{ anwser }}"), TUNE);
     gallery.refuses("unknown stratum", task("id = \"id\"", "id = \"id\"\nstratify = \"knd\""), TUNE);
     gallery.refuses("no such file", task("tune.jsonl", "tuna.jsonl"), TUNE);
-    gallery.refuses("unknown ending", |home| {
-        home.write("task/tune.txt", "x");
-        home.edit("task/task.toml", "tune.jsonl", "tune.txt");
-    }, TUNE);
+    gallery.refuses(
+        "unknown ending",
+        |home| {
+            home.write("task/tune.txt", "x");
+            home.edit("task/task.toml", "tune.jsonl", "tune.txt");
+        },
+        TUNE,
+    );
     gallery.refuses("not TOML", task("[data]", "[data"), TUNE);
     gallery.refuses("empty task", |home| home.write("task/task.toml", ""), TUNE);
     gallery.refuses("bad UTF-8", |home| home.write("task/task.toml", b"[task]\nname = \"s\xffms\"\n"), TUNE);
@@ -114,22 +118,39 @@ fn bad_data() {
     let data = |bytes: &'static [u8]| move |home: &Home| home.write("task/tune.jsonl", bytes);
     gallery.refuses("empty file", data(b""), TUNE);
     gallery.refuses("blank lines", data(b"\n\n"), TUNE);
-    gallery.refuses("bad UTF-8", data(b"{\"id\": \"a\", \"problem\": \"p\", \"answer\": 1}\n{\"id\": \"\xe4\"}\n"), TUNE);
+    gallery.refuses(
+        "bad UTF-8",
+        data(b"{\"id\": \"a\", \"problem\": \"p\", \"answer\": 1}\n{\"id\": \"\xe4\"}\n"),
+        TUNE,
+    );
     gallery.refuses("not an object", data(b"{\"id\": \"a\", \"problem\": \"p\", \"answer\": 1}\n[1, 2]\n"), TUNE);
     gallery.refuses("not JSON", data(b"{\"id\": \"a\", \"problem\": }\n"), TUNE);
-    let twice = b"{\"id\": \"a\", \"problem\": \"p\", \"answer\": 1}\n{\"id\": \"a\", \"problem\": \"q\", \"answer\": 2}\n";
+    let twice =
+        b"{\"id\": \"a\", \"problem\": \"p\", \"answer\": 1}\n{\"id\": \"a\", \"problem\": \"q\", \"answer\": 2}\n";
     gallery.refuses("duplicate id", data(twice), TUNE);
     gallery.refuses("no answer", data(b"{\"id\": \"a\", \"problem\": \"p\"}\n"), TUNE);
-    gallery.refuses("an answer that is no number", data(b"{\"id\": \"a\", \"problem\": \"p\", \"answer\": \"many\"}\n"), TUNE);
+    gallery.refuses(
+        "an answer that is no number",
+        data(b"{\"id\": \"a\", \"problem\": \"p\", \"answer\": \"many\"}\n"),
+        TUNE,
+    );
     gallery.refuses("no field of the prompt", data(b"{\"id\": \"a\", \"answer\": 1}\n"), TUNE);
-    gallery.refuses("not gzip", |home| {
-        home.write("task/tune.jsonl.gz", "plain");
-        home.edit("task/task.toml", "tune.jsonl", "tune.jsonl.gz");
-    }, TUNE);
-    gallery.refuses("a ragged CSV", |home| {
-        home.write("task/tune.csv", "id,problem,answer\na,p,1\nb,q\n");
-        home.edit("task/task.toml", "tune.jsonl", "tune.csv");
-    }, TUNE);
+    gallery.refuses(
+        "not gzip",
+        |home| {
+            home.write("task/tune.jsonl.gz", "plain");
+            home.edit("task/task.toml", "tune.jsonl", "tune.jsonl.gz");
+        },
+        TUNE,
+    );
+    gallery.refuses(
+        "a ragged CSV",
+        |home| {
+            home.write("task/tune.csv", "id,problem,answer\na,p,1\nb,q\n");
+            home.edit("task/task.toml", "tune.jsonl", "tune.csv");
+        },
+        TUNE,
+    );
     gallery.end("bad_data");
 }
 
@@ -150,11 +171,19 @@ fn bad_spaces() {
     gallery.refuses("a choice twice", space("[1, 3, 10]", "[1, 3, 3]"), TUNE);
     gallery.refuses("unused parameter", space("[params.n]", "[params.flavour]\nvalue = \"x\"\n[params.n]"), TUNE);
     gallery.refuses("missing field", space("{{ problem }}", "{{ question }}"), TUNE);
-    gallery.refuses("a field and a parameter", space("[params.n]", "[params.problem]\nvalue = \"x\"\n[params.n]"), TUNE);
+    gallery.refuses(
+        "a field and a parameter",
+        space("[params.n]", "[params.problem]\nvalue = \"x\"\n[params.n]"),
+        TUNE,
+    );
     gallery.refuses("template syntax", space("{{ problem }}", "{{ problem"), TUNE);
     gallery.refuses("two prompts of a name", space("\"steps\", template", "\"direct\", template"), TUNE);
     gallery.refuses("unknown in when", space("value = 0.7", "value = 0.7\nwhen = { promt = \"steps\" }"), TUNE);
-    gallery.refuses("unknown in a constraint", space("[baseline]", "[[constraints]]\nexpr = \"m == 1\"\n[baseline]"), TUNE);
+    gallery.refuses(
+        "unknown in a constraint",
+        space("[baseline]", "[[constraints]]\nexpr = \"m == 1\"\n[baseline]"),
+        TUNE,
+    );
     gallery.refuses("constraint syntax", space("[baseline]", "[[constraints]]\nexpr = \"n ==\"\n[baseline]"), TUNE);
     gallery.refuses("unknown in the baseline", space("[baseline]", "[baseline]\npromt = \"steps\""), TUNE);
     gallery.refuses("no value of the baseline's", space("n = 1\n", "n = \"two\"\n"), TUNE);
@@ -263,7 +292,11 @@ fn bad_usage() {
         "evaluate task --config c.toml",
     );
     gallery.refuses("a full --out", |home| home.write("run/x", "x"), TUNE);
-    gallery.refuses("--resume of a full folder that is no run", |home| home.write("run/x", "x"), "tune task --budget 1 --resume run");
+    gallery.refuses(
+        "--resume of a full folder that is no run",
+        |home| home.write("run/x", "x"),
+        "tune task --budget 1 --resume run",
+    );
     gallery.end("bad_usage");
 }
 
@@ -363,13 +396,20 @@ fn all_missing_is_exit_5_and_no_score() {
 fn settings_are_names_values_or_texts() {
     let home = Home::new(6);
     home.edit("task/space.toml", "value = 0.7", "type = \"float\"\nlow = 0.0\nhigh = 1.5\ndefault = 0.7");
-    home.edit("task/space.toml", "[params.n]", "[params.stop]\ntype = \"categorical\"\nchoices = [[], [\"\\n\"], [\"#\", \"Q:\"]]\n[params.n]");
+    home.edit(
+        "task/space.toml",
+        "[params.n]",
+        "[params.stop]\ntype = \"categorical\"\nchoices = [[], [\"\\n\"], [\"#\", \"Q:\"]]\n[params.n]",
+    );
     let set = |settings: &[&str]| {
         let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
         home.run("evaluate task --json --quiet", &arguments).ended(0).json()["config"].clone()
     };
     let base = set(&[]);
-    assert_eq!(base, json!({"prompt": "direct", "model": "mock-small", "temperature": 0.7, "max_tokens": 48, "n": 1, "stop": []}));
+    assert_eq!(
+        base,
+        json!({"prompt": "direct", "model": "mock-small", "temperature": 0.7, "max_tokens": 48, "n": 1, "stop": []})
+    );
     let one = set(&["prompt=steps", "n=3", "temperature=1", "stop=[\"#\", \"Q:\"]"]);
     assert_eq!(one["prompt"], json!("steps"));
     assert_eq!((&one["n"], one["temperature"].as_f64()), (&json!(3), Some(1.0)));
@@ -426,8 +466,21 @@ fn help_and_version_name_everything() {
     assert!(help.contains("Exit codes") && help.contains("130"));
     let tune = home.run("tune --help", &[]).stdout;
     for option in [
-        "--budget", "--inference-budget", "--space", "--strategy", "--max-trials", "--seed", "--test-share",
-        "--concurrency", "--out", "--store", "--resume", "--json", "--quiet", "--endpoints", "--reuse-savings",
+        "--budget",
+        "--inference-budget",
+        "--space",
+        "--strategy",
+        "--max-trials",
+        "--seed",
+        "--test-share",
+        "--concurrency",
+        "--out",
+        "--store",
+        "--resume",
+        "--json",
+        "--quiet",
+        "--endpoints",
+        "--reuse-savings",
     ] {
         assert!(tune.contains(option), "{option} is not in:\n{tune}");
     }
@@ -488,7 +541,9 @@ fn satisfies(root: &Value, schema: &Value, value: &Value, at: &str) {
             (None, Some(_), _) => {}
             // Metrics: one schema a type.
             (None, None, Some(choices)) => {
-                let knows = |choice: &Value| resolve(root, choice).pointer("/properties").is_some_and(|p| p.get(name).is_some());
+                let knows = |choice: &Value| {
+                    resolve(root, choice).pointer("/properties").is_some_and(|p| p.get(name).is_some())
+                };
                 assert!(choices.iter().any(knows), "{place} is in no schema");
             }
             (None, None, None) => {
@@ -508,7 +563,10 @@ fn schemas_fit_the_files_that_are_shipped() {
         ("config", "tasks/arithmetic/farthing.toml"),
     ] {
         let schema = home.run("schema", &[schema]).ended(0).json();
-        assert!(schema["$schema"].as_str().is_some_and(|url| url.starts_with("https://json-schema.org/")), "{schema:#}");
+        assert!(
+            schema["$schema"].as_str().is_some_and(|url| url.starts_with("https://json-schema.org/")),
+            "{schema:#}"
+        );
         assert_eq!(schema["type"], "object");
         let text = std::fs::read_to_string(root.join(file)).unwrap();
         let value: Value = serde_json::to_value(toml::from_str::<toml::Table>(&text).unwrap()).unwrap();
@@ -524,7 +582,13 @@ fn schemas_fit_the_files_that_are_shipped() {
 fn what_is_shipped_runs() {
     let home = Home::new(1);
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    for file in ["tasks/arithmetic/task.toml", "tasks/arithmetic/tune.jsonl", "tasks/arithmetic/test.jsonl", "tasks/arithmetic/farthing.toml", "search_spaces/arithmetic.toml"] {
+    for file in [
+        "tasks/arithmetic/task.toml",
+        "tasks/arithmetic/tune.jsonl",
+        "tasks/arithmetic/test.jsonl",
+        "tasks/arithmetic/farthing.toml",
+        "search_spaces/arithmetic.toml",
+    ] {
         home.write(file, std::fs::read(root.join(file)).unwrap());
     }
     let done = home.run("tune tasks/arithmetic --budget 0.10 --json --quiet", &[]).ended(0).json();

@@ -216,9 +216,7 @@ fn a_second_ctrl_c_ends_at_once() {
     let switch = hanging.clone();
     let (answers, asked) = steady();
     // A few answers come, then none.
-    let faults = Arc::new(move |call: &Call| {
-        (call.number > 40 && switch.load(Ordering::SeqCst)).then(Fault::hang)
-    });
+    let faults = Arc::new(move |call: &Call| (call.number > 40 && switch.load(Ordering::SeqCst)).then(Fault::hang));
     let server = server(Options { answers, faults, ..Options::default() });
     let home = Home::over_http(32, &server.url(), "");
     let arguments: Vec<&str> = TUNE.split(' ').chain(["--budget", "0.5"]).collect();

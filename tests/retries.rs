@@ -168,8 +168,7 @@ async fn buy(runner: Arc<Runner>, purse: Arc<Purse>, n: u32) -> Result<u64, Erro
 
 #[test]
 fn equal_requests_in_flight_are_sent_once() {
-    let server =
-        server(Options { latency: Latency::Fixed(Duration::from_millis(60)), ..Options::default() });
+    let server = server(Options { latency: Latency::Fixed(Duration::from_millis(60)), ..Options::default() });
     let (runner, purse) = (runner(&server), Purse::new(Some(usd("1")), false, Usd::ZERO));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let sent: u64 = runtime.block_on(async {

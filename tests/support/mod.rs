@@ -204,7 +204,8 @@ pub fn finished(child: std::process::Child) -> Done {
 pub fn endpoints(endpoint: &str, more: &str) -> String {
     let mut text = format!("[endpoints.here]\n{endpoint}\n{more}\n");
     for (name, input, output) in PRICES {
-        write!(text, "[models.{name}]\nendpoint = \"here\"\nprice = {{ input = {input}, output = {output} }}\n").unwrap();
+        write!(text, "[models.{name}]\nendpoint = \"here\"\nprice = {{ input = {input}, output = {output} }}\n")
+            .unwrap();
     }
     text
 }
