@@ -175,8 +175,7 @@ impl Reader<'_> {
         let default = json(declaration::take(&mut table, "default"))?;
         let choices = declaration::take(&mut table, "choices");
         let known = ["type", "value", "choices", "low", "high", "step", "log", "default", "when", "body"];
-        let mut spec: ParamTable =
-            declaration::read(self.source, table).map_err(|error| all_known(error, &known))?;
+        let mut spec: ParamTable = declaration::read(self.source, table).map_err(|error| all_known(error, &known))?;
         (spec.value, spec.default) = (value, default);
         let role = self.role(&name, &spec)?;
         let values = match (role, choices) {

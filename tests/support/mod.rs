@@ -97,10 +97,10 @@ impl Home {
             text.lines().take(count).map(|line| format!("{line}\n")).collect()
         };
         home.write("task/task.toml", TASK);
-        home.write("task/tune.jsonl", &lines("tune.jsonl", instances));
-        home.write("task/test.jsonl", &lines("test.jsonl", instances.div_ceil(2)));
+        home.write("task/tune.jsonl", lines("tune.jsonl", instances));
+        home.write("task/test.jsonl", lines("test.jsonl", instances.div_ceil(2)));
         home.write("task/space.toml", SPACE);
-        home.write("farthing.toml", &endpoints("provider = \"mock\"", ""));
+        home.write("farthing.toml", endpoints("provider = \"mock\"", ""));
         home
     }
 
@@ -113,7 +113,7 @@ impl Home {
 
     /// Changes the endpoint.
     pub fn point_at(&self, url: &str, more: &str) {
-        self.write("farthing.toml", &endpoints(&format!("provider = \"openai\"\nbase_url = \"{url}\""), more));
+        self.write("farthing.toml", endpoints(&format!("provider = \"openai\"\nbase_url = \"{url}\""), more));
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
