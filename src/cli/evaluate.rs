@@ -8,17 +8,18 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::cli::arguments::{Common, dollars};
-use crate::cli::{Embedded, inputs, print, print_json, progress, with_runtime};
+use crate::cli::{Embedded, colour, inputs, print, print_json, progress, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
 use crate::evaluate::{Plan, Served, Workload};
 use crate::money::Usd;
+use crate::report::table;
 use crate::runner::{Purse, Runner};
 use crate::space::Configuration;
 use crate::stats;
 use crate::store::{self, MemoryStore};
 use crate::study::fixed::FixedAgenda;
 use crate::study::pipeline::{Ending, Pipeline};
-use crate::study::trial::{Trial, short};
+use crate::study::trial::Trial;
 use crate::study::{Readers, Stop, order, settings};
 use crate::task::Split;
 
@@ -146,7 +147,7 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
         evaluated(&workload, &agenda.trials[0], instances.len(), spent, &pipeline.purse, agenda.cache_hits());
     match common.json {
         true => print_json(&evaluated)?,
-        false => print(&text(&evaluated))?,
+        false => print(&text(&evaluated, &workload.task.objective.metric, arguments.budget))?,
     }
     Ok(match ending {
         Ending::Interrupted => Fault::Interrupted.exit_code(),
@@ -191,28 +192,27 @@ fn evaluated(
     }
 }
 
-fn text(evaluated: &Evaluated) -> String {
-    let mut lines = vec![evaluated.config.to_string(), String::new()];
-    for (name, Mean { mean, ci95 }) in &evaluated.metrics {
-        lines.push(match (mean, ci95) {
-            (Some(mean), Some([low, high])) => format!("{name}: {mean:.4}, 95 % interval {low:.4} to {high:.4}"),
-            (Some(mean), None) => format!("{name}: {mean:.4}"),
-            (None, _) => format!("{name}: no instance was judged"),
-        });
-    }
-    lines.push(match evaluated.missing {
-        0 => format!("{} instances", evaluated.instances),
-        missing => format!("{} instances, {missing} missing", evaluated.instances),
+fn text(evaluated: &Evaluated, objective: &str, budget: Option<Usd>) -> String {
+    let interval = |name: &String, mean: &Mean| (name.clone(), mean.mean, mean.ci95);
+    let (first, others): (Vec<_>, Vec<_>) =
+        evaluated.metrics.iter().map(|(name, mean)| interval(name, mean)).partition(|(name, ..)| name == objective);
+    let failures = evaluated.failures.iter().map(|(words, count)| {
+        let (kind, message) = words.split_once(": ").unwrap_or((words, ""));
+        (kind.replace('_', " "), *count, message.to_owned())
     });
+    let shown = table::Evaluated {
+        configuration: evaluated.config.clone(),
+        metrics: first.into_iter().chain(others).collect(),
+        instances: evaluated.instances,
+        missing: evaluated.missing,
+        failures: failures.collect(),
+        production_cost: evaluated.production_cost_usd_per_instance,
+        spent: evaluated.spent_usd,
+        budget,
+    };
+    let mut text = table::evaluate_table(&shown, colour(&std::io::stdout()));
     if evaluated.not_reached > 0 {
-        lines.push(format!("{} instances were not reached: the budget ended before", evaluated.not_reached));
+        text += &format!("{} instances were not reached: the budget ended before.\n", evaluated.not_reached);
     }
-    for (failure, count) in evaluated.failures.iter().take(5) {
-        lines.push(format!("  {count} x {failure}"));
-    }
-    if let Some(cost) = evaluated.production_cost_usd_per_instance {
-        lines.push(format!("${} an instance in production", short(cost.as_f64())));
-    }
-    lines.push(format!("${} spent; {} evaluations came from the store", evaluated.spent_usd, evaluated.cache_hits));
-    lines.join("\n")
+    text
 }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::cli::print;
 use crate::diagnostic::{Error, Result, Source};
-use crate::report::page;
+use crate::report::page::{self, Examples};
 use crate::report::rows::{self, RankingRow};
 use crate::study::Summary;
 use crate::study::folder::RunFolder;
@@ -24,7 +24,7 @@ pub fn run(arguments: &ReportArguments) -> Result<u8> {
     for path in &arguments.runs {
         let (summary, rows) = (summary_of(path)?, rows_of(path)?);
         let folder = RunFolder::open(path)?;
-        folder.write("report.html", page::page(&summary, &rows)?)?;
+        folder.write("report.html", page::page(&summary, &rows, &examples_of(path))?)?;
         print(&folder.path.join("report.html").display().to_string())?;
     }
     Ok(0)
@@ -56,10 +56,21 @@ pub fn rows_of(path: &Path) -> Result<Vec<RankingRow>> {
     rows::read_csv(Source::read(&path.join("ranking.csv"))?.text())
 }
 
+/// What the report shows beside summary and ranking, as the search left it; nothing where it is not there.
+pub fn examples_of(path: &Path) -> Examples {
+    let kept = std::fs::read(path.join(EXAMPLES)).ok();
+    kept.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+/// Where the examples of a report are kept, so that it can be written anew.
+const EXAMPLES: &str = ".report.json";
+
 /// Writes ranking, report and summary; the summary last, since it says that a run has ended.
-pub fn write(folder: &RunFolder, summary: &Summary, rows: &[RankingRow]) -> Result<()> {
+pub fn write(folder: &RunFolder, summary: &Summary, rows: &[RankingRow], examples: &Examples) -> Result<()> {
+    let kept = serde_json::to_string(examples).map_err(|error| Error::internal(error.to_string()))?;
+    folder.write(EXAMPLES, kept)?;
     folder.write("ranking.csv", rows::write_csv(rows))?;
-    folder.write("report.html", page::page(summary, rows)?)?;
+    folder.write("report.html", page::page(summary, rows, examples)?)?;
     let json = serde_json::to_string_pretty(summary).map_err(|error| Error::internal(error.to_string()))?;
     folder.write("summary.json", json + "\n")
 }

@@ -13,7 +13,7 @@ use crate::cli::{Embedded, inputs, print, print_json, progress, report, with_run
 use crate::diagnostic::{Error, Fault, Result};
 use crate::evaluate::{Plan, Served, Workload};
 use crate::money::Usd;
-use crate::report::table;
+use crate::report::{table, words};
 use crate::runner::{Purse, Runner};
 use crate::space::{self, Configuration, Space};
 use crate::store::{self, MemoryStore};
@@ -140,7 +140,12 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         summary.holdout_cost_usd = tested.cost;
         let folder = RunFolder::open(&path)?;
         let rows = report::rows_of(&path)?;
-        report::write(&folder, &summary, &rows)?;
+        report::write(&folder, &summary, &rows, &report::examples_of(&path))?;
+        if !common.json {
+            print(&format!("{configuration}\n\n{}", table::holdout_text(&holdout, &summary)))?;
+        }
+    } else if !common.json {
+        print(&format!("{configuration}\n\n{}", words::held_out(&holdout, &workload.task.objective.metric)))?;
     }
     let shown = Report {
         task: &workload.task.name,
@@ -149,12 +154,10 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         spent_usd,
         study_cost_usd: tested.cost,
     };
-    match common.json {
-        true => print_json(&shown)?,
-        false => print(&format!(
-            "{configuration}\n\n{}\n${spent_usd} spent",
-            table::holdout_text(&holdout, &workload.task.objective.metric)
-        ))?,
+    if common.json {
+        print_json(&shown)?;
+    } else {
+        print(&format!("${spent_usd} spent."))?;
     }
     let direction = workload.task.objective.direction;
     Ok(match (tested.ending, holdout.score, arguments.min_score) {

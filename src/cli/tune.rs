@@ -11,6 +11,7 @@ use crate::cli::{Embedded, colour, inputs, print, print_json, report, with_runti
 use crate::diagnostic::{Error, Fault, Result};
 use crate::evaluate::Served;
 use crate::money::Usd;
+use crate::report::page::Examples;
 use crate::report::{observations, table};
 use crate::study::folder::{self, Hashes, Inputs, RunFolder, StudyFile};
 use crate::study::{Outcome, Prepared, Settings, Stop, StopReason, Study, settings};
@@ -266,7 +267,7 @@ fn write(folder: &RunFolder, outcome: &Outcome) -> Result<()> {
         None => folder.remove("best.toml"),
     }
     let rows = crate::report::rows::rows(outcome);
-    report::write(folder, &outcome.summary, &rows)
+    report::write(folder, &outcome.summary, &rows, &Examples::of(outcome, 5))
 }
 
 fn show(arguments: &TuneArguments, outcome: &Outcome, folder: &Path) -> Result<()> {
@@ -274,7 +275,6 @@ fn show(arguments: &TuneArguments, outcome: &Outcome, folder: &Path) -> Result<(
         return print_json(&outcome.summary);
     }
     let rows = crate::report::rows::rows(outcome);
-    let names: Vec<String> = outcome.space.parameters.iter().map(|parameter| parameter.name.clone()).collect();
-    let table = table::ranking(&rows, &names, 20, colour(&std::io::stdout()));
-    print(&format!("{table}\n\n{}", table::answer(&outcome.summary, folder)))
+    let table = table::ranking(&rows, &outcome.summary.metric, 20, colour(&std::io::stdout()));
+    print(&format!("{table}\n{}", table::answer(&outcome.summary, Some(&folder.display().to_string()))))
 }

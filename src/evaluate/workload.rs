@@ -189,9 +189,7 @@ impl Workload {
 fn word_in(text: &str, span: std::ops::Range<usize>, name: &str) -> std::ops::Range<usize> {
     let Some(stretch) = text.get(span.clone()) else { return span };
     let part = |c: char| c.is_alphanumeric() || c == '_';
-    let whole = |at: &usize| {
-        !stretch[..*at].ends_with(part) && !stretch[at + name.len()..].starts_with(part)
-    };
+    let whole = |at: &usize| !stretch[..*at].ends_with(part) && !stretch[at + name.len()..].starts_with(part);
     match stretch.match_indices(name).map(|(at, _)| at).find(whole) {
         Some(at) => span.start + at..span.start + at + name.len(),
         None => span,

@@ -1,38 +1,17 @@
-//! stub
-#![allow(missing_docs)]
-pub mod rows {
-    use crate::study::Outcome;
-    pub struct RankingRow;
-    pub fn rows(_: &Outcome) -> Vec<RankingRow> {
-        vec![]
-    }
-    pub fn write_csv(_: &[RankingRow]) -> String {
-        String::new()
-    }
-    pub fn read_csv(_: &str) -> crate::Result<Vec<RankingRow>> {
-        Ok(vec![])
-    }
-}
-pub mod page {
-    use super::rows::RankingRow;
-    pub fn page(_: &crate::study::Summary, _: &[RankingRow]) -> crate::Result<String> {
-        Ok(String::new())
-    }
-}
-pub mod observations {
-    pub fn write(_: &std::path::Path, _: &crate::study::Outcome) -> crate::Result<String> {
-        Ok(String::new())
-    }
-}
-pub mod table {
-    use super::rows::RankingRow;
-    pub fn ranking(_: &[RankingRow], _: &[String], _: usize, _: bool) -> String {
-        String::new()
-    }
-    pub fn answer(s: &crate::study::Summary, _: &std::path::Path) -> String {
-        format!("{s:#?}")
-    }
-    pub fn holdout_text(h: &crate::study::Holdout, _: &str) -> String {
-        format!("{h:#?}")
-    }
-}
+//! What a study came to, for people and for other programs: the table and the answer on standard output, `ranking.csv`,
+//! `report.html` with its plot, and the observations. Reads a finished study and changes nothing.
+//!
+//! Start with [`rows()`]: everything but the observations is made from its [`RankingRow`]s and a
+//! [`Summary`](crate::study::Summary), so that it can be made again from a run's folder.
+
+pub mod observations;
+pub mod page;
+pub mod plots;
+pub mod rows;
+pub mod table;
+pub mod words;
+
+pub use rows::{RankingRow, read_csv, rows, write_csv};
+
+#[cfg(test)]
+pub(crate) mod testing;

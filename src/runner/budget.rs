@@ -55,8 +55,16 @@ impl Purse {
         spent: Usd,
     ) -> Arc<Purse> {
         let zero = Usd::ZERO;
-        let accounts =
-            Accounts { study_limit, spent_limit, reuse_savings, study_settled: zero, study_held: zero, spent, held: zero, holds: 0 };
+        let accounts = Accounts {
+            study_limit,
+            spent_limit,
+            reuse_savings,
+            study_settled: zero,
+            study_held: zero,
+            spent,
+            held: zero,
+            holds: 0,
+        };
         Arc::new(Purse { accounts: Mutex::new(accounts) })
     }
 

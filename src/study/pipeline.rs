@@ -2,8 +2,8 @@
 //! in any order, told in the order of asking. What is asked and bought depends on that order alone, never on timing.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 use tokio::sync::{Notify, mpsc, oneshot};

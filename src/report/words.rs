@@ -1,0 +1,336 @@
+//! Numbers, amounts and sentences as people read them; shared by the terminal and the page.
+
+use serde_json::Value;
+
+use crate::money::Usd;
+use crate::report::rows::RankingRow;
+use crate::space::Configuration;
+use crate::study::trial::short;
+use crate::study::{Holdout, Scored, Standing, StopReason, Summary, Versus};
+use crate::task::Direction;
+
+/// A score or a metric with about three digits: `0.792`, `12.35`, `1.20e-7`.
+pub fn number(value: f64) -> String {
+    let size = value.abs();
+    match size {
+        _ if size == 0.0 => "0.000".to_owned(),
+        _ if !(0.0005..1e6).contains(&size) => format!("{value:.2e}"),
+        _ if size >= 1000.0 => format!("{value:.0}"),
+        _ if size >= 100.0 => format!("{value:.1}"),
+        _ if size >= 10.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+/// A score with its interval: `0.792 [0.737, 0.838]`; `-` where there is none.
+pub fn scored(score: Option<f64>, ci95: Option<[f64; 2]>) -> String {
+    match (score, ci95) {
+        (None, _) => "-".to_owned(),
+        (Some(score), None) => number(score),
+        (Some(score), Some([low, high])) => format!("{} [{}, {}]", number(score), number(low), number(high)),
+    }
+}
+
+/// A difference with its sign: `+0.100`.
+pub fn signed(value: f64) -> String {
+    let sign = if value > 0.0 { "+" } else { "" };
+    format!("{sign}{}", number(value))
+}
+
+/// An amount with three digits: `$0.0579`.
+pub fn dollars(amount: Usd) -> String {
+    match amount < Usd::ZERO {
+        true => format!("-${}", short(-amount.as_f64())),
+        false => format!("${}", short(amount.as_f64())),
+    }
+}
+
+/// A count with thousands set apart: `12,345`.
+pub fn count(value: u64) -> String {
+    let digits = value.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1 instance`, `250 instances`.
+pub fn plural(value: u64, what: &str) -> String {
+    format!("{} {what}{}", count(value), if value == 1 { "" } else { "s" })
+}
+
+/// True for characters that could hide, reorder or command: controls (but the newline and the tab), and the marks that
+/// turn the direction of writing.
+pub fn is_unsafe(c: char) -> bool {
+    (c.is_control() && c != '\n' && c != '\t')
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}' | '\u{feff}')
+}
+
+/// A text of a user, a model or a file with every unsafe character replaced; newlines and tabs stay.
+pub fn clean(text: &str) -> String {
+    text.chars().map(|c| if is_unsafe(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// The same on one line.
+pub fn line(text: &str) -> String {
+    clean(text).replace(['\n', '\t'], " ")
+}
+
+/// At most `most` characters, the last an ellipsis where something was cut.
+pub fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => text.to_owned(),
+        Some(_) => text.chars().take(most.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
+/// A parameter's value on one line: words bare, other texts in quotes, anything else as JSON.
+pub fn value(value: &Value, most: usize) -> String {
+    match value {
+        Value::String(text) => {
+            let bare = !text.is_empty() && !text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '"');
+            // What is not shown need not be escaped: texts may be long.
+            let start: String = text.chars().take(most + 1).collect();
+            let shown = cut(&if bare { start } else { Value::from(start).to_string() }, most);
+            line(&shown)
+        }
+        other => line(&cut(&other.to_string(), most)),
+    }
+}
+
+/// `model=gpt-4o prompt=cot n=3` with the prompt and the model first.
+pub fn configuration(configuration: &Configuration, most: usize) -> String {
+    let mut parts: Vec<(&String, &Value)> = configuration.0.iter().collect();
+    parts.sort_by_key(|(name, _)| place(name));
+    let parts: Vec<String> =
+        parts.iter().map(|(name, of)| format!("{}={}", line(&cut(name, most)), value(of, most))).collect();
+    parts.join(" ")
+}
+
+/// Where a parameter stands among the others: the prompt first, then the model.
+pub fn place(name: &str) -> u8 {
+    match name {
+        "prompt" => 0,
+        "model" => 1,
+        _ => 2,
+    }
+}
+
+/// The indices of the parameters that tell these rows apart, the prompt first, then the model; all of the first row's
+/// active ones where nothing does.
+pub fn varying(rows: &[&RankingRow]) -> Vec<usize> {
+    let Some(first) = rows.first() else { return Vec::new() };
+    let differs = |&at: &usize| rows.iter().any(|row| row.configuration.get(at) != first.configuration.get(at));
+    let mut at: Vec<usize> = (0..first.configuration.len()).filter(differs).collect();
+    if at.is_empty() {
+        at = (0..first.configuration.len()).filter(|&at| first.configuration[at].1.is_some()).collect();
+    }
+    at.sort_by_key(|&at| place(&first.configuration[at].0));
+    at
+}
+
+/// The answer in one sentence.
+pub fn answer(summary: &Summary) -> String {
+    let metric = line(&cut(&summary.metric, 60));
+    let Some(best) = &summary.best else {
+        return match summary.inference_budget_usd {
+            _ if summary.evaluations <= summary.failed_evaluations => {
+                "There is no answer: no configuration could be judged on any instance.".to_owned()
+            }
+            Some(budget) => format!(
+                "There is no answer: none of {} is within the inference budget of ${budget} an instance and answers reliably.",
+                plural(summary.trials as u64, "configuration")
+            ),
+            None => format!(
+                "There is no answer: none of {} answers reliably.",
+                plural(summary.trials as u64, "configuration")
+            ),
+        };
+    };
+    let price = match best.production_cost_usd_per_instance {
+        Some(cost) => format!(", at {} an instance", dollars(cost)),
+        None => String::new(),
+    };
+    format!("The best of {} has {metric} {}{price}.", plural(summary.trials as u64, "configuration"), judged(best))
+}
+
+fn judged(of: &Scored) -> String {
+    format!("{} on {}", scored(of.score, of.ci95), plural(of.instances as u64, "tuning instance"))
+}
+
+/// How the baseline did while tuning, where there is one and it is not the winner.
+pub fn baseline(summary: &Summary) -> Option<String> {
+    let baseline = summary.baseline.as_ref()?;
+    if summary.best.as_ref().is_some_and(|best| best.id == baseline.id) {
+        return Some("The baseline is the best that was found.".to_owned());
+    }
+    if baseline.score.is_none() {
+        return Some("The baseline could not be judged.".to_owned());
+    }
+    let price = baseline.production_cost_usd_per_instance.map(|cost| format!(", at {} an instance", dollars(cost)));
+    Some(format!("The baseline has {}{}.", judged(baseline), price.unwrap_or_default()))
+}
+
+/// Why the study stopped.
+pub fn stopped(summary: &Summary) -> String {
+    match summary.stop_reason {
+        StopReason::Budget => {
+            "It stopped because the rest of the budget bought nothing more that was wanted.".to_owned()
+        }
+        StopReason::Converged => "It stopped because no further look could change the answer.".to_owned(),
+        StopReason::Exhausted => "It stopped because everything there is was evaluated.".to_owned(),
+        StopReason::MaxTrials => {
+            format!(
+                "It stopped because as many configurations as allowed ({}) were tried.",
+                count(summary.trials as u64)
+            )
+        }
+        StopReason::Interrupted => {
+            "It was interrupted: this is what was known by then, and --resume goes on.".to_owned()
+        }
+    }
+}
+
+/// What was spent, of what, and what the study cost where that differs.
+pub fn spent(summary: &Summary) -> String {
+    let mut text = match summary.budget_usd {
+        Some(budget) => format!("Spent {} of ${budget}", dollars(summary.spent_usd)),
+        None => format!("Spent {} without a cap", dollars(summary.spent_usd)),
+    };
+    if summary.lost_usd > Usd::ZERO {
+        text += &format!(", {} of it on requests that were lost, at their worst case", dollars(summary.lost_usd));
+    }
+    if summary.study_cost_usd != summary.spent_usd {
+        text += &format!("; with an empty store the study would have cost {}", dollars(summary.study_cost_usd));
+        if summary.budget_usd.is_some() {
+            text += ", which is what the budget limits";
+        }
+    }
+    text + "."
+}
+
+/// The winner on held-out instances.
+pub fn held_out(holdout: &Holdout, metric: &str) -> String {
+    let metric = line(&cut(metric, 60));
+    let mut text = match holdout.score {
+        None => "None of the held-out instances could be judged".to_owned(),
+        Some(score) => format!(
+            "On {} that did not choose it, it has {metric} {}",
+            plural(holdout.instances as u64, "held-out instance"),
+            scored(Some(score), holdout.ci95)
+        ),
+    };
+    if let Some(cost) = holdout.production_cost_usd_per_instance {
+        text += &format!(", at {} an instance", dollars(cost));
+    }
+    text += ".";
+    if holdout.missing > 0 {
+        text += &format!(" {} missing.", are(holdout.missing as u64));
+    }
+    if holdout.not_reached > 0 {
+        text += &format!(" The budget did not reach {} more.", count(holdout.not_reached as u64));
+    }
+    text
+}
+
+/// `1 instance is`, `3 instances are`.
+pub fn are(value: u64) -> String {
+    format!("{} {}", plural(value, "instance"), if value == 1 { "is" } else { "are" })
+}
+
+/// The winner against the baseline on the same held-out instances.
+pub fn versus(versus: &Versus, direction: Direction) -> String {
+    let gain = direction.gain(versus.difference);
+    let [low, high] = versus.ci95;
+    let sure = low > 0.0 || high < 0.0;
+    let verdict = match (gain > 0.0, sure) {
+        (_, false) => "cannot be told from the baseline",
+        (true, true) => "is better than the baseline",
+        (false, true) => "is worse than the baseline",
+    };
+    let p = if versus.p_value < 0.001 { "p < 0.001".to_owned() } else { format!("p = {:.3}", versus.p_value) };
+    let test = match versus.test.as_str() {
+        "mcnemar_exact" => "McNemar's exact test".to_owned(),
+        "paired_bootstrap" => "paired bootstrap".to_owned(),
+        other => line(other),
+    };
+    format!(
+        "On the {} that both answered it {verdict}: {} [{}, {}], {p} ({test}); the baseline has {}.",
+        plural(versus.pairs as u64, "instance"),
+        signed(versus.difference),
+        signed(low),
+        signed(high),
+        number(versus.baseline_score)
+    )
+}
+
+/// Why a configuration of this standing cannot be best, where nothing more is known.
+pub fn standing(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Eligible => "nothing stands against it",
+        Standing::Unreliable => "too many instances are missing",
+        Standing::Infeasible => "it is over the inference budget",
+        Standing::Unjudged => "no instance was judged",
+    }
+}
+
+/// True where the models were made up: everything that shows numbers must say so.
+pub fn made_up(summary: &Summary) -> bool {
+    summary.notes.iter().any(|note| says_made_up(note))
+}
+
+/// True for the note that says so.
+pub fn says_made_up(note: &str) -> bool {
+    note.starts_with("The models are made up")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn numbers_have_about_three_digits() {
+        let table = [
+            (0.0, "0.000"),
+            (-0.0, "0.000"),
+            (0.79249, "0.792"),
+            (-1.5, "-1.500"),
+            (12.3456, "12.35"),
+            (123.456, "123.5"),
+            (54321.0, "54321"),
+            (1.2e-7, "1.20e-7"),
+            (f64::MAX, "1.80e308"),
+            (f64::MIN_POSITIVE, "2.23e-308"),
+        ];
+        for (value, wanted) in table {
+            assert_eq!(number(value), wanted);
+        }
+        assert_eq!(signed(0.1), "+0.100");
+        assert_eq!(scored(Some(0.5), Some([0.4, 0.6])), "0.500 [0.400, 0.600]");
+        assert_eq!(scored(None, None), "-");
+        assert_eq!((count(999), count(1000), count(1234567)), ("999".into(), "1,000".into(), "1,234,567".into()));
+        assert_eq!(dollars(Usd::from_pico(57_912_345_678)), "$0.0579");
+    }
+
+    #[test]
+    fn values_are_one_safe_line() {
+        let table = [
+            (json!("gpt-4o"), "gpt-4o"),
+            (json!("Let's think"), "\"Let's think\""),
+            (json!(""), "\"\""),
+            (json!(["\n\n", 1]), "[\"\\n\\n\",1]"),
+            (json!(0.5), "0.5"),
+            (json!("\u{1b}[31mred"), "\"\\u001b[31mred\""),
+            (json!("a\u{202e}b\u{9b}c"), "\"a\u{fffd}b\u{fffd}c\""),
+            (json!("x".repeat(100_000)), "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…"),
+        ];
+        for (given, wanted) in table {
+            assert_eq!(value(&given, 32), wanted);
+        }
+    }
+}
