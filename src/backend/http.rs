@@ -1,5 +1,6 @@
 //! Over HTTP: one pooled client an endpoint. Sends what `provider` encoded and hands what came back to it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Once;
 use std::time::{Duration, SystemTime};
@@ -81,6 +82,22 @@ impl Http {
         }
     }
 
+    /// The same of a reply, before messages cut pieces out of it.
+    fn scrub_bytes<'b>(&self, bytes: &'b [u8]) -> Cow<'b, [u8]> {
+        let Some(Secret(key)) = &self.key else { return Cow::Borrowed(bytes) };
+        let mut clean = Vec::new();
+        let mut rest = bytes;
+        while let Some(at) = rest.windows(key.len()).position(|window| window == key.as_bytes()) {
+            clean.extend_from_slice(&rest[..at]);
+            clean.extend_from_slice(b"(secret)");
+            rest = &rest[at + key.len()..];
+        }
+        match clean.is_empty() {
+            true => Cow::Borrowed(bytes),
+            false => Cow::Owned([&clean, rest].concat()),
+        }
+    }
+
     fn failed(&self, kind: FailureKind, message: String, may_be_billed: bool) -> CallError {
         CallError { failure: Failure::new(kind, self.scrub(message)), may_be_billed, retry_after: None }
     }
@@ -121,13 +138,17 @@ impl Http {
             Err(error) => return Err(self.broken(&error)),
         };
         if !status.is_success() {
-            let failure = openai::decode_error(status.as_u16(), &bytes);
+            let failure = openai::decode_error(status.as_u16(), &self.scrub_bytes(&bytes));
             let mut error = self.failed(failure.kind, failure.message, false);
             error.retry_after = retry_after;
             return Err(error);
         }
         // What cannot be read was answered all the same, so it may be billed.
-        openai::decode(request, n, &bytes).map_err(|failure| self.failed(failure.kind, failure.message, true))
+        openai::decode(request, n, &bytes).map_err(|failure| {
+            // Read again without the key: messages quote a reply's beginning, which may end in the middle of it.
+            let failure = openai::decode(request, n, &self.scrub_bytes(&bytes)).err().unwrap_or(failure);
+            self.failed(failure.kind, failure.message, true)
+        })
     }
 }
 
@@ -192,6 +213,8 @@ mod tests {
         assert!(!format!("{http:?}").contains("planted"));
         assert!(!format!("{:?}", http.headers().unwrap()).contains("planted"));
         assert_eq!(http.scrub("bad key sk-planted!".into()), "bad key (secret)!");
+        assert_eq!(&*http.scrub_bytes(b"sk-planted \xff sk-planted."), b"(secret) \xff (secret).");
+        assert_eq!(&*http.scrub_bytes(b"sk-plante"), b"sk-plante");
     }
 
     fn client() -> reqwest::Client {

@@ -16,7 +16,7 @@ use crate::report::table;
 use crate::runner::{Purse, Runner};
 use crate::space::Configuration;
 use crate::stats;
-use crate::store;
+use crate::store::{self, MemoryStore};
 use crate::study::fixed::FixedAgenda;
 use crate::study::pipeline::{Ending, Pipeline};
 use crate::study::trial::Trial;
@@ -89,17 +89,11 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     let split = if arguments.split == SplitArgument::Tune { Split::Tune } else { Split::Test };
     let capped = arguments.budget.is_some();
     let concurrency = common.concurrency();
+    let nothing = MemoryStore::new();
     let (plan, runner) = match as_served {
         Some(served) => {
             let model = served.model().ok_or_else(|| Error::usage("the configuration names no model"))?.to_owned();
-            let runner = Runner::open(
-                store::open(&common.store())?,
-                &endpoints,
-                &[model],
-                concurrency,
-                capped,
-                served.bounded(),
-            )?;
+            let runner = Runner::open(nothing, &endpoints, &[model], concurrency, capped, served.bounded())?;
             (served.plan(&runner)?, runner)
         }
         None => {
@@ -116,8 +110,7 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
             let configuration = inputs::configuration(&space, &given)?;
             let model = configuration.get("model").and_then(|model| model.as_str()).unwrap_or_default().to_owned();
             let bounded = configuration.get("max_tokens").or(configuration.get("max_completion_tokens")).is_some();
-            let runner =
-                Runner::open(store::open(&common.store())?, &endpoints, &[model], concurrency, capped, bounded)?;
+            let runner = Runner::open(nothing, &endpoints, &[model], concurrency, capped, bounded)?;
             (Plan::new(&space, &configuration, &runner)?, runner)
         }
     };
@@ -127,6 +120,7 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     }
     // What cannot be rendered is found before anything is sent.
     plan.request(&instances[0]).map_err(|failure| Error::usage(failure.message))?;
+    let runner = runner.with_store(store::open(&common.store())?);
     if !capped && !common.quiet {
         eprintln!("No --budget is given: this evaluation is not capped.");
     }

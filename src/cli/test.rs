@@ -16,7 +16,7 @@ use crate::money::Usd;
 use crate::report::{table, words};
 use crate::runner::{Purse, Runner};
 use crate::space::{self, Configuration, Space};
-use crate::store;
+use crate::store::{self, MemoryStore};
 use crate::study::folder::{self, RunFolder, StudyFile};
 use crate::study::pipeline::{Ending, Pipeline};
 use crate::study::{Holdout, Readers, Settings, Stop, Summary, fixed, settings};
@@ -93,7 +93,7 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
     models.dedup();
     let bounded = subject.served.bounded();
     let runner = Runner::open(
-        store::open(&store_at)?,
+        MemoryStore::new(),
         &subject.endpoints,
         &models,
         common.concurrency(),
@@ -110,6 +110,7 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         (Some(configuration), Some(space)) => Some(Arc::new(Plan::new(space, configuration, &runner)?)),
         _ => None,
     };
+    let runner = runner.with_store(store::open(&store_at)?);
     if arguments.budget.is_none() && !common.quiet {
         eprintln!("No --budget is given: this test is not capped.");
     }

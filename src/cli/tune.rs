@@ -191,14 +191,15 @@ fn resumed(
         return changed("--test-share", was.test_share.to_string(), share.to_string());
     }
     if arguments.max_trials.is_some() && arguments.max_trials != was.max_trials {
-        return changed("--max-trials", format!("{:?}", was.max_trials), format!("{:?}", arguments.max_trials));
+        let text = |trials: Option<usize>| trials.map_or("none".to_owned(), |trials| trials.to_string());
+        return changed("--max-trials", text(was.max_trials), text(arguments.max_trials));
     }
     if arguments.inference_budget.is_some() && arguments.inference_budget != was.inference_budget {
         let text = |budget: Option<Usd>| budget.map_or("none".to_owned(), |budget| budget.to_string());
         return changed("--inference-budget", text(was.inference_budget), text(arguments.inference_budget));
     }
     if arguments.reuse_savings && !was.reuse_savings {
-        return changed("no --reuse-savings", String::new(), "with it".to_owned());
+        return changed("--reuse-savings", "off".to_owned(), "on".to_owned());
     }
     if arguments.common.store.is_some() && arguments.common.store() != was.store {
         return changed("--store", was.store, arguments.common.store());

@@ -221,6 +221,12 @@ impl Runner {
         })
     }
 
+    /// The same on another store: so that everything that can be wrong is looked at before the store's file appears.
+    #[must_use]
+    pub fn with_store(self, store: SharedStore) -> Runner {
+        Runner { store, ..self }
+    }
+
     /// The service of a model, if it was opened.
     pub fn service(&self, model: &str) -> Option<Arc<Service>> {
         self.services.iter().find(|service| service.model.name == model).cloned()

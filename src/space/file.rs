@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::declaration::{self, Table};
-use crate::diagnostic::{Error, Result, Source, suggestion};
+use crate::diagnostic::{Error, Result, Source, nearest, suggestion};
 use crate::prompt::Prompt;
 use crate::prompt::choice::PromptTable;
 use crate::space::constraint::Constraint;
@@ -100,7 +100,8 @@ pub fn read(source: &Source, folder: &Path) -> Result<Space> {
     let mut root = declaration::parse(source)?;
     let params = declaration::take_table(source, &mut root, "params")?;
     let baseline = declaration::take_table(source, &mut root, "baseline")?;
-    let file: SpaceFile = declaration::read(source, root)?;
+    let file: SpaceFile = declaration::read(source, root)
+        .map_err(|error| all_known(error, &["space", "params", "constraints", "baseline"]))?;
     let Some((_, params)) = params else {
         return Err(Error::usage(format!("{} has no parameters", source.name()))
             .help("add tables like [params.model] with choices = [\"gpt-4o-mini\"]"));
@@ -138,6 +139,19 @@ pub fn read(source: &Source, folder: &Path) -> Result<Space> {
     Ok(space)
 }
 
+/// The help of an unknown key, where some of the known ones were taken out before the rest was read.
+fn all_known(error: Error, known: &[&str]) -> Error {
+    if !error.advice().is_some_and(|help| help.starts_with("known here: ")) {
+        return error;
+    }
+    let key = error.message().split('`').nth(1).unwrap_or_default();
+    let help = match nearest(key, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("known here: {}", known.join(", ")),
+    };
+    error.clone().help(help)
+}
+
 struct Reader<'a> {
     source: &'a Source,
     folder: &'a Path,
@@ -160,13 +174,8 @@ impl Reader<'_> {
         let value = json(declaration::take(&mut table, "value"))?;
         let default = json(declaration::take(&mut table, "default"))?;
         let choices = declaration::take(&mut table, "choices");
-        let mut spec: ParamTable = declaration::read(self.source, table).map_err(|error| match error.advice() {
-            Some(help) if help.starts_with("known here: ") => {
-                let all = "type, value, choices, low, high, step, log, default, when, body";
-                error.clone().help(format!("known here: {all}"))
-            }
-            _ => error,
-        })?;
+        let known = ["type", "value", "choices", "low", "high", "step", "log", "default", "when", "body"];
+        let mut spec: ParamTable = declaration::read(self.source, table).map_err(|error| all_known(error, &known))?;
         (spec.value, spec.default) = (value, default);
         let role = self.role(&name, &spec)?;
         let values = match (role, choices) {

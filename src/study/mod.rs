@@ -28,7 +28,7 @@ use crate::provider::Failure;
 use crate::runner::{Purse, Runner};
 use crate::search::{self, Problem};
 use crate::space::Space;
-use crate::store::{self, Fingerprint, SharedStore};
+use crate::store::{self, Fingerprint, MemoryStore, SharedStore};
 use crate::task::Instance;
 use pipeline::{Ending, Pipeline};
 use search_agenda::SearchAgenda;
@@ -217,8 +217,8 @@ pub fn order(workload: &Workload, instances: &[Instance], seed: u64) -> Vec<usiz
     search::order::stratified(&strata, settings::stream(seed, "order"))
 }
 
-/// Opens a runner for the models of a space.
-fn open_runner(space: &Space, endpoints: &Endpoints, settings: &Settings, store: SharedStore) -> Result<Arc<Runner>> {
+/// Opens a runner for the models of a space; it has no store yet.
+fn open_runner(space: &Space, endpoints: &Endpoints, settings: &Settings) -> Result<Runner> {
     let mut models = space.models();
     if let Some(model) = space.baseline.as_ref().and_then(|baseline| baseline.get("model")?.as_str().map(str::to_owned))
     {
@@ -229,7 +229,8 @@ fn open_runner(space: &Space, endpoints: &Endpoints, settings: &Settings, store:
     let bounded = ["max_tokens", "max_completion_tokens"]
         .iter()
         .any(|name| space.parameter(name).is_some_and(|parameter| parameter.when.is_empty()));
-    Runner::open(store, endpoints, &models, settings.concurrency, settings.budget.is_some(), bounded).map(Arc::new)
+    let nothing = MemoryStore::new();
+    Runner::open(nothing, endpoints, &models, settings.concurrency, settings.budget.is_some(), bounded)
 }
 
 impl Study {
@@ -294,11 +295,7 @@ impl Study {
 
     /// Opens what the study needs and looks everything up that can be wrong, before anything is spent.
     pub fn prepare(&mut self) -> Result<Prepared> {
-        let store = match self.store.take() {
-            Some(store) => store,
-            None => store::open(&self.settings.store)?,
-        };
-        let runner = open_runner(&self.space, &self.endpoints, &self.settings, store.clone())?;
+        let runner = open_runner(&self.space, &self.endpoints, &self.settings)?;
         // Prompts and models must fit each other whatever is drawn.
         for model in self.space.models() {
             for prompt in &self.space.prompts {
@@ -316,15 +313,8 @@ impl Study {
                 }
             }
         }
-        let already = store.spent(&self.scope)?;
-        let recorded: HashMap<(Fingerprint, u32), Failure> =
-            store.failures(&self.scope)?.into_iter().map(|(print, n, failure)| ((print, n), failure)).collect();
         let budget = self.settings.budget;
         let search_budget = budget.map(|budget| budget - budget.share(self.settings.test_share));
-        let reuse = self.settings.reuse_savings;
-        // Money may come from the whole budget; a resumed study may have spent some of it on its test already.
-        let spent_limit = if reuse { search_budget } else { budget };
-        let purse = Purse::with_limits(search_budget, spent_limit, reuse, already.total());
         let order = Arc::new(order(&self.workload, &self.workload.task.tune, self.settings.seed));
         let problem = Problem {
             domain: self.space.clone(),
@@ -340,6 +330,19 @@ impl Study {
         let strategy = (declaration.build)(problem).map_err(|problem| {
             Error::usage(format!("the strategy `{}` cannot search this space: {problem}", declaration.name))
         })?;
+        // Only now may a file appear.
+        let store = match self.store.take() {
+            Some(store) => store,
+            None => store::open(&self.settings.store)?,
+        };
+        let runner = Arc::new(runner.with_store(store.clone()));
+        let already = store.spent(&self.scope)?;
+        let recorded: HashMap<(Fingerprint, u32), Failure> =
+            store.failures(&self.scope)?.into_iter().map(|(print, n, failure)| ((print, n), failure)).collect();
+        let reuse = self.settings.reuse_savings;
+        // Money may come from the whole budget; a resumed study may have spent some of it on its test already.
+        let spent_limit = if reuse { search_budget } else { budget };
+        let purse = Purse::with_limits(search_budget, spent_limit, reuse, already.total());
         Ok(Prepared { store, runner, purse, order, strategy, recorded, already: already.total() })
     }
 

@@ -66,7 +66,8 @@ const HOLDOUT: f64 = 0.25;
 
 /// Loads a task from its folder, or from the path of its `task.toml`.
 pub fn load(path: &Path) -> Result<Task> {
-    let file = if path.is_dir() { path.join("task.toml") } else { path.to_owned() };
+    let is_file = path.is_file() || path.extension().is_some_and(|ending| ending == "toml");
+    let file = if is_file { path.to_owned() } else { path.join("task.toml") };
     if !file.exists() {
         return Err(Error::usage(format!("there is no task at {}", path.display()))
             .help(format!("a task is a folder with a task.toml; looked for {}", file.display())));

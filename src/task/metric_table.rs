@@ -57,6 +57,7 @@ impl MetricTable {
             let (name, source, folder) = (name.to_string(), source.clone(), folder.to_owned());
             all.push(MetricTable { name, source, span: key.span(), path, folder });
         }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(all)
     }
 
