@@ -132,9 +132,9 @@ pub enum ParseUsdError {
     /// Not a decimal number.
     #[error("`{0}` is no amount of dollars: write a decimal like 5 or 0.002")]
     NotDecimal(String),
-    /// More than 12 decimals.
-    #[error("`{0}` is finer than a picodollar: at most 12 decimals")]
-    TooFine(String),
+    /// More decimals than are counted.
+    #[error("`{0}` is finer than farthing counts: at most {1} decimals")]
+    TooFine(String, i32),
     /// More than a `Usd` holds.
     #[error("`{0}` is more than farthing counts (about 9.2 million dollars)")]
     TooLarge(String),
@@ -169,7 +169,7 @@ fn scaled(text: &str, places: i32) -> Result<i64, ParseUsdError> {
     let kept = digits.trim_end_matches('0');
     let shift = places + exponent - fraction.len() as i32 + (digits.len() - kept.len()) as i32;
     if shift < 0 {
-        return Err(ParseUsdError::TooFine(text.to_owned()));
+        return Err(ParseUsdError::TooFine(text.to_owned(), places));
     }
     if kept.len() as i32 + shift > 20 {
         return Err(too_large());
@@ -233,7 +233,7 @@ mod tests {
         for text in ["", ".", "five", "1,5", "0x10", "1e", "nan", "inf", "--1", "5 5", "1e999"] {
             assert_eq!(text.parse::<Usd>(), Err(ParseUsdError::NotDecimal(text.into())), "{text}");
         }
-        assert!(matches!("0.0000000000001".parse::<Usd>(), Err(ParseUsdError::TooFine(_))));
+        assert!(matches!("0.0000000000001".parse::<Usd>(), Err(ParseUsdError::TooFine(_, 12))));
         assert!(matches!("10000000".parse::<Usd>(), Err(ParseUsdError::TooLarge(_))));
         assert!(matches!("1e300".parse::<Usd>(), Err(ParseUsdError::TooLarge(_))));
     }

@@ -130,7 +130,7 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     let recorded = HashMap::new();
     let pipeline = Pipeline {
         workload: workload.clone(),
-        instances: instances.to_vec().into(),
+        instances: instances.clone(),
         runner: Arc::new(runner),
         purse,
         scope: scope.clone(),
@@ -138,7 +138,7 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
         stop: stop.clone(),
     };
     let readers: Readers = if common.quiet { Vec::new() } else { vec![progress::display(instances.len())] };
-    let order = order(&workload, instances, seed);
+    let order = order(&workload, &instances, seed);
     let plan = Arc::new(plan);
     let mut agenda = FixedAgenda::new(vec![plan], order, &pipeline, readers);
     let ending = with_runtime(common.quiet, pipeline.run(&mut agenda), stop)?;

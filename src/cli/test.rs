@@ -120,7 +120,7 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
     let (recorded, stop) = (HashMap::new(), Arc::new(Stop::default()));
     let pipeline = Pipeline {
         workload: workload.clone(),
-        instances: workload.task.test.clone().into(),
+        instances: workload.task.test.clone(),
         runner: Arc::new(runner),
         purse: Purse::new(arguments.budget, false, Usd::ZERO),
         scope: scope.clone(),

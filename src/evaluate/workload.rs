@@ -44,7 +44,7 @@ impl Workload {
             let built = metric::build(table)?;
             for (split, instances) in [(Split::Tune, &task.tune), (Split::Test, &task.test)] {
                 check_fields(&task, table, &built, split, instances)?;
-                for row in instances {
+                for row in instances.iter() {
                     built.check(row).map_err(|problem| {
                         Error::usage(format!(
                             "the metric `{}` cannot judge the instance `{}`: {problem}",
@@ -74,7 +74,7 @@ impl Workload {
     /// The same task with other instances in its test split.
     pub fn with_test(self, test: Vec<Instance>) -> Result<Workload> {
         let mut task = Task::clone(&self.task);
-        task.test = test;
+        task.test = test.into();
         match self.in_rust {
             true => Ok(Workload { task: Arc::new(task), ..self }),
             false => Workload::from_task(task),
@@ -138,7 +138,7 @@ impl Workload {
                     .help("templates take instance fields, and parameters that are no API parameters");
                     return Err(at_prompt(error, &prompt.name, name));
                 }
-                if let Some(row) = task.tune.iter().chain(&task.test).find(|row| !row.fields.contains_key(name)) {
+                if let Some(row) = task.tune.iter().chain(task.test.iter()).find(|row| !row.fields.contains_key(name)) {
                     self.check_guarded(space, prompt, name, row, &columns)
                         .map_err(|error| at_prompt(error, &prompt.name, name))?;
                 }
@@ -354,8 +354,8 @@ impl TaskBuilder {
             name: self.name,
             description: self.description,
             folder: self.folder,
-            tune,
-            test,
+            tune: tune.into(),
+            test: test.into(),
             objective,
             metrics: Vec::new(),
             id: self.id,

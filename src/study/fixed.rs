@@ -135,7 +135,7 @@ pub async fn holdout(
     baseline: Option<Arc<Plan>>,
     seed: u64,
 ) -> Result<Tested> {
-    let instances: Arc<[Instance]> = workload.task.test.clone().into();
+    let instances = workload.task.test.clone();
     let test = Pipeline {
         instances: instances.clone(),
         workload: workload.clone(),

@@ -65,7 +65,7 @@ pub fn task_hash(workload: &Workload) -> String {
     field(&format!("{:?}", task.objective));
     for split in [&task.tune, &task.test] {
         field("split");
-        for instance in split {
+        for instance in split.iter() {
             field(&instance.id);
             field(&serde_json::Value::Object(instance.fields.clone()).to_string());
         }

@@ -377,7 +377,7 @@ impl Study {
         });
         let pipeline = Pipeline {
             workload: self.workload.clone(),
-            instances: task.tune.clone().into(),
+            instances: task.tune.clone(),
             runner: runner.clone(),
             purse: purse.clone(),
             scope: self.scope.as_str().into(),

@@ -9,6 +9,7 @@ pub mod parquet;
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -69,9 +70,9 @@ pub struct Task {
     /// Where it stands: paths and programs of the task are relative to it.
     pub folder: PathBuf,
     /// What a search learns from.
-    pub tune: Vec<Instance>,
+    pub tune: Arc<[Instance]>,
     /// What it never sees.
-    pub test: Vec<Instance>,
+    pub test: Arc<[Instance]>,
     /// What decides.
     pub objective: Objective,
     /// The metrics as written; empty where they are Rust functions.
@@ -88,10 +89,10 @@ pub struct Task {
 
 impl Task {
     /// The instances of a split.
-    pub fn split(&self, split: Split) -> &[Instance] {
+    pub fn split(&self, split: Split) -> Arc<[Instance]> {
         match split {
-            Split::Tune => &self.tune,
-            Split::Test => &self.test,
+            Split::Tune => self.tune.clone(),
+            Split::Test => self.test.clone(),
         }
     }
 }
