@@ -138,8 +138,10 @@ impl Http {
             Err(error) => return Err(self.broken(&error)),
         };
         if !status.is_success() {
+            // A gateway that gave up says nothing of what the model behind it did.
+            let may_be_billed = matches!(status.as_u16(), 499 | 502 | 504 | 520..=527);
             let failure = openai::decode_error(status.as_u16(), &self.scrub_bytes(&bytes));
-            let mut error = self.failed(failure.kind, failure.message, false);
+            let mut error = self.failed(failure.kind, failure.message, may_be_billed);
             error.retry_after = retry_after;
             return Err(error);
         }

@@ -141,13 +141,21 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     let order = order(&workload, &instances, seed);
     let plan = Arc::new(plan);
     let mut agenda = FixedAgenda::new(vec![plan], order, &pipeline, readers);
-    let ending = with_runtime(common.quiet, pipeline.run(&mut agenda), stop)?;
+    let ending = with_runtime(common.quiet, pipeline.run(&mut agenda), stop);
+    // An endpoint that cannot be used ends it early; what is known by then is the result all the same.
+    let (ending, unusable) = match ending {
+        Err(error) if error.fault() == Fault::Endpoint => (Ending::Done, Some(error)),
+        other => (other?, None),
+    };
     let spent = pipeline.runner.store().spent(&scope)?.total();
     let evaluated =
         evaluated(&workload, &agenda.trials[0], instances.len(), spent, &pipeline.purse, agenda.cache_hits());
     match common.json {
         true => print_json(&evaluated)?,
         false => print(&text(&evaluated, &workload.task.objective.metric, arguments.budget))?,
+    }
+    if let Some(error) = unusable {
+        return Err(error);
     }
     Ok(match ending {
         Ending::Interrupted => Fault::Interrupted.exit_code(),

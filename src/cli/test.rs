@@ -110,6 +110,8 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         (Some(configuration), Some(space)) => Some(Arc::new(Plan::new(space, configuration, &runner)?)),
         _ => None,
     };
+    // A run that is being worked on is not tested: that is found out before anything is spent.
+    let locked = subject.run.as_ref().map(|(path, ..)| RunFolder::open(path)).transpose()?;
     let runner = runner.with_store(store::open(&store_at)?);
     if arguments.budget.is_none() && !common.quiet {
         eprintln!("No --budget is given: this test is not capped.");
@@ -134,11 +136,10 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
     let tested = with_runtime(common.quiet, work, stop)?;
     let holdout = tested.holdout;
     let spent_usd = pipeline.runner.store().spent(&scope)?.total();
-    if let Some((path, _, summary)) = subject.run {
-        let mut summary = summary;
+    let complete = subject.run.zip(locked).filter(|_| tested.ending == Ending::Done);
+    if let Some(((path, _, mut summary), folder)) = complete {
         summary.holdout = Some(holdout.clone());
         summary.holdout_cost_usd = tested.cost;
-        let folder = RunFolder::open(&path)?;
         let rows = report::rows_of(&path)?;
         report::write(&folder, &summary, &rows, &report::examples_of(&path))?;
         if !common.json {

@@ -162,6 +162,8 @@ fn resumed(
     path: &Path,
     stop: &Arc<Stop>,
 ) -> Result<(Study, Prepared, RunFolder)> {
+    // First of all the lock: what another process still writes must not be read half-way.
+    let folder = RunFolder::open(path)?;
     let mut file = folder::load(path)?;
     let changed = |what: &str, was: String, is: String| {
         Err(Error::usage(format!("the run was begun with {what} {was}, not {is}"))
@@ -215,6 +217,11 @@ fn resumed(
     if let Some(concurrency) = arguments.common.concurrency {
         file.settings.concurrency = concurrency as usize;
     }
+    let store = Path::new(&was.store);
+    if was.store == "memory:" || (!was.store.contains("://") && !store.is_file()) {
+        return Err(Error::usage(format!("the store of this run, {}, is gone, and with it what was spent", was.store))
+            .help("put it back, or begin a new run"));
+    }
     let workload = match (&embedded.workload, &file.inputs.task) {
         (Some(workload), None) => workload.clone(),
         (None, Some(task)) => crate::evaluate::Workload::load(task)?,
@@ -252,7 +259,6 @@ fn resumed(
         }
     }
     let prepared = study.prepare()?;
-    let folder = RunFolder::open(path)?;
     if file.settings.budget != was.budget {
         folder.write("study.toml", folder::to_toml(&file)?)?;
     }

@@ -55,6 +55,8 @@ impl FinishReason {
     pub const LENGTH: FinishReason = FinishReason(Cow::Borrowed("length"));
     /// The endpoint's content filter cut it.
     pub const CONTENT_FILTER: FinishReason = FinishReason(Cow::Borrowed("content_filter"));
+    /// The model refused; the text is what it said instead.
+    pub const REFUSAL: FinishReason = FinishReason(Cow::Borrowed("refusal"));
     /// The source does not say (a cassette).
     pub const UNKNOWN: FinishReason = FinishReason(Cow::Borrowed("unknown"));
 }

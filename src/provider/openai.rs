@@ -51,39 +51,45 @@ struct Reply {
     model: Option<String>,
     #[serde(default)]
     choices: Vec<Choice>,
-    usage: Option<Usage>,
+    usage: Option<Value>,
 }
 
+/// Fields that a server may send in a form of its own are read leniently: an answer that was paid for is not thrown away
+/// for an odd index.
 #[derive(Deserialize)]
 struct Choice {
-    #[serde(default)]
-    index: usize,
+    index: Option<Value>,
     message: Option<ReplyMessage>,
     text: Option<String>,
-    finish_reason: Option<String>,
+    finish_reason: Option<Value>,
 }
 
 #[derive(Deserialize)]
 struct ReplyMessage {
-    content: Option<String>,
-    refusal: Option<String>,
+    content: Option<Value>,
+    refusal: Option<Value>,
 }
 
-#[derive(Deserialize)]
-struct Usage {
-    #[serde(default)]
-    prompt_tokens: u64,
-    #[serde(default)]
-    completion_tokens: u64,
-    prompt_tokens_details: Option<PromptDetails>,
+/// A text, or the texts of a list of parts.
+fn text_of(content: Value) -> Option<String> {
+    match content {
+        Value::String(text) => Some(text),
+        Value::Array(parts) => {
+            Some(parts.iter().filter_map(|part| part.get("text").unwrap_or(part).as_str()).collect::<Vec<_>>().concat())
+        }
+        _ => None,
+    }
 }
 
-#[derive(Deserialize)]
-struct PromptDetails {
-    cached_tokens: Option<u64>,
+/// A count of tokens; `None` where it is absent or none.
+fn tokens_in(usage: Option<&Value>, name: &str) -> Option<u64> {
+    let value = usage?.get(name)?;
+    let float = |float: f64| (float >= 0.0 && float.fract() == 0.0 && float < 9e15).then_some(float as u64);
+    value.as_u64().or_else(|| value.as_f64().and_then(float))
 }
 
-/// Reads a reply with status 200 to a call for `n` completions. A reply without usage is counted by tokenizer, or bounded by bytes, and marked.
+/// Reads a reply with status 200 to a call for `n` completions. What its usage does not say is bounded by bytes, and the
+/// response is marked. Refusals and filtered completions are answers like any other: they are billed.
 pub fn decode(request: &Request, n: u32, body: &[u8]) -> Result<Response, Failure> {
     let malformed = |what: String| Failure::new(FailureKind::MalformedReply, what);
     let reply: Reply = serde_json::from_slice(body).map_err(|error| {
@@ -93,16 +99,22 @@ pub fn decode(request: &Request, n: u32, body: &[u8]) -> Result<Response, Failur
     if choices.is_empty() {
         return Err(malformed("the reply has no choices".to_owned()));
     }
-    choices.sort_by_key(|choice| choice.index);
+    choices.sort_by_key(|choice| choice.index.as_ref().and_then(Value::as_u64).unwrap_or(0));
     let mut samples = Vec::with_capacity(choices.len());
-    let mut refusals = 0;
     for choice in choices {
-        let finish_reason = choice.finish_reason.map_or(FinishReason::UNKNOWN, |word| FinishReason(Cow::Owned(word)));
+        let mut finish_reason = match choice.finish_reason {
+            Some(Value::String(word)) => FinishReason(Cow::Owned(word)),
+            _ => FinishReason::UNKNOWN,
+        };
         let text = match (choice.message, choice.text) {
-            (Some(message), _) => {
-                refusals += u32::from(message.refusal.is_some());
-                message.content.or(message.refusal).unwrap_or_default()
-            }
+            (Some(message), _) => match (message.content.and_then(text_of), message.refusal.and_then(text_of)) {
+                (Some(content), _) if !content.is_empty() => content,
+                (_, Some(refusal)) => {
+                    finish_reason = FinishReason::REFUSAL;
+                    refusal
+                }
+                (content, None) => content.unwrap_or_default(),
+            },
             (None, Some(text)) => text,
             (None, None) => String::new(),
         };
@@ -112,27 +124,16 @@ pub fn decode(request: &Request, n: u32, body: &[u8]) -> Result<Response, Failur
     samples.truncate(n as usize);
     let texts: Vec<&str> = samples.iter().map(|sample| sample.text.as_str()).collect();
     let several = texts.len() > 1;
-    let (prompt_tokens, cached_tokens, output, guessed) = match &reply.usage {
-        Some(usage) => {
-            let cached = usage.prompt_tokens_details.as_ref().and_then(|details| details.cached_tokens).unwrap_or(0);
-            (usage.prompt_tokens, cached, usage.completion_tokens, false)
-        }
-        None => {
-            let count = |text: &&str| tokens::count(&request.model, text).unwrap_or(text.len() as u64) + 1;
-            let input = tokens::input_count(request).unwrap_or_else(|| tokens::input_bound(request));
-            (input, 0, texts.iter().map(count).sum(), true)
-        }
-    };
+    let said = |name: &str| tokens_in(reply.usage.as_ref(), name);
+    let cached = reply.usage.as_ref().and_then(|usage| usage.get("prompt_tokens_details"));
+    let cached_tokens = tokens_in(cached, "cached_tokens").unwrap_or(0);
+    let bound = || texts.iter().map(|text| text.len() as u64 + 1).sum();
+    let guessed = said("prompt_tokens").is_none() || said("completion_tokens").is_none();
+    let prompt_tokens = said("prompt_tokens").unwrap_or_else(|| tokens::input_bound(request));
+    let output = said("completion_tokens").unwrap_or_else(bound);
     let shares = tokens::shares(&request.model, &texts, output);
     for (sample, share) in samples.iter_mut().zip(shares) {
         sample.completion_tokens = share;
-    }
-    let all_filtered = samples.iter().all(|s| s.finish_reason == FinishReason::CONTENT_FILTER && s.text.is_empty());
-    if all_filtered {
-        return Err(Failure::new(FailureKind::ContentFilter, "the endpoint's content filter took every completion"));
-    }
-    if refusals as usize == samples.len() {
-        return Err(Failure::new(FailureKind::Refused, format!("the model refused: {}", clip(&samples[0].text))));
     }
     let model = reply.model.filter(|model| *model != request.model);
     Ok(Response { samples, prompt_tokens, cached_tokens, model, estimated: several || guessed })
@@ -164,6 +165,7 @@ pub fn decode_error(status: u16, body: &[u8]) -> Failure {
         {
             FailureKind::ContentFilter
         }
+        402 => FailureKind::QuotaExceeded,
         401 | 403 => FailureKind::Authentication,
         404 => FailureKind::UnknownModel,
         429 if code == "insufficient_quota" || field("type") == "insufficient_quota" => FailureKind::QuotaExceeded,
@@ -242,14 +244,9 @@ mod tests {
         let kind = |body: Value| decode(&request(1), 1, body.to_string().as_bytes()).unwrap_err().kind;
         assert_eq!(kind(json!({"choices": []})), FailureKind::MalformedReply);
         assert_eq!(kind(json!("x")), FailureKind::MalformedReply);
-        assert_eq!(
-            kind(json!({"choices": [{"message": {"content": null}, "finish_reason": "content_filter"}]})),
-            FailureKind::ContentFilter
-        );
-        assert_eq!(kind(json!({"choices": [{"message": {"content": null, "refusal": "no"}}]})), FailureKind::Refused);
         assert_eq!(decode(&request(1), 1, b"<html>").unwrap_err().kind, FailureKind::MalformedReply);
         let unbilled = decode(&request(1), 1, br#"{"choices": [{"message": {"content": "a b"}}]}"#).unwrap();
-        assert!(unbilled.estimated && unbilled.prompt_tokens > 0 && unbilled.samples[0].completion_tokens == 3);
+        assert!(unbilled.estimated && unbilled.prompt_tokens > 0 && unbilled.samples[0].completion_tokens == 4);
     }
 
     #[test]

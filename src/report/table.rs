@@ -312,6 +312,7 @@ mod tests {
                                                                temperature=0.8
                                                                4 instances are missing
                                                                cannot be best: no instance was judged
+        Ordered by the score expected on all instances, which allows for luck where few were judged.
         "#);
         let short = ranking(&rows, "accuracy", 3, false);
         assert!(short.contains("baseline: ") && short.contains("\nand 6 more in ranking.csv\n"), "{short}");
@@ -328,7 +329,7 @@ mod tests {
         let green =
             painted.lines().take_while(|line| !line.starts_with('2')).filter(|line| line.starts_with("\u{1b}[1;32m"));
         assert_eq!(green.count(), painted.matches("\u{1b}[1;32m").count(), "only the winner's lines are green");
-        assert!(painted.lines().last().unwrap().starts_with("\u{1b}[2m"));
+        assert!(painted.lines().any(|line| line.starts_with("\u{1b}[2m")));
         let bare = ["\u{1b}[1;32m", "\u{1b}[2m", "\u{1b}[0m"].iter().fold(painted, |text, code| text.replace(code, ""));
         assert_eq!(bare, ranking(&rows, "accuracy", 20, false));
     }

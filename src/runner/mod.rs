@@ -4,7 +4,7 @@ pub mod budget;
 pub mod limits;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::price::Price;
 use crate::prompt::tokens;
 use crate::provider::{Failure, FailureKind, Input, Request, Response};
 use crate::space::configuration::canonical;
+use crate::space::parameter::whole;
 use crate::store::{Closing, Fingerprint, RequestRecord, SharedStore, Stored};
 use limits::Limits;
 
@@ -40,10 +41,10 @@ pub struct Service {
     max_retries: u32,
     backend: Arc<dyn Backend>,
     limits: Arc<Limits>,
-    /// The worst ratio of a bill to its bound seen so far, in thousandths (1,000 and above).
-    growth: AtomicU64,
-    /// An answer came at least once.
-    answered: AtomicBool,
+    /// The worst ratio of a bill to its bound seen so far, in thousandths (1,000 and above): of what the study's
+    /// evaluations cost, and of the bills that came in.
+    study_growth: AtomicU64,
+    bill_growth: AtomicU64,
 }
 
 impl Service {
@@ -54,9 +55,10 @@ impl Service {
 
     /// Most output tokens of one completion of a request; `None` where nothing bounds it.
     fn output_limit(&self, request: &Request) -> Option<u64> {
-        let said =
-            ["max_tokens", "max_completion_tokens"].iter().filter_map(|name| request.params.get(*name)?.as_u64()).max();
-        let legacy = (!self.chat).then_some(16);
+        let named = |name: &str| u64::try_from(whole(request.params.get(name)?)?).ok();
+        let said = named("max_tokens").max(named("max_completion_tokens"));
+        // OpenAI's default for completions; other servers have none.
+        let legacy = (!self.chat && self.vendor).then_some(16);
         said.or(legacy).or(self.model.max_output_tokens).or(self.model.context_window)
     }
 
@@ -80,8 +82,26 @@ impl Service {
         }
     }
 
-    /// The bound of [`worst`](Self::worst) for sources that do not know the bill.
+    /// The bound of [`worst`](Self::worst) for sources that do not know the bill, as the study's cost has taught it.
     pub fn bound(&self, request: &Request, first: usize, tight: bool) -> Usd {
+        let growth = self.study_growth.load(Ordering::Relaxed);
+        self.raw_bound(request, first, tight).scale_up(growth, 1000)
+    }
+
+    /// What an attempt may be billed: the byte bound where it is held already, else the tighter one.
+    fn attempt_bound(&self, request: &Request, first: usize, held: Usd) -> Usd {
+        let growth = self.bill_growth.load(Ordering::Relaxed);
+        let loose = self.raw_bound(request, first, false).scale_up(growth, 1000);
+        if loose <= held {
+            return loose;
+        }
+        match self.backend.foretell(request, first) {
+            Some(foretold) => foretold.map_or(Usd::ZERO, |response| self.price.bill(&response)),
+            None => loose.min(self.raw_bound(request, first, true).scale_up(growth, 1000)),
+        }
+    }
+
+    fn raw_bound(&self, request: &Request, first: usize, tight: bool) -> Usd {
         let wanted = (request.n as usize).saturating_sub(first);
         if wanted == 0 {
             return Usd::ZERO;
@@ -90,8 +110,8 @@ impl Service {
         let input = counted.unwrap_or_else(|| tokens::input_bound(request));
         let drawn = request.params.get("best_of").and_then(Value::as_u64).unwrap_or(0).max(wanted as u64);
         let output = self.output_limit(request).unwrap_or(UNLIMITED_OUTPUT);
-        let bound = self.price.input.times(input) + self.price.output.times(output.saturating_mul(drawn));
-        bound.scale_up(self.growth.load(Ordering::Relaxed), 1000)
+        let input_price = self.price.input.max(self.price.cached_input);
+        input_price.times(input) + self.price.output.times(output.saturating_mul(drawn))
     }
 
     /// All samples of a request where the source knows them beforehand.
@@ -99,12 +119,16 @@ impl Service {
         self.backend.foretell(request, 0)
     }
 
-    /// Books what a bill was against its bound, so that later bounds hold.
-    fn learn(&self, bill: Usd, bound: Usd) {
-        if bill > bound && bound > Usd::ZERO {
-            let base = self.growth.load(Ordering::Relaxed);
-            let ratio = (i128::from(bill.pico()) * i128::from(base)).div_euclid(i128::from(bound.pico())) + 1;
-            self.growth.fetch_max(u64::try_from(ratio).unwrap_or(u64::MAX).min(1_000_000), Ordering::Relaxed);
+    /// Answers come from this process.
+    pub fn in_process(&self) -> bool {
+        self.backend.in_process()
+    }
+
+    /// Compares what samples `first..n` of a request cost a study with their bound, so that the bounds of later
+    /// evaluations hold. The largest ratio counts, so the order of learning does not matter.
+    pub fn learn(&self, cost: Usd, request: &Request, first: usize, foretold: bool) {
+        if !foretold {
+            grow(&self.study_growth, cost, self.raw_bound(request, first, false));
         }
     }
 }
@@ -158,6 +182,32 @@ pub struct Runner {
     stopping: watch::Sender<bool>,
 }
 
+/// A rate limit passes by itself: it is waited for so many times longer than other failures.
+const PATIENCE: usize = 5;
+
+/// The waits between attempts: from a quarter of a second on, doubled up to 20 seconds, with jitter.
+fn backoff(times: usize) -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_jitter()
+        .with_min_delay(Duration::from_millis(250))
+        .with_max_delay(Duration::from_secs(20))
+        .with_max_times(times)
+        .build()
+}
+
+/// The failure after the last attempt.
+fn given_up(attempts: u64, failure: Failure) -> Failure {
+    Failure::new(failure.kind, format!("{} (given up after {attempts} attempts)", failure.message))
+}
+
+/// Raises a growth (in thousandths) to the ratio of a bill to its bound.
+fn grow(growth: &AtomicU64, bill: Usd, bound: Usd) {
+    if bill > bound && bound > Usd::ZERO {
+        let ratio = (i128::from(bill.pico()) * 1000).div_euclid(i128::from(bound.pico())) + 1;
+        growth.fetch_max(u64::try_from(ratio).unwrap_or(u64::MAX).min(1_000_000_000), Ordering::Relaxed);
+    }
+}
+
 fn stopped() -> CallError {
     let failure = Failure::new(FailureKind::Interrupted, "the run was stopped before this was sent");
     CallError { failure, may_be_billed: false, retry_after: None }
@@ -195,7 +245,7 @@ impl Runner {
             let kind = model.kind.or_else(|| backend.kind(name)).unwrap_or(ModelKind::Chat);
             let limited = model.max_output_tokens.is_some() || model.context_window.is_some();
             let knows_the_bill = backend.in_process() && endpoint.provider == backend::ProviderKind::Replay;
-            if budget && !bounded && !limited && !knows_the_bill && kind == ModelKind::Chat {
+            if budget && !bounded && !limited && !knows_the_bill && (kind == ModelKind::Chat || !endpoint.vendor) {
                 return Err(Error::usage(format!("nothing bounds what a completion of `{name}` may cost")).help(
                     format!("set max_tokens in the space, or in {file}: [models.\"{name}\"] max_output_tokens = ..."),
                 ));
@@ -208,8 +258,8 @@ impl Runner {
                 model,
                 backend,
                 limits,
-                growth: AtomicU64::new(1000),
-                answered: AtomicBool::new(false),
+                study_growth: AtomicU64::new(1000),
+                bill_growth: AtomicU64::new(1000),
             }));
         }
         Ok(Runner {
@@ -282,77 +332,75 @@ impl Runner {
     ) -> Result<Result<Answered, Failure>> {
         let mut stored = self.store.stored(fingerprint)?;
         let mut requests = 0;
-        let mut delays = ExponentialBuilder::default()
-            .with_jitter()
-            .with_min_delay(Duration::from_millis(250))
-            .with_max_delay(Duration::from_secs(20))
-            .with_max_times(service.max_retries as usize)
-            .build();
+        let retries = service.max_retries as usize;
+        let (mut delays, mut patient) = (backoff(retries), backoff(retries * PATIENCE));
         while stored.len() < request.n as usize {
             let first = stored.len();
-            let worst = service.worst(request, first, false).min(service.worst(request, first, true));
-            if worst > hold.real() && !hold.top_up(worst) {
-                return Ok(Err(Failure::new(
-                    FailureKind::Budget,
-                    format!("another attempt ({worst} dollars at worst) does not fit the budget"),
-                )));
-            }
             requests += 1;
-            match self.attempt(service, request, first, worst, fingerprint, scope, hold).await? {
+            match self.attempt(service, request, first, fingerprint, scope, hold).await? {
                 Ok(all) => stored = all,
                 Err(error) if !error.failure.kind.transient() => return Ok(Err(error.failure)),
-                Err(error) => match delays.next() {
-                    None => return Ok(Err(self.given_up(service, error.failure))),
-                    Some(delay) => {
-                        let wait = error.retry_after.unwrap_or(delay).max(Duration::from_millis(1));
-                        tracing::info!(model = %request.model, reason = %error.failure, ?wait, "trying again");
-                        let mut stopping = self.stopping.subscribe();
-                        tokio::select! {
-                            () = tokio::time::sleep(wait) => {}
-                            _ = stopping.wait_for(|stop| *stop) => return Ok(Err(stopped().failure)),
+                Err(error) => {
+                    match if error.failure.kind == FailureKind::RateLimit { patient.next() } else { delays.next() } {
+                        None => return Ok(Err(given_up(requests, error.failure))),
+                        Some(delay) => {
+                            // The endpoint's own wish counts; but one that says "at once" again and again is not believed for ever.
+                            let wait = error.retry_after.map_or(delay, |wish| wish.max(delay / 4));
+                            tracing::info!(model = %request.model, reason = %error.failure, ?wait, "trying again");
+                            let mut stopping = self.stopping.subscribe();
+                            tokio::select! {
+                                () = tokio::time::sleep(wait) => {}
+                                _ = stopping.wait_for(|stop| *stop) => return Ok(Err(stopped().failure)),
+                            }
                         }
                     }
-                },
+                }
             }
         }
         Ok(Ok(Answered { stored, requests }))
     }
 
-    /// The failure after the last attempt.
-    fn given_up(&self, service: &Service, failure: Failure) -> Failure {
-        Failure::new(failure.kind, format!("{} (given up after {} attempts)", failure.message, service.max_retries + 1))
-    }
-
     /// One attempt, with its place in the ledger. The outer error is the store's.
-    #[allow(clippy::too_many_arguments)]
     async fn attempt(
         &self,
         service: &Service,
         request: &Request,
         first: usize,
-        worst: Usd,
         fingerprint: &Fingerprint,
         scope: &str,
         hold: &mut Hold,
     ) -> Result<Result<Stored, CallError>> {
+        let wanted = u64::from(request.n).saturating_sub(first as u64);
+        let output = service.output_limit(request).unwrap_or(1024).saturating_mul(wanted);
+        let tokens = (tokens::input_bound(request) / 3).saturating_add(output);
+        let mut stopping = self.stopping.subscribe();
+        let _place = tokio::select! {
+            place = service.limits.enter(tokens) => place,
+            _ = stopping.wait_for(|stop| *stop) => return Ok(Err(stopped())),
+        };
         let _permit = self.concurrency.acquire().await.map_err(|_| Error::internal("the runner was closed"))?;
-        let tokens = tokens::input_bound(request) / 3
-            + service.output_limit(request).unwrap_or(1024) * (u64::from(request.n) - first as u64);
         if *self.stopping.borrow() {
             return Ok(Err(stopped()));
         }
-        let _place = service.limits.enter(tokens).await;
+        // Bounded only now: what was billed while this one waited for its turn may have taught more.
+        let worst = service.attempt_bound(request, first, hold.real());
+        if worst > hold.real() && !hold.top_up(worst) {
+            let message = format!("another attempt ({worst} dollars at worst) does not fit the budget");
+            let failure = Failure::new(FailureKind::Budget, message);
+            return Ok(Err(CallError { failure, may_be_billed: false, retry_after: None }));
+        }
         let entry = match service.backend.in_process() {
             true => None,
             false => Some(self.store.reserve(scope, fingerprint, worst).await?),
         };
         match service.backend.call(request, first).await {
             Ok(response) => {
-                service.answered.store(true, Ordering::Relaxed);
-                let used = response.prompt_tokens + response.completion_tokens();
+                let used = response.prompt_tokens.saturating_add(response.completion_tokens());
                 service.limits.refund(tokens.saturating_sub(used));
                 let bill = service.price.bill(&response);
-                service.learn(bill, worst);
+                if !service.backend.in_process() {
+                    grow(&service.bill_growth, bill, service.raw_bound(request, first, false));
+                }
                 let record = self.record_of(service, request);
                 let stored = self.store.record(scope, fingerprint, &record, response, bill, entry).await?;
                 hold.spend(bill);
@@ -379,17 +427,5 @@ impl Runner {
         };
         body["params"] = json!(request.params);
         RequestRecord { model: request.model.clone(), source: service.source().to_owned(), body: body.to_string() }
-    }
-
-    /// True where a failure says that the endpoint cannot be used at all: a bad key, an unknown model, or one that has
-    /// never answered and cannot be reached or refuses the very form of the requests.
-    pub fn hopeless(&self, service: &Service, failure: &Failure) -> bool {
-        let never = !service.answered.load(Ordering::Relaxed);
-        failure.kind.fatal() || (never && matches!(failure.kind, FailureKind::Connection | FailureKind::BadRequest))
-    }
-
-    /// Marks that a model's answers are in the store already, so that its endpoint is known to have worked.
-    pub fn has_answered(&self, service: &Service) {
-        service.answered.store(true, Ordering::Relaxed);
     }
 }

@@ -155,7 +155,7 @@ mod tests {
             }
         }
         let error = grid::build(Problem { domain: Arc::new(Endless), ..problem(1, 1) }).err().unwrap();
-        assert!(error.contains("`temperature`") && error.contains("step"), "{error}");
+        assert!(error.contains("`temperature`") && error.contains("another strategy"), "{error}");
     }
 
     #[test]

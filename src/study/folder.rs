@@ -181,7 +181,9 @@ fn appear(path: &Path, study: &str) -> Result<()> {
     let made = fs::create_dir(&draft)
         .and_then(|()| fs::write(draft.join("study.toml"), study))
         .and_then(|()| fs::File::open(draft.join("study.toml"))?.sync_all())
-        .and_then(|()| fs::rename(&draft, path));
+        .and_then(|()| fs::rename(&draft, path))
+        // The ledger knows the study by the name in this folder: both must survive a power cut.
+        .and_then(|()| fs::File::open(parent)?.sync_all());
     made.map_err(|error| {
         drop(fs::remove_dir_all(&draft));
         cannot_write(path, &error)

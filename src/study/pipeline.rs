@@ -2,19 +2,21 @@
 //! in any order, told in the order of asking. What is asked and bought depends on that order alone, never on timing.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use futures_util::FutureExt;
 use rayon::prelude::*;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::diagnostic::{Error, Fault, Result};
+use crate::diagnostic::{Error, Result};
 use crate::evaluate::{Plan, Workload};
 use crate::metric::Metrics;
 use crate::money::Usd;
-use crate::provider::{Failure, FailureKind, Request, Response, Sample};
+use crate::provider::{Failure, FailureKind, FinishReason, Request, Response, Sample};
 use crate::runner::{Admission, Hold, Purse, Runner, fingerprint};
-use crate::store::{Fingerprint, Stored};
+use crate::store::{Durable, Fingerprint, Stored};
 use crate::task::Instance;
 
 /// What is to be evaluated next.
@@ -144,6 +146,8 @@ struct Slot {
     prepared: Option<Result<Prepared, Failure>>,
     hold: Option<Hold>,
     finished: Option<Finished>,
+    /// The failure was recorded by an earlier part of the study.
+    recalled: bool,
 }
 
 struct Prepared {
@@ -168,11 +172,33 @@ impl Prepared {
 struct Landed {
     slot: usize,
     hold: Hold,
-    outcome: Result<Result<Judged, Failure>>,
+    outcome: Result<Verdict>,
 }
 
-/// What is stored of the request now, the judgement, and the requests it took.
-type Judged = (Stored, Result<Metrics, Failure>, u64);
+/// What became of an evaluation that was under way.
+enum Verdict {
+    /// What is stored of the request now, the judgement, and the requests it took.
+    Answered(Stored, Result<Metrics, Failure>, u64),
+    /// There is no answer.
+    Failed(Failure),
+    /// The run was stopped before it was sent: neither an answer nor a failure.
+    Stopped,
+    /// Money lost on earlier attempts leaves none for another.
+    NoMoney,
+}
+
+/// How a model's endpoint does, seen in the order of telling.
+#[derive(Default)]
+struct Health {
+    answered: bool,
+    /// Failures in a row that are not the requests' own.
+    failing: usize,
+    /// Those failures: kept for good only when the endpoint answers again.
+    doubtful: Vec<(Fingerprint, u32, Failure)>,
+}
+
+/// So many evaluations in a row that failed for no reason of their own end a run: it goes on when the endpoint is back.
+const OUTAGE: usize = 8;
 
 struct Driver<'a, 'p> {
     pipeline: &'a Pipeline<'p>,
@@ -187,6 +213,11 @@ struct Driver<'a, 'p> {
     /// Slots at work on a request; the first is under way, the others wait for it, in the order of asking.
     chains: HashMap<Fingerprint, VecDeque<usize>>,
     ready_hits: Vec<usize>,
+    /// Requests that failed: asked again, they fail again without being sent.
+    failed: HashMap<(Fingerprint, u32), Failure>,
+    health: HashMap<String, Health>,
+    /// Failures on their way into the store.
+    recording: Vec<Durable<()>>,
     sender: mpsc::UnboundedSender<Landed>,
     exhausted: bool,
     /// Refuse whatever comes after a refusal.
@@ -210,6 +241,9 @@ impl Pipeline<'_> {
             used: HashMap::new(),
             chains: HashMap::new(),
             ready_hits: Vec::new(),
+            failed: HashMap::new(),
+            health: HashMap::new(),
+            recording: Vec::new(),
             sender,
             exhausted: false,
             ends_at_refusal: agenda.ends_at_refusal(),
@@ -222,7 +256,7 @@ impl Pipeline<'_> {
             driver.prepare().await?;
             driver.admit();
             driver.judge_hits();
-            if driver.tell(agenda)? {
+            if driver.tell(agenda).await? {
                 continue;
             }
             if driver.stopping() {
@@ -230,6 +264,9 @@ impl Pipeline<'_> {
             }
             if driver.in_flight == 0 {
                 // Nothing is under way and nothing more can be told: either all is done, or the run is stopping.
+                if !driver.stopping() && !driver.exhausted {
+                    return Err(Error::internal("the search waits for results although none are under way"));
+                }
                 break;
             }
             tokio::select! {
@@ -245,6 +282,9 @@ impl Pipeline<'_> {
             if self.stop.at_once() {
                 return Ok(Ending::Interrupted);
             }
+        }
+        for recorded in std::mem::take(&mut driver.recording) {
+            recorded.await?;
         }
         if let Some(error) = driver.hopeless {
             return Err(error);
@@ -279,6 +319,7 @@ impl Driver<'_, '_> {
                         prepared: None,
                         hold: None,
                         finished: None,
+                        recalled: false,
                     };
                     self.slots.extend(instances.into_iter().map(slot));
                 }
@@ -328,7 +369,7 @@ impl Driver<'_, '_> {
         while self.next_admitted < self.next_unprepared && !self.stopping() {
             let number = self.next_admitted;
             let purse = self.pipeline.purse.clone();
-            let (used, chains, recorded) = (&self.used, &self.chains, self.pipeline.recorded);
+            let (used, chains, recorded, failed) = (&self.used, &self.chains, self.pipeline.recorded, &self.failed);
             let slot = &mut self.slots[number - self.base];
             let refused = |failure: Failure| Some(finished(slot.trial, slot.instance, failure));
             let prepared = match &mut slot.prepared {
@@ -341,7 +382,9 @@ impl Driver<'_, '_> {
                 None => break,
             };
             let (plan, print) = (&slot.plan, prepared.fingerprint);
-            if let Some(failure) = recorded.get(&(print, plan.n)) {
+            let before = recorded.get(&(print, plan.n));
+            slot.recalled = before.is_some();
+            if let Some(failure) = before.or(failed.get(&(print, plan.n))) {
                 slot.finished =
                     Some(Finished { fingerprint: Some(print), ..finished(slot.trial, slot.instance, failure.clone()) });
                 self.next_admitted += 1;
@@ -413,7 +456,6 @@ impl Driver<'_, '_> {
         let Some(Ok(prepared)) = &mut slot.prepared else { return };
         let n = slot.plan.n as usize;
         if prepared.stored.len() >= n {
-            pipeline.runner.has_answered(&slot.plan.service);
             self.ready_hits.push(number);
             return;
         }
@@ -423,28 +465,28 @@ impl Driver<'_, '_> {
         let (workload, instances, instance) = (pipeline.workload.clone(), pipeline.instances.clone(), slot.instance);
         let sender = self.sender.clone();
         tokio::spawn(async move {
-            let answered = runner.answer(&plan.service, &request, &print, &scope, &mut hold).await;
-            let outcome = match answered {
-                Err(error) => Err(error),
-                Ok(Err(failure)) => {
-                    let kept = matches!(failure.kind, FailureKind::Budget | FailureKind::Interrupted)
-                        || runner.hopeless(&plan.service, &failure);
-                    match kept {
-                        true => Ok(Err(failure)),
-                        false => {
-                            runner.store().record_failure(&scope, &print, plan.n, &failure).await.map(|()| Err(failure))
-                        }
+            let work = async {
+                let answered = match runner.answer(&plan.service, &request, &print, &scope, &mut hold).await? {
+                    Ok(answered) => answered,
+                    Err(failure) => {
+                        return Ok(match failure.kind {
+                            FailureKind::Interrupted => Verdict::Stopped,
+                            FailureKind::Budget => Verdict::NoMoney,
+                            _ => Verdict::Failed(failure),
+                        });
                     }
-                }
-                Ok(Ok(answered)) => {
-                    let (reply, judged) = oneshot::channel();
-                    judges().spawn(move || {
-                        let metrics = judge(&workload, &instances[instance], &answered.stored, plan.n);
-                        drop(reply.send((answered.stored, metrics, answered.requests)));
-                    });
-                    judged.await.map(Ok).map_err(|_| Error::internal("a metric's thread is gone"))
-                }
+                };
+                let (reply, judged) = oneshot::channel();
+                let n = plan.n;
+                judges().spawn(move || {
+                    let metrics = judge(&workload, &instances[instance], &answered.stored, n);
+                    drop(reply.send(Verdict::Answered(answered.stored, metrics, answered.requests)));
+                });
+                judged.await.map_err(|_| Error::internal("a metric's thread is gone"))
             };
+            // A worker that fell must be heard of, or the run would wait for it for ever.
+            let outcome = AssertUnwindSafe(work).catch_unwind().await;
+            let outcome = outcome.unwrap_or_else(|_| Err(Error::internal("answering a request panicked")));
             drop(sender.send(Landed { slot: number, hold, outcome }));
         });
     }
@@ -466,7 +508,7 @@ impl Driver<'_, '_> {
         judges().spawn(move || {
             work.into_par_iter().for_each(|(slot, instance, n, hold, stored)| {
                 let metrics = judge(&workload, &instances[instance], &stored, n);
-                drop(sender.send(Landed { slot, hold, outcome: Ok(Ok((stored, metrics, 0))) }));
+                drop(sender.send(Landed { slot, hold, outcome: Ok(Verdict::Answered(stored, metrics, 0)) }));
             });
         });
     }
@@ -482,10 +524,19 @@ impl Driver<'_, '_> {
         };
         let mut latest = None;
         let done = match outcome? {
-            Ok((stored, result, requests)) => {
+            // Left unfinished: nothing behind it is told, so what was told is what a longer run would tell first.
+            Verdict::Stopped => None,
+            Verdict::NoMoney => {
+                self.spent_out = true;
+                None
+            }
+            Verdict::Answered(stored, result, requests) => {
                 let used = print.map(|print| self.used.entry(print).or_insert(0));
                 let known = used.as_ref().map_or(0, |used| **used);
                 let cost = plan.study_cost(&stored, known);
+                if let Some(Ok(prepared)) = &self.slots[number - self.base].prepared {
+                    plan.service.learn(cost, &prepared.request, known, prepared.foretold.is_some());
+                }
                 if let Some(used) = used {
                     *used = known.max(plan.n as usize);
                 }
@@ -508,47 +559,119 @@ impl Driver<'_, '_> {
                     fingerprint: print,
                 };
                 latest = Some(stored);
-                done
+                Some(done)
             }
-            Err(failure) => {
+            Verdict::Failed(failure) => {
                 let paid = hold.paid();
                 drop(hold);
-                if self.pipeline.runner.hopeless(&plan.service, &failure) && self.hopeless.is_none() {
-                    let model = &plan.service.model.name;
-                    let error = Error::endpoint(format!("the endpoint of `{model}` cannot be used: {failure}"));
-                    self.hopeless = Some(error.help_if(advice(failure.kind).map(str::to_owned)));
+                if failure.kind.fatal() {
+                    self.give_up(&plan, &failure);
                 }
-                Finished { paid, fingerprint: print, ..finished(trial, instance, failure) }
+                if let Some(print) = print {
+                    self.failed.insert((print, plan.n), failure.clone());
+                }
+                Some(Finished { paid, fingerprint: print, ..finished(trial, instance, failure) })
             }
         };
-        self.slot(number).finished = Some(done);
+        self.slot(number).finished = done;
         if let Some(print) = print {
-            let next = self.chains.get_mut(&print).and_then(|chain| {
-                chain.pop_front();
-                chain.front().copied()
-            });
-            match next {
-                Some(next) => {
-                    if let (Some(stored), Some(Ok(prepared))) = (latest, &mut self.slot(next).prepared) {
-                        prepared.stored = stored;
-                    }
-                    self.launch(next);
-                }
-                None => drop(self.chains.remove(&print)),
-            }
+            self.next_in_chain(print, latest);
         }
         Ok(())
     }
 
+    /// Starts what waited for an evaluation of the same request.
+    fn next_in_chain(&mut self, print: Fingerprint, latest: Option<Stored>) {
+        loop {
+            let next = self.chains.get_mut(&print).and_then(|chain| {
+                chain.pop_front();
+                chain.front().copied()
+            });
+            let Some(next) = next else {
+                self.chains.remove(&print);
+                return;
+            };
+            let failure = self.failed.get(&(print, self.slots[next - self.base].plan.n)).cloned();
+            let slot = self.slot(next);
+            if let Some(failure) = failure {
+                slot.hold = None;
+                slot.finished =
+                    Some(Finished { fingerprint: Some(print), ..finished(slot.trial, slot.instance, failure) });
+                self.in_flight -= 1;
+                continue;
+            }
+            if let (Some(stored), Some(Ok(prepared))) = (latest, &mut slot.prepared) {
+                prepared.stored = stored;
+            }
+            self.launch(next);
+            return;
+        }
+    }
+
+    /// Ends the run: the endpoint cannot be used. What was paid for is kept, and a resumed study tries again.
+    fn give_up(&mut self, plan: &Plan, failure: &Failure) {
+        if self.hopeless.is_none() {
+            let model = &plan.service.model.name;
+            let error = Error::endpoint(format!("the endpoint of `{model}` cannot be used: {failure}"));
+            self.hopeless = Some(error.help_if(advice(failure.kind).map(str::to_owned)));
+        }
+    }
+
+    /// Takes note of how a model's endpoint does, in the order of telling. It ends the run where the very first request is
+    /// refused in its form or reaches nobody, or too many in a row fail for no reason of their own.
+    fn examine(&mut self, plan: &Plan, finished: &Finished, recalled: bool) {
+        let (failure, print) = match (&finished.result, finished.fingerprint) {
+            (Err(failure), Some(print)) if finished.production.is_none() => (failure, print),
+            (Ok(_), _) | (_, Some(_)) => {
+                let health = self.health.entry(plan.service.model.name.clone()).or_default();
+                (health.answered, health.failing) = (true, 0);
+                for (print, n, failure) in std::mem::take(&mut health.doubtful) {
+                    self.keep_failure(&print, n, &failure);
+                }
+                return;
+            }
+            (Err(_), None) => return,
+        };
+        if recalled || plan.service.in_process() {
+            return;
+        }
+        let health = self.health.entry(plan.service.model.name.clone()).or_default();
+        let first = !health.answered && health.failing == 0;
+        if first && matches!(failure.kind, FailureKind::BadRequest | FailureKind::Connection) {
+            return self.give_up(plan, failure);
+        }
+        if !failure.kind.transient() {
+            return self.keep_failure(&print, plan.n, failure);
+        }
+        health.failing += 1;
+        health.doubtful.push((print, plan.n, failure.clone()));
+        if health.failing >= OUTAGE {
+            self.give_up(plan, failure);
+        }
+    }
+
+    /// Queues a failure for the store. The queue is in order, so it is kept before anything that is bought after it.
+    fn keep_failure(&mut self, print: &Fingerprint, n: u32, failure: &Failure) {
+        let store = self.pipeline.runner.store();
+        self.recording.push(store.record_failure(&self.pipeline.scope, print, n, failure));
+    }
+
     /// Tells what is finished from the front on, asking anew after each. True where anything was told.
-    fn tell(&mut self, agenda: &mut dyn Agenda) -> Result<bool> {
+    async fn tell(&mut self, agenda: &mut dyn Agenda) -> Result<bool> {
         let mut told = false;
-        while self.slots.front().is_some_and(|slot| slot.finished.is_some()) {
-            let Some(finished) = self.slots.pop_front().and_then(|slot| slot.finished) else { break };
+        while self.hopeless.is_none() {
+            let Some(slot) = self.slots.pop_front_if(|slot| slot.finished.is_some()) else { break };
+            let Slot { plan, finished: Some(finished), recalled, .. } = slot else { break };
             self.base += 1;
             told = true;
+            self.examine(&plan, &finished, recalled);
             agenda.tell(finished)?;
             self.ask(agenda)?;
+        }
+        if self.recording.len() > BATCH {
+            for recorded in std::mem::take(&mut self.recording) {
+                recorded.await?;
+            }
         }
         Ok(told)
     }
@@ -583,6 +706,14 @@ fn finished(trial: usize, instance: usize, failure: Failure) -> Finished {
 
 fn judge(workload: &Workload, instance: &Instance, stored: &Stored, n: u32) -> Result<Metrics, Failure> {
     let samples: Vec<Sample> = stored.samples().take(n as usize).cloned().collect();
+    // Answers that were withheld are paid for and kept like any other, but there is nothing to judge.
+    let all = |reason: FinishReason| samples.iter().all(|sample| sample.finish_reason == reason);
+    if all(FinishReason::REFUSAL) {
+        return Err(Failure::new(FailureKind::Refused, "the model refused"));
+    }
+    if all(FinishReason::CONTENT_FILTER) && samples.iter().all(|sample| sample.text.is_empty()) {
+        return Err(Failure::new(FailureKind::ContentFilter, "the endpoint's content filter took every completion"));
+    }
     workload.judge(instance, &samples).map_err(|problem| Failure::new(FailureKind::Metric, problem))
 }
 
@@ -595,9 +726,4 @@ fn advice(kind: FailureKind) -> Option<&'static str> {
         FailureKind::BadRequest => "the endpoint refuses the form of the request: see its words",
         _ => return None,
     })
-}
-
-/// True for errors that end a run with its state saved.
-pub fn saves_state(error: &Error) -> bool {
-    error.fault() == Fault::Endpoint
 }
