@@ -2,6 +2,7 @@
 
 pub mod fixed;
 pub mod folder;
+pub mod health;
 pub mod pipeline;
 pub mod ranking;
 pub mod search_agenda;

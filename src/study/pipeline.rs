@@ -17,6 +17,7 @@ use crate::money::Usd;
 use crate::provider::{Failure, FailureKind, FinishReason, Request, Response, Sample};
 use crate::runner::{Admission, Hold, Purse, Runner, fingerprint};
 use crate::store::{Durable, Fingerprint, Stored};
+use crate::study::health::{Diagnosis, Health};
 use crate::task::Instance;
 
 /// What is to be evaluated next.
@@ -187,19 +188,6 @@ enum Verdict {
     NoMoney,
 }
 
-/// How a model's endpoint does, seen in the order of telling.
-#[derive(Default)]
-struct Health {
-    answered: bool,
-    /// Failures in a row that are not the requests' own.
-    failing: usize,
-    /// Those failures: kept for good only when the endpoint answers again.
-    doubtful: Vec<(Fingerprint, u32, Failure)>,
-}
-
-/// So many evaluations in a row that failed for no reason of their own end a run: it goes on when the endpoint is back.
-const OUTAGE: usize = 8;
-
 struct Driver<'a, 'p> {
     pipeline: &'a Pipeline<'p>,
     slots: VecDeque<Slot>,
@@ -215,7 +203,7 @@ struct Driver<'a, 'p> {
     ready_hits: Vec<usize>,
     /// Requests that failed: asked again, they fail again without being sent.
     failed: HashMap<(Fingerprint, u32), Failure>,
-    health: HashMap<String, Health>,
+    health: Health,
     /// Failures on their way into the store.
     recording: Vec<Durable<()>>,
     sender: mpsc::UnboundedSender<Landed>,
@@ -242,7 +230,7 @@ impl Pipeline<'_> {
             chains: HashMap::new(),
             ready_hits: Vec::new(),
             failed: HashMap::new(),
-            health: HashMap::new(),
+            health: Health::default(),
             recording: Vec::new(),
             sender,
             exhausted: false,
@@ -617,36 +605,17 @@ impl Driver<'_, '_> {
         }
     }
 
-    /// Takes note of how a model's endpoint does, in the order of telling. It ends the run where the very first request is
-    /// refused in its form or reaches nobody, or too many in a row fail for no reason of their own.
+    /// Takes note of how a model's endpoint does, in the order of telling.
     fn examine(&mut self, plan: &Plan, finished: &Finished, recalled: bool) {
-        let (failure, print) = match (&finished.result, finished.fingerprint) {
-            (Err(failure), Some(print)) if finished.production.is_none() => (failure, print),
-            (Ok(_), _) | (_, Some(_)) => {
-                let health = self.health.entry(plan.service.model.name.clone()).or_default();
-                (health.answered, health.failing) = (true, 0);
-                for (print, n, failure) in std::mem::take(&mut health.doubtful) {
-                    self.keep_failure(&print, n, &failure);
-                }
-                return;
-            }
-            (Err(_), None) => return,
-        };
         if recalled || plan.service.in_process() {
             return;
         }
-        let health = self.health.entry(plan.service.model.name.clone()).or_default();
-        let first = !health.answered && health.failing == 0;
-        if first && matches!(failure.kind, FailureKind::BadRequest | FailureKind::Connection) {
-            return self.give_up(plan, failure);
-        }
-        if !failure.kind.transient() {
-            return self.keep_failure(&print, plan.n, failure);
-        }
-        health.failing += 1;
-        health.doubtful.push((print, plan.n, failure.clone()));
-        if health.failing >= OUTAGE {
-            self.give_up(plan, failure);
+        match self.health.examine(&plan.service.model.name, plan.n, finished) {
+            Diagnosis::Nothing => {}
+            Diagnosis::Keep(failures) => {
+                failures.iter().for_each(|(print, n, failure)| self.keep_failure(print, *n, failure));
+            }
+            Diagnosis::Hopeless(failure) => self.give_up(plan, &failure),
         }
     }
 

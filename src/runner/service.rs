@@ -1,0 +1,170 @@
+//! A model with who answers for it: what its requests may cost at worst, and the fingerprints of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::backend::{Backend, Model};
+use crate::money::Usd;
+use crate::price::Price;
+use crate::prompt::tokens;
+use crate::provider::{Failure, Input, Request, Response};
+use crate::runner::limits::Limits;
+use crate::space::configuration::canonical;
+use crate::space::parameter::whole;
+use crate::store::Fingerprint;
+
+/// Output tokens that a completion is taken to have at most where nothing says so and no budget needs to know.
+const UNLIMITED_OUTPUT: u64 = 1 << 20;
+
+/// A model with who answers for it, ready to be asked.
+pub struct Service {
+    /// The model.
+    pub model: Model,
+    /// Its price; zero where none is known and no budget asks for one.
+    pub price: Price,
+    /// It is asked by messages, not by a text.
+    pub chat: bool,
+    /// The endpoint is the vendor's own, so that its tokenizer tells what will be billed.
+    pub(super) vendor: bool,
+    pub(super) max_retries: u32,
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) limits: Arc<Limits>,
+    /// The worst ratio of a bill to its bound seen so far, in thousandths (1,000 and above): of what the study's
+    /// evaluations cost, and of the bills that came in.
+    pub(super) study_growth: AtomicU64,
+    pub(super) bill_growth: AtomicU64,
+}
+
+impl Service {
+    /// Who answers, as part of every fingerprint.
+    pub fn source(&self) -> &str {
+        self.backend.source()
+    }
+
+    /// Most output tokens of one completion of a request; `None` where nothing bounds it.
+    pub(super) fn output_limit(&self, request: &Request) -> Option<u64> {
+        let named = |name: &str| u64::try_from(whole(request.params.get(name)?)?).ok();
+        let said = named("max_tokens").max(named("max_completion_tokens"));
+        // OpenAI's default for completions; other servers have none.
+        let legacy = (!self.chat && self.vendor).then_some(16);
+        said.or(legacy).or(self.model.max_output_tokens).or(self.model.context_window)
+    }
+
+    /// What samples `first..request.n` of a request may cost at most: input at a bound from bytes (or, `tight`, counted
+    /// by the vendor's tokenizer), output at max_tokens or the model's limit. Sources that know the bill give the bill.
+    pub fn worst(&self, request: &Request, first: usize, tight: bool) -> Usd {
+        match self.foretell(request) {
+            Some(foretold) => self.bill_of(&foretold, first),
+            None => self.bound(request, first, tight),
+        }
+    }
+
+    /// What samples `first..n` of an answer that is known beforehand will be billed; nothing where it is missing.
+    pub fn bill_of(&self, foretold: &Result<Response, Failure>, first: usize) -> Usd {
+        match foretold {
+            Ok(response) if first < response.samples.len() => {
+                let output: u64 = response.samples[first..].iter().map(|sample| sample.completion_tokens).sum();
+                self.price.prompt(response.prompt_tokens, response.cached_tokens) + self.price.output.times(output)
+            }
+            _ => Usd::ZERO,
+        }
+    }
+
+    /// The bound of [`worst`](Self::worst) for sources that do not know the bill, as the study's cost has taught it.
+    pub fn bound(&self, request: &Request, first: usize, tight: bool) -> Usd {
+        let growth = self.study_growth.load(Ordering::Relaxed);
+        self.raw_bound(request, first, tight).scale_up(growth, 1000)
+    }
+
+    /// What an attempt may be billed: the byte bound where it is held already, else the tighter one.
+    pub(super) fn attempt_bound(&self, request: &Request, first: usize, held: Usd) -> Usd {
+        let growth = self.bill_growth.load(Ordering::Relaxed);
+        let loose = self.raw_bound(request, first, false).scale_up(growth, 1000);
+        if loose <= held {
+            return loose;
+        }
+        match self.backend.foretell(request, first) {
+            Some(foretold) => foretold.map_or(Usd::ZERO, |response| self.price.bill(&response)),
+            None => loose.min(self.raw_bound(request, first, true).scale_up(growth, 1000)),
+        }
+    }
+
+    fn raw_bound(&self, request: &Request, first: usize, tight: bool) -> Usd {
+        let wanted = (request.n as usize).saturating_sub(first);
+        if wanted == 0 {
+            return Usd::ZERO;
+        }
+        let counted = (tight && self.vendor).then(|| tokens::input_count(request)).flatten();
+        let input = counted.unwrap_or_else(|| tokens::input_bound(request));
+        let drawn = request.params.get("best_of").and_then(Value::as_u64).unwrap_or(0).max(wanted as u64);
+        let output = self.output_limit(request).unwrap_or(UNLIMITED_OUTPUT);
+        let input_price = self.price.input.max(self.price.cached_input);
+        input_price.times(input) + self.price.output.times(output.saturating_mul(drawn))
+    }
+
+    /// All samples of a request where the source knows them beforehand.
+    pub fn foretell(&self, request: &Request) -> Option<Result<Response, Failure>> {
+        self.backend.foretell(request, 0)
+    }
+
+    /// Answers come from this process.
+    pub fn in_process(&self) -> bool {
+        self.backend.in_process()
+    }
+
+    /// Compares a bill with its bound, so that the bounds of later attempts hold.
+    pub(super) fn billed(&self, bill: Usd, request: &Request, first: usize) {
+        if !self.in_process() {
+            grow(&self.bill_growth, bill, self.raw_bound(request, first, false));
+        }
+    }
+
+    /// Compares what samples `first..n` of a request cost a study with their bound, so that the bounds of later
+    /// evaluations hold. The largest ratio counts, so the order of learning does not matter.
+    pub fn learn(&self, cost: Usd, request: &Request, first: usize, foretold: bool) {
+        if !foretold {
+            grow(&self.study_growth, cost, self.raw_bound(request, first, false));
+        }
+    }
+}
+
+/// The fingerprint of a request: what is sent and changes what a model may answer (all but n), and who answers.
+pub fn fingerprint(source: &str, request: &Request) -> Fingerprint {
+    let mut hasher = blake3::Hasher::new();
+    let mut field = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    field(b"farthing 1");
+    field(source.as_bytes());
+    field(request.model.as_bytes());
+    match &request.input {
+        Input::Messages(messages) => messages.iter().for_each(|message| {
+            field(message.role.as_bytes());
+            field(message.content.as_bytes());
+        }),
+        Input::Text(text) => field(text.as_bytes()),
+    }
+    field(if matches!(request.input, Input::Text(_)) { b"text" } else { b"chat" });
+    for (name, value) in &request.params {
+        let value = match (name.as_str(), canonical(value)) {
+            (_, Value::Null) => continue,
+            ("stop", Value::Array(items)) if items.is_empty() => continue,
+            ("stop", Value::String(one)) => json!([one]),
+            (_, value) => value,
+        };
+        field(name.as_bytes());
+        field(value.to_string().as_bytes());
+    }
+    Fingerprint(*hasher.finalize().as_bytes())
+}
+
+/// Raises a growth (in thousandths) to the ratio of a bill to its bound.
+fn grow(growth: &AtomicU64, bill: Usd, bound: Usd) {
+    if bill > bound && bound > Usd::ZERO {
+        let ratio = (i128::from(bill.pico()) * 1000).div_euclid(i128::from(bound.pico())) + 1;
+        growth.fetch_max(u64::try_from(ratio).unwrap_or(u64::MAX).min(1_000_000_000), Ordering::Relaxed);
+    }
+}

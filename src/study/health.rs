@@ -1,0 +1,122 @@
+//! How the endpoints do, seen in the order of telling: which failures are kept for good, and when a run has to end because
+//! its endpoint is not there.
+
+use std::collections::HashMap;
+
+use crate::provider::{Failure, FailureKind};
+use crate::store::Fingerprint;
+use crate::study::pipeline::Finished;
+
+/// So many evaluations in a row that failed for no reason of their own end a run: it goes on when the endpoint is back.
+const OUTAGE: usize = 8;
+
+/// A failure as the store keeps it: the request, how many samples were wanted, and why there are none.
+pub type Kept = (Fingerprint, u32, Failure);
+
+/// The health of each model's endpoint.
+#[derive(Debug, Default)]
+pub struct Health(HashMap<String, State>);
+
+#[derive(Debug, Default)]
+struct State {
+    answered: bool,
+    /// Failures in a row that are not the requests' own.
+    failing: usize,
+    /// Those failures: kept for good only when the endpoint answers again, so that an outage poisons no study.
+    doubtful: Vec<Kept>,
+}
+
+/// What one more result means.
+#[derive(Debug, PartialEq)]
+pub enum Diagnosis {
+    /// Nothing yet.
+    Nothing,
+    /// These failures are for good: a resumed study does not try them again.
+    Keep(Vec<Kept>),
+    /// The endpoint cannot be used: the very first request is refused in its form or reaches nobody, or too many in a row
+    /// fail for no reason of their own.
+    Hopeless(Failure),
+}
+
+impl Health {
+    /// Takes note of one result of a configuration that wants `n` samples of `model`.
+    pub fn examine(&mut self, model: &str, n: u32, finished: &Finished) -> Diagnosis {
+        let state = self.0.entry(model.to_owned()).or_default();
+        let (failure, print) = match (&finished.result, finished.fingerprint) {
+            (Err(failure), Some(print)) if finished.production.is_none() => (failure, print),
+            // Never sent: not rendered, or it did not fit the budget.
+            (Err(_), None) => return Diagnosis::Nothing,
+            _ => {
+                (state.answered, state.failing) = (true, 0);
+                let doubtful = std::mem::take(&mut state.doubtful);
+                return if doubtful.is_empty() { Diagnosis::Nothing } else { Diagnosis::Keep(doubtful) };
+            }
+        };
+        let first = !state.answered && state.failing == 0;
+        if first && matches!(failure.kind, FailureKind::BadRequest | FailureKind::Connection) {
+            return Diagnosis::Hopeless(failure.clone());
+        }
+        let kept = (print, n, failure.clone());
+        if !failure.kind.transient() {
+            return Diagnosis::Keep(vec![kept]);
+        }
+        state.failing += 1;
+        state.doubtful.push(kept);
+        match state.failing >= OUTAGE {
+            true => Diagnosis::Hopeless(failure.clone()),
+            false => Diagnosis::Nothing,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::money::Usd;
+
+    fn result(kind: Option<FailureKind>) -> Finished {
+        Finished {
+            trial: 0,
+            instance: 0,
+            result: match kind {
+                Some(kind) => Err(Failure::new(kind, "x")),
+                None => Ok([("m".to_owned(), 1.0)].into()),
+            },
+            cost: Usd::ZERO,
+            paid: Usd::ZERO,
+            production: kind.is_none().then_some(Usd::ZERO),
+            prompt_tokens: 0,
+            completion_tokens: 0,
+            requests: 1,
+            fingerprint: Some(Fingerprint([7; 32])),
+        }
+    }
+
+    fn diagnoses(kinds: &[Option<FailureKind>]) -> Vec<String> {
+        let mut health = Health::default();
+        let short = |diagnosis| match diagnosis {
+            Diagnosis::Nothing => "-".to_owned(),
+            Diagnosis::Keep(kept) => format!("keep {}", kept.len()),
+            Diagnosis::Hopeless(failure) => format!("hopeless: {}", failure.kind),
+        };
+        kinds.iter().map(|kind| short(health.examine("m", 1, &result(*kind)))).collect()
+    }
+
+    #[test]
+    fn the_first_request_tells_whether_there_is_an_endpoint() {
+        use FailureKind::{BadRequest, Connection, ContextTooLong, Server};
+        assert_eq!(diagnoses(&[Some(Connection)]), ["hopeless: connection"]);
+        assert_eq!(diagnoses(&[Some(BadRequest)]), ["hopeless: bad request"]);
+        assert_eq!(diagnoses(&[None, Some(BadRequest), Some(ContextTooLong)]), ["-", "keep 1", "keep 1"]);
+        assert_eq!(diagnoses(&[Some(Server), Some(Server), None, None]), ["-", "-", "keep 2", "-"]);
+    }
+
+    #[test]
+    fn an_outage_ends_the_run_and_keeps_nothing() {
+        let mut kinds = vec![None];
+        kinds.extend([Some(FailureKind::Server); OUTAGE]);
+        let seen = diagnoses(&kinds);
+        assert_eq!(seen.last().unwrap(), "hopeless: server");
+        assert!(seen[..OUTAGE].iter().all(|diagnosis| diagnosis == "-"));
+    }
+}
