@@ -210,7 +210,10 @@ impl Endpoints {
             return Ok(model.clone());
         }
         let about = builtin(name);
+        // Without a farthing.toml only models that are surely OpenAI's go to OpenAI.
+        let stranger = self.source.is_none() && about.is_none() && self.list.iter().all(|endpoint| endpoint.vendor);
         let endpoint = match self.list.len() {
+            _ if stranger => None,
             1 => Some(0),
             _ => self.list.iter().position(|endpoint| {
                 about.is_some_and(|about| about.provider == "openai" && endpoint.provider == ProviderKind::Openai)

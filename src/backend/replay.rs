@@ -55,6 +55,9 @@ struct RecordedUsage {
     completion_tokens: Option<Vec<Option<u64>>>,
 }
 
+/// More tokens than any request ever had.
+const MOST_TOKENS: u64 = 1 << 40;
+
 impl Cassette {
     /// Loads a cassette: JSON Lines, also .gz and .zst. A line that is none is an error at its place.
     pub fn load(path: &Path) -> Result<Cassette> {
@@ -76,6 +79,18 @@ impl Cassette {
                     .at_line(&name, number, text, at..at + 1, "here")
                     .help("a line has model, messages or prompt, params, samples and usage; see FORMATS")
             })?;
+            let counts = line.usage.iter().flat_map(|usage| {
+                usage.completion_tokens.iter().flatten().copied().chain([usage.prompt_tokens]).flatten()
+            });
+            if counts.max().is_some_and(|most| most > MOST_TOKENS) {
+                return Err(Error::usage("no request has so many tokens").at_line(
+                    &name,
+                    number,
+                    text,
+                    0..1,
+                    "in this line",
+                ));
+            }
             let input = match (line.messages, line.prompt) {
                 (Some(messages), None) => Input::Messages(messages.into_iter().map(recorded_message).collect()),
                 (None, Some(prompt)) => {

@@ -201,6 +201,13 @@ fn with_runtime<T>(quiet: bool, work: impl Future<Output = Result<T>>, stop: Arc
     runtime.spawn(async move {
         while tokio::signal::ctrl_c().await.is_ok() {
             let pressed = stop.press();
+            if pressed > 1 {
+                // What does not even notice that it should stop at once is ended. What is durable stays so.
+                std::thread::spawn(|| {
+                    std::thread::sleep(std::time::Duration::from_secs(2));
+                    std::process::exit(i32::from(Fault::Interrupted.exit_code()));
+                });
+            }
             if !quiet {
                 eprintln!(
                     "{}",

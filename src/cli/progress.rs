@@ -56,7 +56,7 @@ impl State {
             parts.push(format!("{} failed", sums.failed));
         }
         if self.trials > 0 {
-            parts.push(format!("{} configurations", self.trials));
+            parts.push(format!("{} configuration{}", self.trials, if self.trials == 1 { "" } else { "s" }));
         }
         if self.dropped > 0 {
             parts.push(format!("{} dropped", self.dropped));
@@ -130,6 +130,7 @@ impl Reader for Bar {
         }
         if last {
             self.bar.finish_and_clear();
+            self.state.best = None;
             eprintln!("{}", self.state.text(sums));
         }
     }
@@ -150,6 +151,10 @@ struct Lines {
 impl Reader for Lines {
     fn read(&mut self, event: &Event, sums: &Sums) {
         self.state.read(event);
+        if matches!(event, Event::Finished { .. }) {
+            // The ranking says who is best; the display only followed.
+            self.state.best = None;
+        }
         let due = self.last.elapsed() > Duration::from_secs(5) || matches!(event, Event::Finished { .. });
         if due {
             self.last = Instant::now();

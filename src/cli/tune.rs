@@ -85,7 +85,11 @@ pub fn run(arguments: TuneArguments, embedded: &Embedded) -> Result<u8> {
         )),
         _ => error,
     })?;
-    write(&folder, &outcome)?;
+    write(&folder, &outcome).map_err(|error| {
+        // Money was spent by now, so this is no fault of the command line.
+        Error::internal(error.message())
+            .help(format!("what was paid for is kept: farthing tune --resume {} writes it again", shown.display()))
+    })?;
     show(&arguments, &outcome, &shown)?;
     Ok(match (outcome.summary.stop_reason, &outcome.summary.best) {
         (StopReason::Interrupted, _) => Fault::Interrupted.exit_code(),
@@ -267,7 +271,8 @@ fn resumed(
 
 /// Writes what the study came to.
 fn write(folder: &RunFolder, outcome: &Outcome) -> Result<()> {
-    observations::write(&folder.path, outcome)?;
+    let (name, bytes) = observations::encode(outcome)?;
+    folder.write(name, bytes)?;
     match outcome.best() {
         Some(best) => folder.write("best.toml", Served::of(&outcome.summary.task, &best.plan).to_toml()?)?,
         None => folder.remove("best.toml"),

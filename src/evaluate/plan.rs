@@ -45,7 +45,11 @@ impl Plan {
             match space.parameter(name).map(|parameter| parameter.role) {
                 Some(Role::Api | Role::Body) => drop(params.insert(name.clone(), value.clone())),
                 Some(Role::Variable) => drop(variables.insert(name.clone(), value.clone())),
-                Some(Role::N) => n = whole(value).and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
+                Some(Role::N) => {
+                    n = whole(value)
+                        .and_then(|n| u32::try_from(n).ok())
+                        .ok_or_else(|| Error::usage(format!("n = {value} is no number of completions")))?;
+                }
                 Some(Role::Model | Role::Prompt) => {}
                 None => return Err(Error::usage(format!("there is no parameter `{name}` in the space"))),
             }

@@ -16,6 +16,8 @@ pub fn environment() -> Environment<'static> {
     let mut syntax = environment.syntax().to_builder();
     syntax.keep_trailing_newline(true);
     environment.set_syntax(syntax.build().expect("the default delimiters are valid"));
+    // A template that loops for ever ends with an error after some seconds at most.
+    environment.set_fuel(Some(20_000_000));
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment
 }

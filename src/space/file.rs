@@ -215,6 +215,9 @@ impl Reader<'_> {
                 Err(self.error(format!("`{name}` is sent anyway"), body.span(), "take this out"))
             }
             (Some(role), _) => Ok(role),
+            (None, Some(body)) if *body.get_ref() && ["messages", "stream", "stream_options"].contains(&name) => {
+                Err(self.error(format!("`{name}` is farthing's to set"), body.span(), "take this parameter out"))
+            }
             (None, Some(body)) if *body.get_ref() => Ok(Role::Body),
             (None, _) => Ok(Role::Variable),
         }

@@ -9,6 +9,7 @@ pub mod parameter;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 use serde_json::Value;
 
@@ -230,6 +231,35 @@ impl Space {
             Ok(false) => Some(format!("`{}` does not hold", constraint.text())),
             Err(problem) => Some(format!("`{}` cannot be evaluated: {problem}", constraint.text())),
         })
+    }
+
+    /// Checks that the constraints can be evaluated, and that some configuration satisfies them all.
+    pub fn check_satisfiable(&self) -> Result<()> {
+        let mut rng = ChaCha12Rng::seed_from_u64(0);
+        let place = |error: Error, constraint: &Constraint| match &self.origin {
+            Some((source, _)) => error.at(source, constraint.span(), "this constraint"),
+            None => error,
+        };
+        for _ in 0..20 {
+            let values = self.parameters.iter().map(|p| (p.name.clone(), p.values.draw(&mut rng))).collect();
+            let configuration = self.settle(&values);
+            for constraint in &self.constraints {
+                if let Err(problem) = constraint.holds(&configuration) {
+                    let message = format!("`{}` cannot be evaluated: {problem}", constraint.text());
+                    return Err(place(
+                        Error::usage(message).help(format!("for example for {configuration}")),
+                        constraint,
+                    ));
+                }
+            }
+        }
+        match (self.sample(&mut rng), self.constraints.first()) {
+            (None, Some(constraint)) => Err(place(
+                Error::usage(format!("{DRAWS} random configurations were drawn, and none satisfies the constraints")),
+                constraint,
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Checks that a setting (of a baseline, of `--set`) names a parameter and gives it a value that it can take. Numbers

@@ -240,6 +240,9 @@ const fn api(name: &'static str, kind: ApiKind, about: &'static str) -> ApiParam
     ApiParameter { name, kind, about }
 }
 
+/// More completions of one prompt than any endpoint gives.
+const MOST_COMPLETIONS: i64 = 100_000;
+
 /// The API parameter of a name.
 pub fn api_parameter(name: &str) -> Option<&'static ApiParameter> {
     API_PARAMETERS.iter().find(|parameter| parameter.name == name)
@@ -254,6 +257,11 @@ impl ApiParameter {
                 Some(number) if (low..=high).contains(&number) => Ok(()),
                 _ => wrong(format!("a number from {low} to {high}")),
             },
+            ApiKind::Whole(_)
+                if matches!(self.name, "n" | "best_of") && whole(value).is_some_and(|n| n > MOST_COMPLETIONS) =>
+            {
+                wrong(format!("a whole number of at most {MOST_COMPLETIONS}"))
+            }
             ApiKind::Whole(low) => match whole(value) {
                 Some(int) if int >= low => Ok(()),
                 _ if low == i64::MIN => wrong("a whole number".to_owned()),

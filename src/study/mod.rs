@@ -191,6 +191,7 @@ impl StudyBuilder {
     pub fn build(self) -> Result<Study> {
         let workload = self.workload.ok_or_else(|| Error::usage("the study has no task"))?;
         let space = self.space.ok_or_else(|| Error::usage("the study has no search space"))?;
+        space.check_satisfiable()?;
         workload.check_space(&space)?;
         let settings = self.settings;
         settings.check()?;
@@ -387,7 +388,7 @@ impl Study {
         };
         let ending = pipeline.run(&mut agenda).await?;
         let search_cost = purse.study_cost();
-        let (trials, sums, refused, mut readers) = agenda.into_parts();
+        let (trials, sums, (refused, first_refusal), mut readers) = agenda.into_parts();
         let ranking = ranking::rank(&trials, &task.objective, task.tune.len(), settings.inference_budget);
         let mut holdout = None;
         let (mut ending, mut holdout_failed) = (ending, 0);
@@ -440,7 +441,7 @@ impl Study {
             tuning_instances: task.tune.len(),
             best: ranking::best(&ranking).map(scored),
             baseline: ranking.iter().find(|row| trials[row.trial].is_baseline).map(scored),
-            notes: notes(settings, &trials, &ranking, search_cost, refused, ending == Ending::SpentOut),
+            notes: notes(settings, &trials, &ranking, search_cost, first_refusal, ending == Ending::SpentOut),
             holdout,
         };
         let finished = Event::Finished {
@@ -472,7 +473,7 @@ fn notes(
     trials: &[Trial],
     ranking: &[Ranked],
     cost: Usd,
-    refused: u64,
+    first_refusal: Option<String>,
     spent_out: bool,
 ) -> Vec<String> {
     let mut notes = Vec::new();
@@ -481,8 +482,21 @@ fn notes(
     }
     if spent_out {
         notes.push(
-            "Requests lost in crashes or time-outs used up the budget: they count at their worst case.".to_owned(),
+            "The money spent binds, though the study's own cost would not: lost requests count at their worst case, \
+             and what an earlier part bought may not have been of use to this one."
+                .to_owned(),
         );
+    }
+    let judged = trials.iter().any(|trial| trial.evaluations.iter().any(|done| done.result.is_ok()));
+    let failures = || trials.iter().flat_map(|trial| &trial.evaluations).filter_map(|done| done.result.as_ref().err());
+    match (&first_refusal, failures().next()) {
+        (_, Some(first)) if !judged => {
+            notes.push(format!("Every evaluation failed; the first one: {}: {}", first.kind, first.message));
+        }
+        (Some(refusal), None) if !judged => {
+            notes.push(format!("Not one evaluation could be sent: {refusal} (its worst case, by max_tokens and n)."));
+        }
+        _ => {}
     }
     let left = settings.budget.map_or(Usd::ZERO, |budget| budget.saturating_left(cost));
     let unbounded = trials.iter().any(|trial| {
@@ -490,7 +504,10 @@ fn notes(
             && !["max_tokens", "max_completion_tokens"].iter().any(|name| trial.plan.params.contains_key(*name))
             && !trial.plan.service.source().starts_with("replay")
     });
-    if refused > 0 && unbounded && settings.budget.is_some_and(|budget| left.as_f64() > 0.1 * budget.as_f64()) {
+    if first_refusal.is_some()
+        && unbounded
+        && settings.budget.is_some_and(|budget| left.as_f64() > 0.1 * budget.as_f64())
+    {
         notes.push(format!(
             "${left} were left unused because no max_tokens is set: a completion was held at the model's output limit. Set max_tokens to use more of the budget."
         ));

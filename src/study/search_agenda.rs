@@ -6,6 +6,7 @@ use crate::diagnostic::{Error, Result};
 use crate::evaluate::{Plan, Workload};
 use crate::event::{Event, Reader, Sums};
 use crate::money::Usd;
+use crate::provider::FailureKind;
 use crate::runner::{Purse, Runner};
 use crate::search::{Ask, Outcome, Strategy, Told};
 use crate::space::{Configuration, Space};
@@ -35,9 +36,17 @@ pub struct SearchAgenda {
     pub sums: Sums,
     /// Evaluations that did not fit the budget.
     pub refused: u64,
+    /// Why the first evaluation that did not fit the budget did not.
+    pub first_refusal: Option<String>,
     leader: Option<usize>,
     readers: Readers,
 }
+
+/// So many configurations in a row of which no instance could be judged end a search: there is nothing to find.
+const BARREN_TRIALS: usize = 100;
+
+/// So many evaluations that all fail in the metric end a search: the metric is broken, and goes on costing money.
+const BARREN_EVALUATIONS: usize = 32;
 
 impl SearchAgenda {
     /// A search that begins.
@@ -70,6 +79,7 @@ impl SearchAgenda {
             trials: Vec::new(),
             sums,
             refused: 0,
+            first_refusal: None,
             leader: None,
             readers,
         }
@@ -84,9 +94,21 @@ impl SearchAgenda {
         }
     }
 
-    /// The readers, when the search is over.
-    pub fn into_parts(self) -> (Vec<Trial>, Sums, u64, Readers) {
-        (self.trials, self.sums, self.refused, self.readers)
+    /// What is left when the search is over: trials, sums, evaluations that did not fit and why the first did not, readers.
+    pub fn into_parts(self) -> (Vec<Trial>, Sums, (u64, Option<String>), Readers) {
+        (self.trials, self.sums, (self.refused, self.first_refusal), self.readers)
+    }
+
+    /// True where going on finds nothing.
+    fn barren(&self) -> bool {
+        let judged = |trial: &Trial| trial.evaluations.iter().any(|done| done.result.is_ok());
+        let told: Vec<&Trial> = self.trials.iter().rev().filter(|trial| !trial.evaluations.is_empty()).collect();
+        if told.len() >= BARREN_TRIALS && !told.iter().take(BARREN_TRIALS).any(|trial| judged(trial)) {
+            return true;
+        }
+        let metric = |done: &Finished| done.result.as_ref().is_err_and(|why| why.kind == FailureKind::Metric);
+        let evaluations = || self.trials.iter().flat_map(|trial| &trial.evaluations);
+        evaluations().count() >= BARREN_EVALUATIONS && evaluations().take(BARREN_EVALUATIONS).all(metric)
     }
 
     fn begin(&mut self, number: usize, configuration: Configuration) -> Result<()> {
@@ -155,6 +177,11 @@ impl SearchAgenda {
 
 impl Agenda for SearchAgenda {
     fn ask(&mut self) -> Result<Wanted> {
+        // Looked at when the number of failures doubles, and then often enough.
+        let due = self.sums.failed > 0 && (self.sums.failed.is_power_of_two() || self.sums.failed.is_multiple_of(1024));
+        if due && self.barren() {
+            return Ok(Wanted::Done);
+        }
         loop {
             return Ok(match self.strategy.ask() {
                 Ask::Wait => Wanted::Wait,
@@ -194,6 +221,8 @@ impl Agenda for SearchAgenda {
         let told = Told { trial: number, instance: self.places[finished.instance], outcome, cost };
         if refused {
             self.refused += 1;
+            let words = finished.result.as_ref().err().map(|failure| failure.message.clone());
+            self.first_refusal = self.first_refusal.take().or(words);
             self.trials[number].refused += 1;
         } else {
             self.sums.evaluations += 1;
