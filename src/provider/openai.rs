@@ -250,6 +250,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_withheld_is_billed_like_any_answer() {
+        let read = |choice: Value| {
+            let body = json!({"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 4}});
+            decode(&request(1), 1, body.to_string().as_bytes()).unwrap()
+        };
+        let refused = read(json!({"message": {"content": null, "refusal": "no"}, "finish_reason": "stop"}));
+        assert_eq!((refused.samples[0].finish_reason.clone(), refused.completion_tokens()), (FinishReason::REFUSAL, 4));
+        let filtered = read(json!({"message": {"content": null}, "finish_reason": "content_filter"}));
+        assert_eq!(filtered.samples[0].finish_reason, FinishReason::CONTENT_FILTER);
+    }
+
+    #[test]
+    fn odd_forms_are_read_and_what_usage_leaves_out_is_bounded() {
+        for usage in [json!({"total_tokens": 60}), json!({}), json!(null), json!({"prompt_tokens": -1}), json!("none")]
+        {
+            let body = json!({"choices": [{"index": null, "message": {"content": [{"type": "text", "text": "abc"}]}}], "usage": usage});
+            let response = decode(&request(1), 1, body.to_string().as_bytes()).unwrap();
+            assert_eq!(response.samples[0].text, "abc");
+            assert!(response.estimated && response.prompt_tokens >= 66 && response.completion_tokens() == 4, "{usage}");
+        }
+        let float = json!({"choices": [{"text": "a"}], "usage": {"prompt_tokens": 12.0, "completion_tokens": 3}});
+        assert_eq!(decode(&request(1), 1, float.to_string().as_bytes()).unwrap().prompt_tokens, 12);
+    }
+
+    #[test]
     fn errors_are_classed() {
         for (status, body, kind) in [
             (

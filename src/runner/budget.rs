@@ -1,7 +1,10 @@
 //! The cap: what may be sent, decided in the order of asking. Two sums stay within it: the study's own cost and the
 //! money really spent.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
 
 use crate::money::Usd;
 
@@ -9,9 +12,11 @@ use crate::money::Usd;
 #[derive(Debug)]
 pub struct Purse {
     accounts: Mutex<Accounts>,
+    /// Something was given back, or nobody is left who could.
+    changed: Notify,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Accounts {
     /// What the study's own cost may come to.
     study_limit: Option<Usd>,
@@ -24,6 +29,12 @@ struct Accounts {
     spent: Usd,
     held: Usd,
     holds: usize,
+    /// Holds that wait for money for another attempt, by their places in the order of asking: the first comes first.
+    waiting: BTreeSet<u64>,
+    /// Holds given out so far.
+    tickets: u64,
+    /// Holds that wait for another evaluation of the same request.
+    blocked: usize,
 }
 
 /// The answer to whether an evaluation may be sent.
@@ -64,8 +75,11 @@ impl Purse {
             spent,
             held: zero,
             holds: 0,
+            waiting: BTreeSet::new(),
+            tickets: 0,
+            blocked: 0,
         };
-        Arc::new(Purse { accounts: Mutex::new(accounts) })
+        Arc::new(Purse { accounts: Mutex::new(accounts), changed: Notify::new() })
     }
 
     fn accounts(&self) -> MutexGuard<'_, Accounts> {
@@ -76,6 +90,10 @@ impl Purse {
     /// Asks to send something that costs the study at most `study` and in money at most `real`.
     pub fn admit(self: &Arc<Purse>, study: Usd, real: Usd) -> Admission {
         let mut accounts = self.accounts();
+        if !accounts.waiting.is_empty() {
+            // Who was asked earlier has the first right to what settles.
+            return Admission::Wait;
+        }
         let study_sum = accounts.study_settled + accounts.study_held + study;
         let study_fits = accounts.reuse_savings || within(accounts.study_limit, study_sum);
         // What needs no money is not kept out by money lost before.
@@ -89,7 +107,17 @@ impl Purse {
         accounts.study_held += study;
         accounts.held += real;
         accounts.holds += 1;
-        Admission::Go(Hold { purse: self.clone(), study, real, paid: Usd::ZERO })
+        accounts.tickets += 1;
+        let ticket = accounts.tickets;
+        Admission::Go(Hold { purse: self.clone(), study, real, paid: Usd::ZERO, ticket })
+    }
+
+    /// Someone with a hold now waits for another evaluation of the same request, or no longer does.
+    pub fn block(&self, blocked: bool) {
+        let mut accounts = self.accounts();
+        accounts.blocked = if blocked { accounts.blocked + 1 } else { accounts.blocked.saturating_sub(1) };
+        drop(accounts);
+        self.changed.notify_waiters();
     }
 
     /// The study's own cost so far.
@@ -130,6 +158,8 @@ pub struct Hold {
     study: Usd,
     real: Usd,
     paid: Usd,
+    /// Its place in the order of asking.
+    ticket: u64,
 }
 
 impl Hold {
@@ -152,12 +182,16 @@ impl Hold {
         drop(accounts);
         self.real -= used;
         self.paid += amount;
+        self.purse.changed.notify_waiters();
     }
 
     /// Makes sure that at least `worst` is held for another attempt; false where that does not fit.
     pub fn top_up(&mut self, worst: Usd) -> bool {
         let missing = worst.saturating_left(self.real);
         let mut accounts = self.purse.accounts();
+        if accounts.waiting.first().is_some_and(|first| *first < self.ticket) {
+            return false;
+        }
         if !within(accounts.spent_limit, accounts.spent + accounts.held + missing) {
             return false;
         }
@@ -165,6 +199,29 @@ impl Hold {
         drop(accounts);
         self.real += missing;
         true
+    }
+
+    /// The same, but waits for others to settle where it does not fit yet. False where it does not fit although nobody is
+    /// left who could give anything back.
+    pub async fn top_up_in_time(&mut self, worst: Usd) -> bool {
+        let purse = self.purse.clone();
+        let _waits = Waits::new(&purse, self.ticket);
+        loop {
+            let changed = purse.changed.notified();
+            let mut changed = std::pin::pin!(changed);
+            changed.as_mut().enable();
+            if self.top_up(worst) {
+                return true;
+            }
+            {
+                let accounts = purse.accounts();
+                let first = accounts.waiting.first() == Some(&self.ticket);
+                if first && accounts.waiting.len() + accounts.blocked >= accounts.holds {
+                    return false;
+                }
+            }
+            changed.await;
+        }
     }
 
     /// Ends it: the study's cost is settled, the rest of the money is given back.
@@ -179,6 +236,26 @@ impl Drop for Hold {
         accounts.study_held -= self.study;
         accounts.held -= self.real;
         accounts.holds -= 1;
+        drop(accounts);
+        self.purse.changed.notify_waiters();
+    }
+}
+
+/// Counts one who waits, for as long as it does.
+struct Waits<'a>(&'a Purse, u64);
+
+impl<'a> Waits<'a> {
+    fn new(purse: &'a Purse, ticket: u64) -> Waits<'a> {
+        purse.accounts().waiting.insert(ticket);
+        purse.changed.notify_waiters();
+        Waits(purse, ticket)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.accounts().waiting.remove(&self.1);
+        self.0.changed.notify_waiters();
     }
 }
 

@@ -61,6 +61,11 @@ fn given_up(attempts: u64, failure: Failure) -> Failure {
     Failure::new(failure.kind, format!("{} (given up after {attempts} attempts)", failure.message))
 }
 
+fn no_money(worst: Usd) -> CallError {
+    let message = format!("another attempt ({worst} dollars at worst) does not fit the budget");
+    CallError { failure: Failure::new(FailureKind::Budget, message), may_be_billed: false, retry_after: None }
+}
+
 fn stopped() -> CallError {
     let failure = Failure::new(FailureKind::Interrupted, "the run was stopped before this was sent");
     CallError { failure, may_be_billed: false, retry_after: None }
@@ -192,11 +197,22 @@ impl Runner {
             requests += 1;
             match self.attempt(service, request, first, fingerprint, scope, hold).await? {
                 Ok(all) => stored = all,
+                Err(error) if error.failure.kind == FailureKind::Budget => {
+                    // Its bound grew while it waited for its turn.
+                    requests -= 1;
+                    if let Err(failure) = self.afford(service, request, first, hold).await {
+                        return Ok(Err(failure));
+                    }
+                }
                 Err(error) if !error.failure.kind.transient() => return Ok(Err(error.failure)),
                 Err(error) => {
                     match if error.failure.kind == FailureKind::RateLimit { patient.next() } else { delays.next() } {
                         None => return Ok(Err(given_up(requests, error.failure))),
                         Some(delay) => {
+                            // What was lost must be held anew, and before others that were asked later take it.
+                            if let Err(failure) = self.afford(service, request, first, hold).await {
+                                return Ok(Err(failure));
+                            }
                             // The endpoint's own wish counts; but one that says "at once" again and again is not believed for ever.
                             let wait = error.retry_after.map_or(delay, |wish| wish.max(delay / 4));
                             tracing::info!(model = %request.model, reason = %error.failure, ?wait, "trying again");
@@ -211,6 +227,19 @@ impl Runner {
             }
         }
         Ok(Ok(Answered { stored, requests }))
+    }
+
+    /// Holds what another attempt may cost, waiting for others to settle where it does not fit yet.
+    async fn afford(&self, service: &Service, request: &Request, first: usize, hold: &mut Hold) -> Result<(), Failure> {
+        let worst = service.attempt_bound(request, first, hold.real());
+        if worst <= hold.real() {
+            return Ok(());
+        }
+        let mut stopping = self.stopping.subscribe();
+        tokio::select! {
+            fits = hold.top_up_in_time(worst) => if fits { Ok(()) } else { Err(no_money(worst).failure) },
+            _ = stopping.wait_for(|stop| *stop) => Err(stopped().failure),
+        }
     }
 
     /// One attempt, with its place in the ledger. The outer error is the store's.
@@ -238,9 +267,7 @@ impl Runner {
         // Bounded only now: what was billed while this one waited for its turn may have taught more.
         let worst = service.attempt_bound(request, first, hold.real());
         if worst > hold.real() && !hold.top_up(worst) {
-            let message = format!("another attempt ({worst} dollars at worst) does not fit the budget");
-            let failure = Failure::new(FailureKind::Budget, message);
-            return Ok(Err(CallError { failure, may_be_billed: false, retry_after: None }));
+            return Ok(Err(no_money(worst)));
         }
         let entry = match service.backend.in_process() {
             true => None,

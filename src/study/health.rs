@@ -10,6 +10,9 @@ use crate::study::pipeline::Finished;
 /// So many evaluations in a row that failed for no reason of their own end a run: it goes on when the endpoint is back.
 const OUTAGE: usize = 8;
 
+/// After so many answers in a row an endpoint is surely there.
+const SURELY_BACK: usize = 32;
+
 /// A failure as the store keeps it: the request, how many samples were wanted, and why there are none.
 pub type Kept = (Fingerprint, u32, Failure);
 
@@ -22,7 +25,9 @@ struct State {
     answered: bool,
     /// Failures in a row that are not the requests' own.
     failing: usize,
-    /// Those failures: kept for good only when the endpoint answers again, so that an outage poisons no study.
+    /// Answers in a row since the last of those failures.
+    answering: usize,
+    /// Those failures: kept for good only when the endpoint surely answers again, so that an outage poisons no study.
     doubtful: Vec<Kept>,
 }
 
@@ -48,8 +53,12 @@ impl Health {
             (Err(_), None) => return Diagnosis::Nothing,
             _ => {
                 (state.answered, state.failing) = (true, 0);
-                let doubtful = std::mem::take(&mut state.doubtful);
-                return if doubtful.is_empty() { Diagnosis::Nothing } else { Diagnosis::Keep(doubtful) };
+                state.answering += 1;
+                // Answers and failures of the moment when an endpoint goes away come in any order.
+                if state.doubtful.is_empty() || state.answering < SURELY_BACK {
+                    return Diagnosis::Nothing;
+                }
+                return Diagnosis::Keep(std::mem::take(&mut state.doubtful));
             }
         };
         let first = !state.answered && state.failing == 0;
@@ -61,11 +70,17 @@ impl Health {
             return Diagnosis::Keep(vec![kept]);
         }
         state.failing += 1;
+        state.answering = 0;
         state.doubtful.push(kept);
         match state.failing >= OUTAGE {
             true => Diagnosis::Hopeless(failure.clone()),
             false => Diagnosis::Nothing,
         }
+    }
+
+    /// What is still in doubt when a run ends with its endpoints in use: those failures are for good.
+    pub fn settle(&mut self) -> Vec<Kept> {
+        self.0.values_mut().flat_map(|state| std::mem::take(&mut state.doubtful)).collect()
     }
 }
 
@@ -108,7 +123,11 @@ mod tests {
         assert_eq!(diagnoses(&[Some(Connection)]), ["hopeless: connection"]);
         assert_eq!(diagnoses(&[Some(BadRequest)]), ["hopeless: bad request"]);
         assert_eq!(diagnoses(&[None, Some(BadRequest), Some(ContextTooLong)]), ["-", "keep 1", "keep 1"]);
-        assert_eq!(diagnoses(&[Some(Server), Some(Server), None, None]), ["-", "-", "keep 2", "-"]);
+        let mut kinds = vec![Some(Server), Some(Server)];
+        kinds.extend([None; SURELY_BACK + 1]);
+        let seen = diagnoses(&kinds);
+        assert_eq!(seen[SURELY_BACK + 1..], ["keep 2", "-"]);
+        assert!(seen[..SURELY_BACK + 1].iter().all(|diagnosis| diagnosis == "-"));
     }
 
     #[test]

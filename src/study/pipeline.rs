@@ -271,6 +271,10 @@ impl Pipeline<'_> {
                 return Ok(Ending::Interrupted);
             }
         }
+        if driver.hopeless.is_none() {
+            let doubtful = driver.health.settle();
+            doubtful.iter().for_each(|(print, n, failure)| driver.keep_failure(print, *n, failure));
+        }
         for recorded in std::mem::take(&mut driver.recording) {
             recorded.await?;
         }
@@ -426,8 +430,9 @@ impl Driver<'_, '_> {
         let Some(print) = self.fingerprint(number) else { return };
         let chain = self.chains.entry(print).or_default();
         chain.push_back(number);
-        if chain.len() == 1 {
-            self.launch(number);
+        match chain.len() {
+            1 => self.launch(number),
+            _ => self.pipeline.purse.block(true),
         }
     }
 
@@ -579,6 +584,7 @@ impl Driver<'_, '_> {
                 self.chains.remove(&print);
                 return;
             };
+            self.pipeline.purse.block(false);
             let failure = self.failed.get(&(print, self.slots[next - self.base].plan.n)).cloned();
             let slot = self.slot(next);
             if let Some(failure) = failure {
