@@ -39,13 +39,15 @@ pub enum Diagnosis {
     /// These failures are for good: a resumed study does not try them again.
     Keep(Vec<Kept>),
     /// The endpoint cannot be used: the very first request is refused in its form or reaches nobody, or too many in a row
-    /// fail for no reason of their own.
+    /// fail for no reason of their own, and no other model answers either.
     Hopeless(Failure),
 }
 
 impl Health {
     /// Takes note of one result of a configuration that wants `n` samples of `model`.
     pub fn examine(&mut self, model: &str, n: u32, finished: &Finished) -> Diagnosis {
+        // Where another model answers, one that does not is that model's misfortune: its evaluations are missing.
+        let others = self.0.iter().any(|(name, other)| name != model && other.answered && other.failing < OUTAGE);
         let state = self.0.entry(model.to_owned()).or_default();
         let (failure, print) = match (&finished.result, finished.fingerprint) {
             (Err(failure), Some(print)) if finished.production.is_none() => (failure, print),
@@ -62,7 +64,7 @@ impl Health {
             }
         };
         let first = !state.answered && state.failing == 0;
-        if first && matches!(failure.kind, FailureKind::BadRequest | FailureKind::Connection) {
+        if first && !others && matches!(failure.kind, FailureKind::BadRequest | FailureKind::Connection) {
             return Diagnosis::Hopeless(failure.clone());
         }
         let kept = (print, n, failure.clone());
@@ -72,7 +74,7 @@ impl Health {
         state.failing += 1;
         state.answering = 0;
         state.doubtful.push(kept);
-        match state.failing >= OUTAGE {
+        match state.failing >= OUTAGE && !others {
             true => Diagnosis::Hopeless(failure.clone()),
             false => Diagnosis::Nothing,
         }
@@ -128,6 +130,17 @@ mod tests {
         let seen = diagnoses(&kinds);
         assert_eq!(seen[SURELY_BACK + 1..], ["keep 2", "-"]);
         assert!(seen[..SURELY_BACK + 1].iter().all(|diagnosis| diagnosis == "-"));
+    }
+
+    #[test]
+    fn one_model_of_several_may_fail() {
+        let mut health = Health::default();
+        assert_eq!(health.examine("good", 1, &result(None)), Diagnosis::Nothing);
+        for _ in 0..3 * OUTAGE {
+            assert_eq!(health.examine("bad", 1, &result(Some(FailureKind::Server))), Diagnosis::Nothing);
+        }
+        assert!(matches!(health.examine("worse", 1, &result(Some(FailureKind::BadRequest))), Diagnosis::Keep(_)));
+        assert_eq!(health.settle().len(), 3 * OUTAGE);
     }
 
     #[test]
