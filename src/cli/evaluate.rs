@@ -150,9 +150,14 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     let spent = pipeline.runner.store().spent(&scope)?.total();
     let evaluated =
         evaluated(&workload, &agenda.trials[0], instances.len(), spent, &pipeline.purse, agenda.cache_hits());
+    let ended = match (&unusable, &ending) {
+        (Some(_), _) => "the endpoint could not be used",
+        (None, Ending::Interrupted) => "the run was stopped before",
+        (None, _) => "the budget ended before",
+    };
     match common.json {
         true => print_json(&evaluated)?,
-        false => print(&text(&evaluated, &workload.task.objective.metric, arguments.budget))?,
+        false => print(&text(&evaluated, &workload.task.objective.metric, arguments.budget, ended))?,
     }
     if let Some(error) = unusable {
         return Err(error);
@@ -200,7 +205,7 @@ fn evaluated(
     }
 }
 
-fn text(evaluated: &Evaluated, objective: &str, budget: Option<Usd>) -> String {
+fn text(evaluated: &Evaluated, objective: &str, budget: Option<Usd>, ended: &str) -> String {
     let interval = |name: &String, mean: &Mean| (name.clone(), mean.mean, mean.ci95);
     let (first, others): (Vec<_>, Vec<_>) =
         evaluated.metrics.iter().map(|(name, mean)| interval(name, mean)).partition(|(name, ..)| name == objective);
@@ -220,7 +225,7 @@ fn text(evaluated: &Evaluated, objective: &str, budget: Option<Usd>) -> String {
     };
     let mut text = table::evaluate_table(&shown, colour(&std::io::stdout()));
     if evaluated.not_reached > 0 {
-        text += &format!("{} instances were not reached: the budget ended before.\n", evaluated.not_reached);
+        text += &format!("{} instances were not reached: {ended}.\n", evaluated.not_reached);
     }
     text
 }

@@ -143,6 +143,7 @@ fn begun(arguments: &TuneArguments, embedded: &Embedded, stop: &Arc<Stop>) -> Re
     let file = StudyFile {
         farthing: env!("CARGO_PKG_VERSION").to_owned(),
         study: id,
+        look_ahead: prepared.look_ahead(),
         inputs: places,
         settings,
         hashes: hashes(&study)?,
@@ -263,6 +264,9 @@ fn resumed(
         }
     }
     let prepared = study.prepare()?;
+    if prepared.look_ahead() != file.look_ahead {
+        return changed("a look-ahead of", file.look_ahead.to_string(), prepared.look_ahead().to_string());
+    }
     if file.settings.budget != was.budget {
         folder.write("study.toml", folder::to_toml(&file)?)?;
     }

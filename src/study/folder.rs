@@ -18,6 +18,8 @@ pub struct StudyFile {
     pub farthing: String,
     /// The study's name in the ledger.
     pub study: String,
+    /// Evaluations asked ahead of those told: a constant of the study, which decides with the rest.
+    pub look_ahead: usize,
     /// Where its inputs stand.
     pub inputs: Inputs,
     /// How it is run.
@@ -233,6 +235,7 @@ mod tests {
             study: "study-1".into(),
             inputs: Inputs { name: "t".into(), task: Some("/a/b".into()), ..Inputs::default() },
             settings,
+            look_ahead: 64,
             hashes: Hashes::default(),
         }
     }

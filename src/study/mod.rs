@@ -219,15 +219,18 @@ pub fn order(workload: &Workload, instances: &[Instance], seed: u64) -> Vec<usiz
     search::order::stratified(&strata, settings::stream(seed, "order"))
 }
 
-/// Opens a runner for the models of a space; it has no store yet.
-fn open_runner(space: &Space, endpoints: &Endpoints, settings: &Settings) -> Result<Runner> {
+/// Every model that may be asked: the space's, and the baseline's where it is another.
+fn models(space: &Space) -> Vec<String> {
     let mut models = space.models();
-    if let Some(model) = space.baseline.as_ref().and_then(|baseline| baseline.get("model")?.as_str().map(str::to_owned))
-    {
-        models.push(model);
-    }
+    models.extend(space.baseline.as_ref().and_then(|baseline| Some(baseline.get("model")?.as_str()?.to_owned())));
     models.sort();
     models.dedup();
+    models
+}
+
+/// Opens a runner for the models of a space; it has no store yet.
+fn open_runner(space: &Space, endpoints: &Endpoints, settings: &Settings) -> Result<Runner> {
+    let models = models(space);
     let bounded = ["max_tokens", "max_completion_tokens"]
         .iter()
         .any(|name| space.parameter(name).is_some_and(|parameter| parameter.when.is_empty()));
@@ -278,7 +281,7 @@ impl Study {
     /// What decides what the study's endpoints answer and cost, hashed: a changed address, key or timeout changes nothing.
     pub fn endpoints_hash(&self) -> Result<String> {
         let mut text = String::new();
-        for name in self.space.models() {
+        for name in models(&self.space) {
             let model = self.endpoints.model(&name)?;
             let endpoint = &self.endpoints.list[model.endpoint];
             let cassette = match &endpoint.cassette {
@@ -465,6 +468,13 @@ pub struct Prepared {
     strategy: Box<dyn search::Strategy>,
     recorded: HashMap<(Fingerprint, u32), Failure>,
     already: Usd,
+}
+
+impl Prepared {
+    /// How many evaluations are asked ahead of those told.
+    pub fn look_ahead(&self) -> usize {
+        self.strategy.look_ahead()
+    }
 }
 
 /// What the user should know beside the numbers.
