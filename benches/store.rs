@@ -85,9 +85,8 @@ fn print_of(number: u64) -> Fingerprint {
 /// Requests of some 1,500 bytes, answered with 5 samples of 200 bytes, each under a fingerprint of its own.
 async fn requests(store: &Arc<SqliteStore>, tasks: u64, each: u64, reserve: bool) {
     let request = RequestRecord { model: "gpt-4o-mini".into(), source: "http".into(), body: "x".repeat(1500) };
-    let sample = Sample { text: "y".repeat(200), finish_reason: FinishReason::STOP, completion_tokens: 50 };
-    let response =
-        Response { samples: vec![sample; 5], prompt_tokens: 400, cached_tokens: 0, model: None, estimated: false };
+    let sample = Sample::new("y".repeat(200), FinishReason::STOP, 50);
+    let response = Response { samples: vec![sample; 5], prompt_tokens: 400, ..Response::default() };
     let mut running = Vec::new();
     for task in 0..tasks {
         let (store, request, response) = (Arc::clone(store), request.clone(), response.clone());

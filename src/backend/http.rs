@@ -38,12 +38,12 @@ impl Http {
         static TLS: Once = Once::new();
         // An application that embeds farthing may have installed its own TLS provider: then that one serves.
         TLS.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-        let key =
-            std::env::var(&endpoint.api_key_env).ok().map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
+        let key = endpoint.api_key_envs.iter().find_map(|variable| std::env::var(variable).ok());
+        let key = key.map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
         if key.is_none() && endpoint.vendor {
             return Err(Error::endpoint(format!("the endpoint `{}` needs a key", endpoint.name)).help(format!(
                 "set the environment variable {}, or give the endpoint another base_url",
-                endpoint.api_key_env
+                endpoint.api_key_envs.join(" or ")
             )));
         }
         let loopback = reqwest::Url::parse(&endpoint.base_url).is_ok_and(|url| {

@@ -111,9 +111,9 @@ pub fn answer(request: &Request, first: usize) -> Result<Response, Failure> {
     let samples = (first..first.saturating_add(request.n as usize)).map(|index| {
         let said = speaker.say(index, params.max_tokens);
         let (text, finish_reason) = cut(&said, &params);
-        Sample { completion_tokens: tokens::count(text), text: text.to_owned(), finish_reason }
+        Sample::new(text, finish_reason, tokens::count(text))
     });
-    Ok(Response { samples: samples.collect(), prompt_tokens, cached_tokens: 0, model: None, estimated: false })
+    Ok(Response { samples: samples.collect(), prompt_tokens, ..Response::default() })
 }
 
 /// The parameters that do something.

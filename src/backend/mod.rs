@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use endpoints::{Endpoint, Endpoints, Model, ModelKind, ProviderKind};
+pub use endpoints::{Auth, Endpoint, Endpoints, Equivalence, Model, ModelKind, ProviderKind, Rates, Routing};
 
 use crate::diagnostic::Result;
 use crate::provider::{Failure, Request, Response};
@@ -56,12 +56,12 @@ pub trait Backend: Send + Sync {
 /// Opens what answers for an endpoint.
 pub fn open(endpoint: &Endpoint) -> Result<Arc<dyn Backend>> {
     Ok(match endpoint.provider {
-        ProviderKind::Openai => Arc::new(http::Http::open(endpoint)?),
         ProviderKind::Mock => Arc::new(MadeUp),
         ProviderKind::Replay => {
             let path = endpoint.cassette.as_deref().unwrap_or(std::path::Path::new(""));
             Arc::new(replay::Cassette::load(path)?)
         }
+        _ => Arc::new(http::Http::open(endpoint)?),
     })
 }
 

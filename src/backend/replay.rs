@@ -141,13 +141,11 @@ impl Cassette {
             return Err(missing(format!("the tokens of the prompt are not recorded{because}")));
         };
         let sample = |(text, tokens): &(String, Option<u64>)| match tokens {
-            Some(tokens) => {
-                Ok(Sample { text: text.clone(), finish_reason: FinishReason::UNKNOWN, completion_tokens: *tokens })
-            }
+            Some(tokens) => Ok(Sample::new(text.clone(), FinishReason::UNKNOWN, *tokens)),
             None => Err(missing(format!("the tokens of a sample are not recorded{because}"))),
         };
         let samples = entry.samples[first.min(wanted)..wanted].iter().map(sample).collect::<Result<_, _>>()?;
-        Ok(Response { samples, prompt_tokens, cached_tokens: 0, model: None, estimated: false })
+        Ok(Response { samples, prompt_tokens, ..Response::default() })
     }
 }
 

@@ -101,7 +101,7 @@ impl Plan {
                 format!("prompt `{}`, instance `{}`: {problem}", self.prompt.name, instance.id),
             )
         })?;
-        Ok(Request { model: self.service.model.name.clone(), input, params: self.params.clone(), n: self.n })
+        Ok(Request { model: self.service.model.id.clone(), input, params: self.params.clone(), n: self.n })
     }
 
     /// What the study pays for samples `known..n`: the prompt that bought the first of them, and their output.

@@ -268,8 +268,7 @@ pub(super) mod tests {
     }
 
     pub fn samples(texts: &[&str]) -> Vec<Sample> {
-        let sample =
-            |text: &&str| Sample { text: (*text).to_owned(), finish_reason: FinishReason::STOP, completion_tokens: 7 };
+        let sample = |text: &&str| Sample::new(*text, FinishReason::STOP, 7);
         texts.iter().map(sample).collect()
     }
 

@@ -93,7 +93,7 @@ mod tests {
     use crate::provider::FinishReason;
 
     fn sample(tokens: u64) -> Sample {
-        Sample { text: String::new(), finish_reason: FinishReason::STOP, completion_tokens: tokens }
+        Sample::new("", FinishReason::STOP, tokens)
     }
 
     #[test]
@@ -103,8 +103,7 @@ mod tests {
             samples: vec![sample(10), sample(5)],
             prompt_tokens: 100,
             cached_tokens: 40,
-            model: None,
-            estimated: false,
+            ..Response::default()
         };
         assert_eq!(price.bill(&response).to_string(), "0.000021");
         assert_eq!(price.production(100, &response.samples).to_string(), "0.000024");

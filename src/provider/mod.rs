@@ -70,10 +70,23 @@ pub struct Sample {
     pub finish_reason: FinishReason,
     /// This completion's share of the output tokens that were billed.
     pub completion_tokens: u64,
+    /// The tools that the model wants called, as a list in the form of OpenAI's chat API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Value>,
+    /// Log-probabilities of the tokens, as the endpoint gave them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<Value>,
+}
+
+impl Sample {
+    /// A completion that is a text and nothing else.
+    pub fn new(text: impl Into<String>, finish_reason: FinishReason, completion_tokens: u64) -> Sample {
+        Sample { text: text.into(), finish_reason, completion_tokens, tool_calls: None, logprobs: None }
+    }
 }
 
 /// What an endpoint answered.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Response {
     /// The completions, in the endpoint's order.
     pub samples: Vec<Sample>,
@@ -82,9 +95,18 @@ pub struct Response {
     /// Those of them that were billed at the cached-input price.
     #[serde(default)]
     pub cached_tokens: u64,
+    /// Those of them that were written to the endpoint's prompt cache, which some bill above other input.
+    #[serde(default)]
+    pub cache_write_tokens: u64,
+    /// Output tokens, of all completions together, that the model thought with: part of what was billed as output.
+    #[serde(default)]
+    pub reasoning_tokens: u64,
     /// The model that the reply names, where it differs from the one asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// The endpoint that answered, by the user's name for it, where several could have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
     /// True where a share of the tokens, or all of them, was estimated rather than billed by the sample.
     #[serde(default)]
     pub estimated: bool,

@@ -118,7 +118,7 @@ pub fn decode(request: &Request, n: u32, body: &[u8]) -> Result<Response, Failur
             (None, Some(text)) => text,
             (None, None) => String::new(),
         };
-        samples.push(Sample { text, finish_reason, completion_tokens: 0 });
+        samples.push(Sample::new(text, finish_reason, 0));
     }
     // More than was asked would be billed to no one's request.
     samples.truncate(n as usize);
@@ -136,7 +136,7 @@ pub fn decode(request: &Request, n: u32, body: &[u8]) -> Result<Response, Failur
         sample.completion_tokens = share;
     }
     let model = reply.model.filter(|model| *model != request.model);
-    Ok(Response { samples, prompt_tokens, cached_tokens, model, estimated: several || guessed })
+    Ok(Response { samples, prompt_tokens, cached_tokens, model, estimated: several || guessed, ..Response::default() })
 }
 
 /// Reads a reply with another status: what class of failure it is, in the endpoint's own words.

@@ -20,9 +20,9 @@ impl Limits {
     /// The limits that an endpoint was given.
     pub fn new(endpoint: &Endpoint) -> Limits {
         Limits {
-            concurrency: endpoint.max_concurrency.map(|most| Semaphore::new(most as usize)),
-            requests: endpoint.requests_per_minute.map(|most| Pace::per_minute(f64::from(most))),
-            tokens: endpoint.tokens_per_minute.map(|most| Pace::per_minute(most as f64)),
+            concurrency: endpoint.rates.max_concurrency.map(|most| Semaphore::new(most as usize)),
+            requests: endpoint.rates.requests_per_minute.map(|most| Pace::per_minute(f64::from(most))),
+            tokens: endpoint.rates.tokens_per_minute.map(|most| Pace::per_minute(most as f64)),
         }
     }
 
@@ -90,7 +90,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_rate_holds() {
         let mut endpoint = Endpoint::at("x", "http://127.0.0.1:1/v1");
-        endpoint.requests_per_minute = Some(120);
+        endpoint.rates.requests_per_minute = Some(120);
         let limits = Limits::new(&endpoint);
         let start = Instant::now();
         for _ in 0..22 {
@@ -103,7 +103,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn tokens_not_used_are_given_back() {
         let mut endpoint = Endpoint::at("x", "http://127.0.0.1:1/v1");
-        endpoint.tokens_per_minute = Some(60_000);
+        endpoint.rates.tokens_per_minute = Some(60_000);
         let limits = Limits::new(&endpoint);
         let start = Instant::now();
         limits.enter(1_000).await;

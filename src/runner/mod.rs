@@ -86,31 +86,31 @@ impl Runner {
         let mut services = Vec::new();
         for name in models {
             let model = endpoints.model(name)?;
-            let endpoint = &endpoints.list[model.endpoint];
+            let endpoint = &endpoints.list[model.endpoints[0]];
             let file = endpoints.source.as_ref().map_or("farthing.toml", |source| source.name());
             if model.price.is_none() && budget {
                 return Err(Error::usage(format!("no price is known of the model `{name}`, so no budget can hold"))
                     .help(format!("add to {file}: [models.\"{name}\"] with price = {{ input = 0.15, output = 0.60 }} in dollars per million tokens; 0 is a price too")));
             }
-            let (backend, limits) = match opened.get(&model.endpoint) {
+            let (backend, limits) = match opened.get(&model.endpoints[0]) {
                 Some(open) => open.clone(),
                 None => {
                     let open = (backend::open(endpoint)?, Arc::new(Limits::new(endpoint)));
-                    opened.insert(model.endpoint, open.clone());
+                    opened.insert(model.endpoints[0], open.clone());
                     open
                 }
             };
             let kind = model.kind.or_else(|| backend.kind(name)).unwrap_or(ModelKind::Chat);
             let limited = model.max_output_tokens.is_some() || model.context_window.is_some();
             let knows_the_bill = backend.in_process() && endpoint.provider == backend::ProviderKind::Replay;
-            if budget && !bounded && !limited && !knows_the_bill && (kind == ModelKind::Chat || !endpoint.vendor) {
+            if budget && !bounded && !limited && !knows_the_bill && (kind != ModelKind::Text || !endpoint.vendor) {
                 return Err(Error::usage(format!("nothing bounds what a completion of `{name}` may cost")).help(
                     format!("set max_tokens in the space, or in {file}: [models.\"{name}\"] max_output_tokens = ..."),
                 ));
             }
             services.push(Arc::new(Service {
                 price: model.price.unwrap_or(Price { input: Usd::ZERO, cached_input: Usd::ZERO, output: Usd::ZERO }),
-                chat: kind == ModelKind::Chat,
+                chat: kind != ModelKind::Text,
                 vendor: endpoint.vendor,
                 max_retries: endpoint.max_retries,
                 model,

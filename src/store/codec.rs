@@ -40,7 +40,7 @@ pub(super) fn decode(mut bytes: &[u8]) -> Option<Vec<Sample>> {
             0 => FinishReason(self::text(bytes)?.to_owned().into()),
             known => KNOWN.get(usize::from(known) - 1)?.clone(),
         };
-        samples.push(Sample { text, finish_reason, completion_tokens: number(bytes)? });
+        samples.push(Sample::new(text, finish_reason, number(bytes)?));
     }
     bytes.is_empty().then_some(samples)
 }
@@ -93,7 +93,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn sample(text: &str, reason: FinishReason, completion_tokens: u64) -> Sample {
-        Sample { text: text.to_owned(), finish_reason: reason, completion_tokens }
+        Sample::new(text, reason, completion_tokens)
     }
 
     #[test]

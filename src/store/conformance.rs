@@ -37,18 +37,8 @@ fn request() -> RequestRecord {
 }
 
 fn response(texts: &[&str]) -> Response {
-    let sample = |text: &&str| Sample {
-        text: (*text).to_owned(),
-        finish_reason: FinishReason::STOP,
-        completion_tokens: text.len() as u64,
-    };
-    Response {
-        samples: texts.iter().map(sample).collect(),
-        prompt_tokens: 7,
-        cached_tokens: 0,
-        model: None,
-        estimated: false,
-    }
+    let sample = |text: &&str| Sample::new(*text, FinishReason::STOP, text.len() as u64);
+    Response { samples: texts.iter().map(sample).collect(), prompt_tokens: 7, ..Response::default() }
 }
 
 fn texts(stored: &Stored) -> Vec<&str> {
@@ -75,16 +65,13 @@ async fn what_is_recorded_is_stored(store: &dyn Store) {
             .iter()
             .zip([FinishReason::LENGTH, FinishReason("eos_token".into()), FinishReason("".into())])
             .zip([0, u64::MAX, 1 << 63])
-            .map(|((text, finish_reason), completion_tokens)| Sample {
-                text: (*text).to_owned(),
-                finish_reason,
-                completion_tokens,
-            })
+            .map(|((text, finish_reason), completion_tokens)| Sample::new(*text, finish_reason, completion_tokens))
             .collect(),
         prompt_tokens: u64::MAX,
         cached_tokens: 1 << 63,
         model: Some("model-2024-07-18".into()),
         estimated: true,
+        ..Response::default()
     };
     let long = response(&["x".repeat(300_000).as_str()]);
     for (number, response) in (0..).zip([odd, long]) {

@@ -55,9 +55,8 @@ async fn write(store: &dyn Store, text: &str, round: u64) {
         3 => store.close(entry, Closing::Released).await.unwrap(),
         4 => store.close(entry, Closing::Lost).await.unwrap(),
         _ => {
-            let sample = Sample { text: text.to_owned(), finish_reason: FinishReason::STOP, completion_tokens: 1 };
-            let response =
-                Response { samples: vec![sample], prompt_tokens: 1, cached_tokens: 0, model: None, estimated: false };
+            let sample = Sample::new(text, FinishReason::STOP, 1);
+            let response = Response { samples: vec![sample], prompt_tokens: 1, ..Response::default() };
             let request = RequestRecord { model: "m".into(), source: "mock".into(), body: "x".repeat(2000) };
             store.record(SCOPE, &print, &request, response, bill(round), Some(entry)).await.unwrap();
         }

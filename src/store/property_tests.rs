@@ -59,11 +59,8 @@ fn response() -> impl Strategy<Value = Response> {
         Just(FinishReason::UNKNOWN),
         any::<String>().prop_map(|text| FinishReason(text.into()))
     ];
-    let sample = (any::<String>(), reason, any::<u64>()).prop_map(|(text, finish_reason, completion_tokens)| Sample {
-        text,
-        finish_reason,
-        completion_tokens,
-    });
+    let sample = (any::<String>(), reason, any::<u64>())
+        .prop_map(|(text, finish_reason, completion_tokens)| Sample::new(text, finish_reason, completion_tokens));
     let samples = prop::collection::vec(sample, 0..4);
     (samples, any::<u64>(), any::<u64>(), any::<Option<String>>(), any::<bool>()).prop_map(
         |(samples, prompt_tokens, cached_tokens, model, estimated)| Response {
@@ -72,6 +69,7 @@ fn response() -> impl Strategy<Value = Response> {
             cached_tokens,
             model,
             estimated,
+            ..Response::default()
         },
     )
 }

@@ -191,6 +191,7 @@ fn stored(conn: &Connection, fingerprint: &Fingerprint) -> Result<Stored, Troubl
             cached_tokens: tokens(row, 3)?,
             model: row.get(4)?,
             estimated: row.get(5)?,
+            ..Response::default()
         };
         stored.purchases.push(Purchase { first: stored.len(), response });
     }

@@ -14,8 +14,8 @@ use crate::money::Usd;
 use crate::provider::{FinishReason, Response, Sample};
 
 fn response(text: &str) -> Response {
-    let sample = Sample { text: text.to_owned(), finish_reason: FinishReason::STOP, completion_tokens: 1 };
-    Response { samples: vec![sample], prompt_tokens: 1, cached_tokens: 0, model: None, estimated: false }
+    let sample = Sample::new(text, FinishReason::STOP, 1);
+    Response { samples: vec![sample], prompt_tokens: 1, ..Response::default() }
 }
 
 fn request() -> RequestRecord {

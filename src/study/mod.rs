@@ -283,7 +283,7 @@ impl Study {
         let mut text = String::new();
         for name in models(&self.space) {
             let model = self.endpoints.model(&name)?;
-            let endpoint = &self.endpoints.list[model.endpoint];
+            let endpoint = &self.endpoints.list[model.endpoints[0]];
             let cassette = match &endpoint.cassette {
                 Some(path) => blake3::hash(&std::fs::read(path).map_err(|e| crate::diagnostic::unreadable(path, &e))?)
                     .to_hex()

@@ -55,14 +55,11 @@ impl Answers {
 
 /// Completions with their tokens counted as the made-up models count them.
 pub(super) fn counted(request: &Request, texts: Vec<String>) -> Response {
-    let sample =
-        |text: String| Sample { completion_tokens: tokens::count(&text), finish_reason: FinishReason::STOP, text };
+    let sample = |text: String| Sample::new(text.as_str(), FinishReason::STOP, tokens::count(&text));
     Response {
         samples: texts.into_iter().map(sample).collect(),
         prompt_tokens: tokens::prompt(&request.input),
-        cached_tokens: 0,
-        model: None,
-        estimated: false,
+        ..Response::default()
     }
 }
 
@@ -118,13 +115,10 @@ impl Cassette {
         let params = line.get("params").map_or(Some(&empty), Value::as_object).ok_or("params is no table")?;
         let samples = line["samples"].as_array().ok_or("there are no samples")?;
         let tokens = line["usage"]["completion_tokens"].as_array().map_or(&[][..], Vec::as_slice);
-        let samples = samples.iter().zip(tokens).map_while(|(text, tokens)| {
-            Some(Sample {
-                text: text.as_str()?.to_owned(),
-                finish_reason: FinishReason::STOP,
-                completion_tokens: tokens.as_u64()?,
-            })
-        });
+        let samples = samples
+            .iter()
+            .zip(tokens)
+            .map_while(|(text, tokens)| Some(Sample::new(text.as_str()?, FinishReason::STOP, tokens.as_u64()?)));
         if let Some(prompt_tokens) = line["usage"]["prompt_tokens"].as_u64() {
             let key = key(model, input, params.iter());
             self.lines.insert(key, Recorded { prompt_tokens, samples: samples.collect() });
@@ -141,13 +135,7 @@ impl Cassette {
         let samples = recorded.samples.get(from..from + count);
         let samples =
             samples.ok_or_else(|| Refusal::not_recorded("the cassette holds fewer samples of this request"))?;
-        Ok(Response {
-            samples: samples.to_vec(),
-            prompt_tokens: recorded.prompt_tokens,
-            cached_tokens: 0,
-            model: None,
-            estimated: false,
-        })
+        Ok(Response { samples: samples.to_vec(), prompt_tokens: recorded.prompt_tokens, ..Response::default() })
     }
 }
 

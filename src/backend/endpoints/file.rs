@@ -1,0 +1,362 @@
+//! `farthing.toml` as it is written, and what it means.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{Auth, Endpoint, Endpoints, Equivalence, Model, ModelKind, ProviderKind, Rates, Routing, with_builtin};
+use crate::declaration;
+use crate::diagnostic::{Error, Result, Source, suggestion};
+use crate::price::PriceTable;
+
+/// A `farthing.toml`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "farthing endpoints, models and prices")]
+pub struct ConfigFile {
+    /// Who answers, by a name of your own.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, EndpointTable>")]
+    endpoints: BTreeMap<String, Spanned<EndpointTable>>,
+    /// The models, by the name that a space names them by.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, ModelTable>")]
+    models: BTreeMap<String, Spanned<ModelTable>>,
+    /// Limits that several endpoints or models share, by a name of your own.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, RatesTable>")]
+    limits: BTreeMap<String, Spanned<RatesTable>>,
+}
+
+/// An `[endpoints.NAME]` table.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct EndpointTable {
+    /// The wire format, or what answers in place of an endpoint.
+    #[schemars(with = "ProviderKind")]
+    provider: Spanned<ProviderKind>,
+    /// The address up to and with `/v1` (azure: the resource's own); else the provider's.
+    #[schemars(with = "Option<String>")]
+    base_url: Option<Spanned<String>>,
+    /// The environment variable that holds the key, or several that share the load; else the provider's usual one.
+    api_key_env: Option<OneOrMore>,
+    /// A file that holds the key and that only its owner can read.
+    #[schemars(with = "Option<String>")]
+    api_key_file: Option<Spanned<String>>,
+    /// How the key is sent: `bearer` or `api-key`; else as the provider wants it.
+    auth: Option<Auth>,
+    /// azure, anthropic: the version of the API.
+    #[schemars(with = "Option<String>")]
+    api_version: Option<Spanned<String>>,
+    /// azure: the deployment of each model, by the model's id; else it is named as the model.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, String>")]
+    deployments: Option<Spanned<BTreeMap<String, String>>>,
+    /// Further headers of every request. No keys here: they would stand in a file.
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    /// Parameters that this endpoint refuses and that are not sent to it.
+    #[serde(default)]
+    drop_params: Vec<String>,
+    /// Requests sent in any minute.
+    #[schemars(with = "Option<u32>")]
+    requests_per_minute: Option<Spanned<u32>>,
+    /// Tokens (input and output) asked for in any minute.
+    #[schemars(with = "Option<u64>")]
+    tokens_per_minute: Option<Spanned<u64>>,
+    /// Requests in flight at once.
+    #[schemars(with = "Option<u32>")]
+    max_concurrency: Option<Spanned<u32>>,
+    /// A table under [limits] whose limits hold for this endpoint together with others that name it.
+    #[schemars(with = "Option<String>")]
+    limit: Option<Spanned<String>>,
+    /// Seconds to wait for an answer (default 60).
+    #[schemars(with = "Option<f64>")]
+    timeout_seconds: Option<Spanned<f64>>,
+    /// Seconds that a request may take in all, with every retry and wait between them (default: no limit).
+    #[schemars(with = "Option<f64>")]
+    deadline_seconds: Option<Spanned<f64>>,
+    /// How often a failed request is tried again (default 5).
+    max_retries: Option<u32>,
+    /// How often one that was not answered in time is tried again (default 1): each may be billed.
+    max_timeout_retries: Option<u32>,
+    /// Whether dated snapshots of a model share stored samples: `exact` (no, the default) or `major`.
+    #[serde(default)]
+    equivalence: Equivalence,
+    /// replay: the file of recorded answers, relative to this file.
+    #[schemars(with = "Option<String>")]
+    cassette: Option<Spanned<String>>,
+}
+
+/// One text, or a list of them.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+/// A `[limits.NAME]` table.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RatesTable {
+    /// Requests sent in any minute.
+    #[schemars(with = "Option<u32>")]
+    requests_per_minute: Option<Spanned<u32>>,
+    /// Tokens (input and output) asked for in any minute.
+    #[schemars(with = "Option<u64>")]
+    tokens_per_minute: Option<Spanned<u64>>,
+    /// Requests in flight at once.
+    #[schemars(with = "Option<u32>")]
+    max_concurrency: Option<Spanned<u32>>,
+}
+
+/// A `[models."NAME"]` table.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ModelTable {
+    /// Its name at the endpoint, where it is another.
+    id: Option<String>,
+    /// The endpoint that serves it; may be left out where there is only one.
+    #[schemars(with = "Option<String>")]
+    endpoint: Option<Spanned<String>>,
+    /// The endpoints that serve it, in place of `endpoint`.
+    #[schemars(with = "Option<Vec<String>>")]
+    endpoints: Option<Spanned<Vec<Spanned<String>>>>,
+    /// How several endpoints share the work: `failover` (the first that does not fail, the default) or `balance`.
+    #[serde(default)]
+    routing: Routing,
+    /// Dollars per million tokens.
+    #[schemars(with = "Option<PriceTable>")]
+    price: Option<Arc<PriceTable>>,
+    /// Tokens of prompt and answer together.
+    context_window: Option<u64>,
+    /// Most output tokens of one completion: the worst case where a request sets no max_tokens.
+    max_output_tokens: Option<u64>,
+    /// `chat`, `text` (completes a text) or `responses` (OpenAI's Responses API); else as the built-in table or the
+    /// cassette says, else chat.
+    kind: Option<ModelKind>,
+    /// Requests of this model sent in any minute.
+    #[schemars(with = "Option<u32>")]
+    requests_per_minute: Option<Spanned<u32>>,
+    /// Tokens (input and output) of this model asked for in any minute.
+    #[schemars(with = "Option<u64>")]
+    tokens_per_minute: Option<Spanned<u64>>,
+    /// Requests of this model in flight at once.
+    #[schemars(with = "Option<u32>")]
+    max_concurrency: Option<Spanned<u32>>,
+    /// A table under [limits] whose limits hold for this model together with others that name it.
+    #[schemars(with = "Option<String>")]
+    limit: Option<Spanned<String>>,
+}
+
+impl ConfigFile {
+    /// Everything looked up. Paths are relative to `folder`.
+    pub(super) fn resolve(&self, source: &Source, folder: &Path) -> Result<Endpoints> {
+        let mut groups = BTreeMap::new();
+        for (name, table) in &self.limits {
+            let spec = table.get_ref();
+            let rates = rates(source, &spec.requests_per_minute, &spec.tokens_per_minute, &spec.max_concurrency)?;
+            groups.insert(name.clone(), rates);
+        }
+        let mut list = Vec::new();
+        for (name, table) in &self.endpoints {
+            list.push(endpoint(source, folder, name, table, &groups)?);
+        }
+        if list.is_empty() {
+            list = Endpoints::standard().list;
+        }
+        let mut models = BTreeMap::new();
+        for (name, table) in &self.models {
+            models.insert(name.clone(), model(source, name, table, &list, &groups)?);
+        }
+        Ok(Endpoints { list, models, groups, source: Some(source.clone()) })
+    }
+}
+
+fn wrong(source: &Source, message: impl Into<String>, span: Range<usize>, label: &str) -> Error {
+    Error::usage(message).at(source, span, label.to_owned())
+}
+
+fn rates(
+    source: &Source,
+    requests: &Option<Spanned<u32>>,
+    tokens: &Option<Spanned<u64>>,
+    concurrency: &Option<Spanned<u32>>,
+) -> Result<Rates> {
+    fn positive<T: Copy + Default + PartialEq>(source: &Source, limit: &Option<Spanned<T>>) -> Result<Option<T>> {
+        match limit {
+            Some(limit) if *limit.get_ref() == T::default() => {
+                Err(wrong(source, "this must be above 0", limit.span(), "here"))
+            }
+            limit => Ok(limit.as_ref().map(|limit| *limit.get_ref())),
+        }
+    }
+    Ok(Rates {
+        requests_per_minute: positive(source, requests)?,
+        tokens_per_minute: positive(source, tokens)?,
+        max_concurrency: positive(source, concurrency)?,
+    })
+}
+
+fn group(source: &Source, limit: &Option<Spanned<String>>, groups: &BTreeMap<String, Rates>) -> Result<Option<String>> {
+    let Some(name) = limit else { return Ok(None) };
+    match groups.contains_key(name.get_ref()) {
+        true => Ok(Some(name.get_ref().clone())),
+        false => Err(wrong(source, format!("there is no [limits.{}]", name.get_ref()), name.span(), "named here")
+            .help(suggestion(name.get_ref(), groups.keys().map(String::as_str)))),
+    }
+}
+
+fn seconds(source: &Source, seconds: &Option<Spanned<f64>>) -> Result<Option<Duration>> {
+    let Some(seconds) = seconds else { return Ok(None) };
+    let duration = Duration::try_from_secs_f64(*seconds.get_ref()).ok().filter(|duration| !duration.is_zero());
+    let problem = || wrong(source, "this takes a number of seconds above 0", seconds.span(), "here");
+    duration.ok_or_else(problem).map(Some)
+}
+
+fn endpoint(
+    source: &Source,
+    folder: &Path,
+    name: &str,
+    table: &Spanned<EndpointTable>,
+    groups: &BTreeMap<String, Rates>,
+) -> Result<Endpoint> {
+    let spec = table.get_ref();
+    let at = |message: String, span, label: &str| wrong(source, message, span, label);
+    let provider = *spec.provider.get_ref();
+    let mut endpoint = Endpoint::of(provider, name);
+    if let Some(url) = &spec.base_url {
+        let text = url.get_ref().trim_end_matches('/');
+        let good =
+            reqwest::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        if !good {
+            return Err(
+                at(format!("`{text}` is no address"), url.span(), "here").help("like https://api.openai.com/v1")
+            );
+        }
+        if !provider.over_http() {
+            return Err(at("this provider has no address".to_owned(), url.span(), "take this out"));
+        }
+        endpoint.base_url = text.to_owned();
+    } else if provider == ProviderKind::Azure {
+        return Err(at("an azure endpoint needs a `base_url`".to_owned(), spec.provider.span(), "this provider")
+            .help("like https://RESOURCE.openai.azure.com"));
+    }
+    endpoint.vendor = provider.own_address() == Some(endpoint.base_url.as_str());
+    match &spec.api_key_env {
+        Some(OneOrMore::One(variable)) => endpoint.api_key_envs = vec![variable.clone()],
+        Some(OneOrMore::More(variables)) => endpoint.api_key_envs.clone_from(variables),
+        None => {}
+    }
+    endpoint.api_key_file = spec.api_key_file.as_ref().map(|path| folder.join(path.get_ref()));
+    endpoint.auth = spec.auth;
+    for (given, takes, what) in [
+        (
+            spec.api_version.as_ref().map(Spanned::span),
+            matches!(provider, ProviderKind::Azure | ProviderKind::Anthropic),
+            "only azure and anthropic have an `api_version`",
+        ),
+        (spec.deployments.as_ref().map(Spanned::span), provider == ProviderKind::Azure, "only azure has `deployments`"),
+        (spec.cassette.as_ref().map(Spanned::span), provider == ProviderKind::Replay, "only `replay` has a cassette"),
+    ] {
+        if let Some(span) = given.filter(|_| !takes) {
+            return Err(at(what.to_owned(), span, "take this out"));
+        }
+    }
+    endpoint.api_version = spec.api_version.as_ref().map(|version| version.get_ref().clone());
+    endpoint.deployments = spec.deployments.as_ref().map(|table| table.get_ref().clone()).unwrap_or_default();
+    endpoint.headers.clone_from(&spec.headers);
+    endpoint.drop_params.clone_from(&spec.drop_params);
+    endpoint.rates = rates(source, &spec.requests_per_minute, &spec.tokens_per_minute, &spec.max_concurrency)?;
+    endpoint.group = group(source, &spec.limit, groups)?;
+    endpoint.timeout = seconds(source, &spec.timeout_seconds)?.unwrap_or(endpoint.timeout);
+    endpoint.deadline = seconds(source, &spec.deadline_seconds)?;
+    endpoint.max_retries = spec.max_retries.unwrap_or(endpoint.max_retries);
+    endpoint.max_timeout_retries = spec.max_timeout_retries.unwrap_or(endpoint.max_timeout_retries);
+    endpoint.equivalence = spec.equivalence;
+    match &spec.cassette {
+        Some(cassette) => {
+            let path = folder.join(cassette.get_ref());
+            if !path.is_file() {
+                return Err(at(format!("there is no file {}", path.display()), cassette.span(), "named here")
+                    .help("paths are relative to the farthing.toml"));
+            }
+            endpoint.cassette = Some(path);
+        }
+        None if provider == ProviderKind::Replay => {
+            return Err(at("a replay endpoint needs a `cassette`".to_owned(), spec.provider.span(), "this provider"));
+        }
+        None => {}
+    }
+    Ok(endpoint)
+}
+
+fn model(
+    source: &Source,
+    name: &str,
+    table: &Spanned<ModelTable>,
+    list: &[Endpoint],
+    groups: &BTreeMap<String, Rates>,
+) -> Result<Model> {
+    let spec = table.get_ref();
+    let names: Vec<&str> = list.iter().map(|endpoint| endpoint.name.as_str()).collect();
+    let place = |wanted: &Spanned<String>| {
+        names.iter().position(|name| name == wanted.get_ref()).ok_or_else(|| {
+            wrong(source, format!("there is no endpoint `{}`", wanted.get_ref()), wanted.span(), "here")
+                .help(suggestion(wanted.get_ref(), names.iter().copied()))
+        })
+    };
+    let endpoints = match (&spec.endpoint, &spec.endpoints) {
+        (Some(_), Some(several)) => {
+            return Err(wrong(source, "give `endpoint` or `endpoints`, not both", several.span(), "here"));
+        }
+        (Some(one), None) => vec![place(one)?],
+        (None, Some(several)) if several.get_ref().is_empty() => {
+            return Err(wrong(source, "this list of endpoints is empty", several.span(), "here"));
+        }
+        (None, Some(several)) => several.get_ref().iter().map(place).collect::<Result<_>>()?,
+        (None, None) if list.len() == 1 => vec![0],
+        (None, None) => {
+            return Err(wrong(
+                source,
+                format!("which endpoint serves the model `{name}`?"),
+                table.span(),
+                "this model",
+            )
+            .help(format!("add endpoint = \"...\": one of {}", names.join(", "))));
+        }
+    };
+    let price = spec.price.as_ref().map(|price| price.price(source)).transpose()?;
+    for (limit, what) in [(spec.context_window, "context_window"), (spec.max_output_tokens, "max_output_tokens")] {
+        if limit == Some(0) {
+            return Err(wrong(source, format!("`{what}` must be above 0"), table.span(), "in this model"));
+        }
+    }
+    let first = endpoints[0];
+    let model = Model {
+        id: spec.id.clone().unwrap_or_else(|| name.to_owned()),
+        endpoints,
+        routing: spec.routing,
+        price,
+        context_window: spec.context_window,
+        max_output_tokens: spec.max_output_tokens,
+        kind: spec.kind,
+        rates: rates(source, &spec.requests_per_minute, &spec.tokens_per_minute, &spec.max_concurrency)?,
+        group: group(source, &spec.limit, groups)?,
+        ..Model::named(name, first)
+    };
+    Ok(with_builtin(model, &list[first]))
+}
+
+/// Reads a `farthing.toml` from a text; paths are relative to `folder`.
+pub(super) fn read(source: &Source, folder: &Path) -> Result<Endpoints> {
+    let file: ConfigFile = declaration::read(source, declaration::parse(source)?)?;
+    file.resolve(source, folder)
+}
