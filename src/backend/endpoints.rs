@@ -10,7 +10,7 @@ use toml::Spanned;
 
 use crate::declaration;
 use crate::diagnostic::{Error, Result, Source, suggestion};
-use crate::price::table::known;
+use crate::models::{self, KnownModel, known};
 use crate::price::{Price, PriceTable};
 
 /// A `farthing.toml`.
@@ -71,6 +71,17 @@ pub enum ProviderKind {
     Mock,
 }
 
+impl ProviderKind {
+    /// The word in farthing.toml, which is also the one in the built-in table of models.
+    pub fn word(self) -> &'static str {
+        match self {
+            ProviderKind::Openai => "openai",
+            ProviderKind::Replay => "replay",
+            ProviderKind::Mock => "mock",
+        }
+    }
+}
+
 /// A `[models."NAME"]` table.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -87,6 +98,8 @@ struct ModelTable {
     max_output_tokens: Option<u64>,
     /// `chat` or `text` (completes a text); else as the built-in table or the cassette says, else chat.
     kind: Option<ModelKind>,
+    /// false: its parameters are not checked against what is known of a model of this name (default true).
+    check_parameters: Option<bool>,
 }
 
 /// Shared so that the table can be cloned.
@@ -138,12 +151,16 @@ pub struct Model {
     pub endpoint: usize,
     /// Its price; asked for under a budget, there must be one.
     pub price: Option<Price>,
+    /// Its price through the provider's batch API.
+    pub batch_price: Option<Price>,
     /// Tokens of prompt and answer together.
     pub context_window: Option<u64>,
     /// Most output tokens of one completion.
     pub max_output_tokens: Option<u64>,
     /// How it is asked, where that was said.
     pub kind: Option<ModelKind>,
+    /// Its parameters are checked against what is known of a model of this name.
+    pub checked: bool,
 }
 
 /// All endpoints and models of a `farthing.toml`, or what there is without one.
@@ -204,19 +221,24 @@ impl Endpoints {
         Ok(Endpoints { list, models, source: Some(source.clone()) })
     }
 
+    /// The models that the file names, by name.
+    pub fn named(&self) -> impl Iterator<Item = &Model> {
+        self.models.values()
+    }
+
     /// The model of a name: from the file, else the built-in table, else the only endpoint there is.
     pub fn model(&self, name: &str) -> Result<Model> {
         if let Some(model) = self.models.get(name) {
             return Ok(model.clone());
         }
-        let about = builtin(name);
+        let about = self.list.iter().find_map(|endpoint| builtin(endpoint, name));
         // Without a farthing.toml only models that are surely OpenAI's go to OpenAI.
         let stranger = self.source.is_none() && about.is_none() && self.list.iter().all(|endpoint| endpoint.vendor);
         let endpoint = match self.list.len() {
             _ if stranger => None,
             1 => Some(0),
             _ => self.list.iter().position(|endpoint| {
-                about.is_some_and(|about| about.provider == "openai" && endpoint.provider == ProviderKind::Openai)
+                about.is_some_and(|about| about.provider == endpoint.provider.word())
                     || (is_mock(name) && endpoint.provider == ProviderKind::Mock)
             }),
         };
@@ -232,9 +254,11 @@ impl Endpoints {
                 name: name.to_owned(),
                 endpoint,
                 price: None,
+                batch_price: None,
                 context_window: None,
                 max_output_tokens: None,
                 kind: None,
+                checked: true,
             },
             &self.list[endpoint],
         ))
@@ -268,26 +292,33 @@ fn is_mock(model: &str) -> bool {
     crate::backend::mock::MODELS.iter().any(|known| known.name == model)
 }
 
-fn builtin(model: &str) -> Option<&'static crate::price::table::KnownModel> {
-    known(model)
+fn builtin(endpoint: &Endpoint, model: &str) -> Option<&'static KnownModel> {
+    known(Some(endpoint.provider.word()), model)
 }
 
 /// Fills in what the built-in tables know of a model. A replayed or local model's price is never guessed.
 fn with_builtin(mut model: Model, endpoint: &Endpoint) -> Model {
     match endpoint.provider {
         ProviderKind::Openai => {
-            if let Some(known) = builtin(&model.name) {
+            if let Some(known) = builtin(endpoint, &model.name) {
+                // Who writes a price writes all of it: the table's batch price belongs to the table's price.
+                if model.price.is_none() {
+                    model.batch_price = known.batch_price;
+                }
                 model.price = model.price.or(Some(known.price));
-                model.context_window = model.context_window.or(Some(known.context_window));
-                model.max_output_tokens = model.max_output_tokens.or(Some(known.max_output_tokens));
-                model.kind = model.kind.or(Some(if known.chat { ModelKind::Chat } else { ModelKind::Text }));
+                model.context_window = model.context_window.or(known.context_window);
+                model.max_output_tokens = model.max_output_tokens.or(known.max_output_tokens);
+                model.kind = model.kind.or(Some(match known.kind {
+                    models::Kind::Text => ModelKind::Text,
+                    models::Kind::Chat | models::Kind::Responses => ModelKind::Chat,
+                }));
             }
         }
         ProviderKind::Mock => {
             if let Some(known) = crate::backend::mock::MODELS.iter().find(|known| known.name == model.name) {
                 let price = |dollars: &str| crate::money::per_million(dollars).unwrap_or(crate::money::Usd::MAX);
                 let (input, output) = (price(known.input_price), price(known.output_price));
-                model.price = model.price.or(Some(Price { input, cached_input: input, output }));
+                model.price = model.price.or(Some(Price::flat(input, output)));
                 model.context_window = model.context_window.or(Some(known.context_window));
                 model.max_output_tokens = model.max_output_tokens.or(Some(known.max_output_tokens));
             }
@@ -382,6 +413,7 @@ fn model(source: &Source, name: &str, table: &Spanned<ModelTable>, list: &[Endpo
         }
     };
     let price = spec.price.as_ref().map(|price| price.price(source)).transpose()?;
+    let batch_price = spec.price.as_ref().map(|price| price.batch_price(source)).transpose()?.flatten();
     for (limit, what) in [(spec.context_window, "context_window"), (spec.max_output_tokens, "max_output_tokens")] {
         if limit == Some(0) {
             return Err(Error::usage(format!("`{what}` must be above 0")).at(source, table.span(), "in this model"));
@@ -392,9 +424,11 @@ fn model(source: &Source, name: &str, table: &Spanned<ModelTable>, list: &[Endpo
             name: name.to_owned(),
             endpoint,
             price,
+            batch_price,
             context_window: spec.context_window,
             max_output_tokens: spec.max_output_tokens,
             kind: spec.kind,
+            checked: spec.check_parameters.unwrap_or(true),
         },
         &list[endpoint],
     ))
