@@ -184,9 +184,15 @@ def main():
         (row for row in (entry(key, row) for key, row in models.items()) if row),
         key=lambda row: (row["provider"], row["name"]),
     )
+    # What a model takes is the same at Azure, where litellm's flags are less complete.
+    openai = {row["name"]: row for row in rows if row["provider"] == "openai"}
+    for row in rows:
+        if row["provider"] == "azure" and row["name"] in openai:
+            for column in ("reasoning", "sampling", "vision", "tools"):
+                row[column] = openai[row["name"]][column]
     assert len({(row["provider"], row["name"]) for row in rows}) == len(rows)
     out = io.StringIO()
-    out.write(f"# source: litellm {version} (PyPI, MIT licence), {PRICES}\n")
+    out.write(f"# source: the package litellm {version} (PyPI, MIT licence)\n")
     out.write(f"# as_of: {as_of(version)}\n")
     out.write("# Dollars per million tokens, standard tier. Written by scripts/refresh_models.py: do not edit.\n")
     writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")

@@ -78,7 +78,7 @@ pub fn run(arguments: &ModelsArguments) -> Result<u8> {
         }));
     }
     let mut notes = format!(
-        "Dollars per million tokens, standard tier, as of {} ({}). farthing.toml overrides them.",
+        "Dollars per million tokens, standard tier, as of {}, from {}. farthing.toml overrides them.",
         models::as_of(),
         models::source()
     );

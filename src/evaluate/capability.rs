@@ -230,13 +230,17 @@ fn listed(names: &[String]) -> String {
     }
 }
 
-/// Some known models that take a value of a parameter, for people: of each provider the first chat model in the table.
+/// Some known models that take a value of a parameter, for people: of each provider one, by its family's name.
 fn others(parameter: &str, asked: &Value) -> Option<String> {
     let mut names: Vec<&str> = Vec::new();
     let mut providers: Vec<&str> = Vec::new();
-    for row in models::all() {
+    for row in models::all().iter().rev() {
         // Azure's models are OpenAI's.
-        if row.kind != models::Kind::Chat || row.provider == "azure" || providers.contains(&row.provider.as_str()) {
+        if row.kind != models::Kind::Chat
+            || row.provider == "azure"
+            || models::family(&row.name) != row.name
+            || providers.contains(&row.provider.as_str())
+        {
             continue;
         }
         let all = Capabilities::of(&row.provider, &row.name);

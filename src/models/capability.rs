@@ -234,13 +234,13 @@ fn openai(provider: &str, model: &str) -> Capabilities {
             all.lacks(&["reasoning_effort"], "it does not reason");
             all.rule("verbosity", Takes::Word("medium"), "that belongs to gpt-5 and later");
         }
-        return all;
-    }
-    if chat_variant {
-        all.renames_max_tokens = true;
+        all.renames_max_tokens = chat_variant;
         return all;
     }
     all.renames_max_tokens = true;
+    if chat_variant {
+        return all;
+    }
     all.lacks(&["presence_penalty", "frequency_penalty", "logit_bias"], REASONING);
     // o1 and o3-mini take it.
     if !["o1", "o1-mini", "o3-mini"].contains(&crate::models::family(&known.name)) {

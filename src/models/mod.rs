@@ -229,7 +229,7 @@ mod tests {
         let rows = TABLE.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).count() - 1;
         assert_eq!(all().len(), rows);
         assert!(rows > 200, "{rows}");
-        assert!(source().contains("litellm ") && as_of().len() == 10 && as_of() > "2026", "{} {}", source(), as_of());
+        assert!(source().contains("litellm") && as_of().len() == 10 && as_of() > "2026", "{} {}", source(), as_of());
         let sorted =
             all().windows(2).all(|pair| (&pair[0].provider, &pair[0].name) < (&pair[1].provider, &pair[1].name));
         assert!(sorted, "the table is sorted and names are there once");
