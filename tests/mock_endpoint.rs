@@ -665,7 +665,7 @@ fn the_official_python_client_works_unchanged() {
         "max_tokens": ["length", 3],
         "stop": true,
         "text": "text_completion",
-        "stream": [true, true, true, "stop"],
+        "stream": [true, true, true, true],
         "responses": ["response", true, true],
         "models": ["mock-large", "mock-small"],
         "model": "mock-small",

@@ -65,7 +65,8 @@ for chunk in stream:
         pieces.append(choice.delta.content or "")
         reason = choice.finish_reason or reason
 same = "".join(pieces) == greedy.choices[0].message.content
-seen["stream"] = [same, len(pieces) > 3, usage is not None and usage.total_tokens == greedy.usage.total_tokens, reason]
+seen["stream"] = [same, len(pieces) > 3, usage is not None and usage.total_tokens == greedy.usage.total_tokens]
+seen["stream"].append(reason == greedy.choices[0].finish_reason)
 
 # Responses.
 response = client.responses.create(model=MODEL, input=PROBLEM, instructions="Be brief.", max_output_tokens=60)

@@ -219,8 +219,8 @@ pub(super) fn span(millis: u64) -> String {
     };
     match seconds {
         0 if rest > 0 => format!("{rest}ms"),
-        ..60 => format!("{seconds}{fraction}s"),
-        ..3600 => format!("{}m{}{fraction}s", seconds / 60, seconds % 60),
+        0..60 => format!("{seconds}{fraction}s"),
+        60..3600 => format!("{}m{}{fraction}s", seconds / 60, seconds % 60),
         _ => format!("{}h{}m{}{fraction}s", seconds / 3600, seconds / 60 % 60, seconds % 60),
     }
 }

@@ -227,8 +227,9 @@ impl FromStr for Rule {
         for part in parts {
             let (key, value) = part.split_once('=').unwrap_or((&part, ""));
             let wrong = |what: &str| {
-                Error::usage(format!("the fault `{name}` has `{key}={value}`, but it must be {what}"))
-                    .help(format!("conditions are {CONDITIONS}; for some faults seconds=, location=, name=, billed="))
+                let more = "for some faults seconds=, location=, name=; billed= and at_once=";
+                let there = format!("there are {CONDITIONS}; {more}");
+                Error::usage(format!("the fault `{name}` has `{key}={value}`, but it must be {what}; {there}"))
             };
             let count = || value.parse::<u64>().map_err(|_| wrong("a whole number"));
             let flag = || value.parse::<bool>().map_err(|_| wrong("true or false"));
@@ -249,13 +250,12 @@ impl FromStr for Rule {
                 "location" | "name" => word = Some(value.to_owned()),
                 "billed" => billed = Some(flag()?),
                 "at_once" => at_once = flag()?,
-                _ => return Err(wrong("a condition that there is")),
+                _ => return Err(wrong("something that there is")),
             }
             shown.push(if key == "key" { format!("key={}", label(value)) } else { part.clone() });
         }
-        let fault = named(&name, seconds, word.as_deref()).ok_or_else(|| {
-            Error::usage(format!("there is no fault `{name}`")).help(format!("faults are {}", names()))
-        })?;
+        let fault = named(&name, seconds, word.as_deref())
+            .ok_or_else(|| Error::usage(format!("there is no fault `{name}`; there are {}", names())))?;
         rule.fault = fault;
         rule.fault.billed = billed.unwrap_or(rule.fault.billed);
         rule.fault.late &= !at_once;

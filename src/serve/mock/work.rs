@@ -82,7 +82,7 @@ impl Work {
         }
         let (passed, whole) = (u128::from(at - self.start), u128::from(self.done.saturating_sub(self.start)));
         let all = self.lines.len();
-        if whole == 0 { all } else { ((passed * all as u128 / whole) as usize).min(all) }
+        (passed * all as u128).checked_div(whole).map_or(all, |due| (due as usize).min(all))
     }
 
     /// Lines that are due and that nobody works on yet.
