@@ -2,98 +2,20 @@
 //! client for Python where there is one.
 
 mod support;
+#[path = "support/wire.rs"]
+mod wire;
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use farthing::Usd;
 use farthing::backend::mock::tokens;
-use farthing::serve::mock::{BatchOptions, FAULTS, Limits, MockServer, Options, Usage};
-use reqwest::header::HeaderMap;
+use farthing::serve::mock::{BatchOptions, FAULTS, Limits, Usage};
 use serde_json::{Value, json};
-use support::usd;
-
-const PROBLEM: &str =
-    "Ann has 12 apples, buys 3 bags of 7 and gives 5 away. How many apples has she? Think step by step.";
-const KEY: &str = "test-key-0123";
-
-/// A client without anything of ours.
-struct Client {
-    http: reqwest::Client,
-    root: String,
-}
-
-struct Got {
-    status: u16,
-    headers: HeaderMap,
-    text: String,
-    body: Value,
-}
-
-impl Client {
-    fn new(server: &MockServer) -> Client {
-        // Installed by whichever test comes first; plain HTTP does not use it.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let none = reqwest::redirect::Policy::none();
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(20)).no_proxy().redirect(none);
-        Client { http: http.build().unwrap(), root: format!("http://{}", server.address()) }
-    }
-
-    async fn send(&self, method: &str, path: &str, more: &[(&str, &str)], body: String) -> reqwest::Result<Got> {
-        let method = method.parse().unwrap();
-        let mut request = self.http.request(method, format!("{}{path}", self.root)).body(body);
-        for (name, value) in more {
-            request = request.header(*name, *value);
-        }
-        let reply = request.send().await?;
-        let (status, headers) = (reply.status().as_u16(), reply.headers().clone());
-        let text = reply.text().await?;
-        let body = serde_json::from_str(&text).unwrap_or_default();
-        Ok(Got { status, headers, text, body })
-    }
-
-    async fn post(&self, path: &str, more: &[(&str, &str)], body: &Value) -> Got {
-        self.send("POST", path, more, body.to_string()).await.unwrap()
-    }
-
-    async fn get(&self, path: &str) -> Got {
-        self.send("GET", path, &ANTHROPIC_IF[path.starts_with("/v1/messages") as usize], String::new()).await.unwrap()
-    }
-
-    async fn chat(&self, fault: &str) -> reqwest::Result<Got> {
-        self.send("POST", "/v1/chat/completions", &[("x-mock-fault", fault)], chat(2).to_string()).await
-    }
-}
-
-const ANTHROPIC_IF: [&[(&str, &str)]; 2] = [&[], &ANTHROPIC];
-const ANTHROPIC: [(&str, &str); 2] = [("x-api-key", KEY), ("anthropic-version", "2023-06-01")];
-
-impl Got {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).map(|value| value.to_str().unwrap())
-    }
-}
-
-fn run<F: Future>(future: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
-}
-
-fn start(change: impl FnOnce(&mut Options)) -> (MockServer, Client) {
-    let mut options = Options { threads: 2, ..Options::default() };
-    change(&mut options);
-    let server = MockServer::start(options).unwrap();
-    let client = Client::new(&server);
-    (server, client)
-}
-
-fn user() -> Value {
-    json!([{"role": "user", "content": PROBLEM}])
-}
-
-fn chat(n: u32) -> Value {
-    json!({"model": "mock-small", "messages": user(), "n": n, "temperature": 0, "max_tokens": 60})
-}
+use support::Home;
+use wire::{ANTHROPIC, KEY, PROBLEM, chat, run, start, user};
 
 /// Each format's request for one greedy completion: path, headers, body; then where its text and its tokens stand.
 type Format = (&'static str, Vec<(&'static str, &'static str)>, Value, &'static str, [&'static str; 2]);
@@ -417,215 +339,42 @@ fn streams_say_the_same_as_one_piece() {
     });
 }
 
-fn batched() -> (MockServer, Client) {
-    let batches = BatchOptions {
-        duration: Duration::from_secs(1000),
-        window: Duration::from_secs(2000),
-        enqueued_tokens: Some(400),
-    };
-    start(|options| options.batches = batches)
-}
-
-impl Client {
-    async fn upload(&self, lines: &str) -> Value {
-        let part = |name: &str, more: &str, text: &str| {
-            format!("--xx\r\ncontent-disposition: form-data; name=\"{name}\"{more}\r\n\r\n{text}\r\n")
-        };
-        let body = part("purpose", "", "batch") + &part("file", "; filename=\"a.jsonl\"", lines) + "--xx--\r\n";
-        let got = self.send("POST", "/v1/files", &[("content-type", "multipart/form-data; boundary=xx")], body).await;
-        let body = got.unwrap().body;
-        assert_eq!(body["object"], "file", "{body}");
-        body["id"].clone()
-    }
-
-    async fn batch(&self, lines: &str) -> Value {
-        let file = self.upload(lines).await;
-        let body = json!({"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"});
-        self.post("/v1/batches", &[], &body).await.body
-    }
-
-    async fn again(&self, batch: &Value) -> Value {
-        self.get(&format!("/v1/batches/{}", batch["id"].as_str().unwrap())).await.body
-    }
-
-    async fn advance(&self, seconds: u64) {
-        assert_eq!(self.post("/clock/advance", &[], &json!({"seconds": seconds})).await.status, 200);
-    }
-
-    async fn lines(&self, file: &Value) -> Vec<Value> {
-        let got = self.get(&format!("/v1/files/{}/content", file.as_str().unwrap())).await;
-        got.text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-}
-
-fn line(id: &str, body: &Value) -> String {
-    json!({"custom_id": id, "method": "POST", "url": "/v1/chat/completions", "body": body}).to_string()
-}
-
 #[test]
-fn batches_finish_expire_and_are_cancelled_at_half_the_price() {
-    let (server, client) = batched();
-    run(async {
-        let direct = client.post("/v1/chat/completions", &[], &chat(1)).await;
-        assert_eq!(direct.status, 200);
-        let price = server.ledger().billed;
-        server.reset();
-        let mut bad = chat(1);
-        bad["temperature"] = json!(9);
-        let lines = [line("a", &chat(1)), line("b", &bad), line("c", &chat(1)), line("d", &chat(1))].join("\n");
-        server.set_rules(["hang:batch=true:from=4:to=4"].map(|rule| rule.parse().unwrap()));
-        let batch = client.batch(&lines).await;
-        assert_eq!((&batch["status"], &batch["request_counts"]["total"]), (&json!("validating"), &json!(0)));
-        client.advance(350).await;
-        let halfway = client.again(&batch).await;
-        assert_eq!(
-            (&halfway["status"], &halfway["request_counts"]),
-            (&json!("in_progress"), &json!({"total": 4, "completed": 1, "failed": 0}))
-        );
-        client.advance(755).await;
-        assert_eq!(client.again(&batch).await["status"], "finalizing");
-        client.advance(200).await;
-        let done = client.again(&batch).await;
-        assert_eq!(
-            (&done["status"], &done["request_counts"]),
-            (&json!("completed"), &json!({"total": 4, "completed": 2, "failed": 2}))
-        );
-        let good = client.lines(&done["output_file_id"]).await;
-        let mut ids: Vec<_> = good.iter().map(|line| line["custom_id"].as_str().unwrap()).collect();
-        ids.sort_unstable();
-        assert_eq!(ids, ["a", "c"]);
-        assert_eq!(good[0]["response"]["body"]["choices"], direct.body["choices"]);
-        let errors = client.lines(&done["error_file_id"]).await;
-        let of = |id: &str| errors.iter().find(|line| line["custom_id"] == id).unwrap();
-        assert_eq!(of("b")["response"]["status_code"], 400);
-        assert!(of("d")["response"].is_null() && of("d")["error"]["code"].is_string());
-        // Two at half the price each; what hung was billed, too.
-        let ledger = server.ledger();
-        assert_eq!((ledger.billed, ledger.batches.bills), (price + price.share(0.5), 3));
-        assert_eq!((ledger.unanswered.billed, ledger.batch_lines), (price.share(0.5), 4));
-        server.set_rules([]);
-
-        let batch = client.batch(&[line("a", &chat(1)), line("b", &chat(1))].join("\n")).await;
-        client.advance(700).await;
-        let path = format!("/v1/batches/{}/cancel", batch["id"].as_str().unwrap());
-        assert_eq!(client.post(&path, &[], &json!({})).await.body["status"], "cancelling");
-        client.advance(101).await;
-        let cancelled = client.again(&batch).await;
-        assert_eq!((&cancelled["status"], &cancelled["request_counts"]["completed"]), (&json!("cancelled"), &json!(1)));
-        assert_eq!(client.lines(&cancelled["error_file_id"]).await[0]["error"]["code"], "batch_cancelled");
-        assert_eq!(client.lines(&cancelled["output_file_id"]).await.len(), 1);
-        assert_eq!(client.post(&path, &[], &json!({})).await.status, 409);
-        let page = client.get("/v1/batches?limit=1").await.body;
-        assert_eq!((&page["has_more"], &page["last_id"]), (&json!(true), &batch["id"]));
-        let next = client.get(&format!("/v1/batches?limit=1&after={}", batch["id"].as_str().unwrap())).await.body;
-        assert_eq!((&next["has_more"], &next["data"][0]["status"]), (&json!(false), &json!("completed")));
+fn the_command_plays_what_it_was_told_and_says_the_sum_at_the_end() {
+    let home = Home::new(1);
+    let recorded = json!({
+        "model": "m", "messages": user(), "params": {"temperature": 0, "max_tokens": 60},
+        "samples": ["22"], "usage": {"prompt_tokens": 30, "completion_tokens": [1]}
     });
-    let short =
-        BatchOptions { duration: Duration::from_secs(1000), window: Duration::from_secs(600), enqueued_tokens: None };
-    let (_server, client) = start(|options| options.batches = short);
+    home.write("c.jsonl", recorded.to_string());
+    let line = "mock --port 0 --cassette c.jsonl --price 1,2 --key k --latency 2 --jitter --fault 503:first=1";
+    let mut child = home.command(&line.split(' ').collect::<Vec<_>>()).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut first = String::new();
+    output.read_line(&mut first).unwrap();
+    assert!(first.contains("c.jsonl, 1 recorded requests: m"), "{first}");
+    let root = first.split_whitespace().nth(1).and_then(|url| url.strip_suffix("/v1")).unwrap();
+    let client = wire::Client::at(root);
     run(async {
-        let batch = client.batch(&[line("a", &chat(1)), line("b", &chat(1))].join("\n")).await;
-        client.advance(601).await;
-        let expired = client.again(&batch).await;
-        assert_eq!(
-            (&expired["status"], &expired["request_counts"]),
-            (&json!("expired"), &json!({"total": 2, "completed": 1, "failed": 1}))
-        );
-        assert_eq!(client.lines(&expired["error_file_id"]).await[0]["error"]["code"], "batch_expired");
+        let mut body = chat(1);
+        body["model"] = json!("m");
+        let ask = async |key| client.post("/v1/chat/completions", &[("authorization", key)], &body).await;
+        assert_eq!((ask("Bearer x").await.status, ask("Bearer k").await.status), (401, 503));
+        assert_eq!(ask("Bearer k").await.body["choices"][0]["message"]["content"], "22");
     });
-}
-
-#[test]
-fn bad_batches_fail_in_validation_and_say_where() {
-    let (server, client) = batched();
-    run(async {
-        let mut other = chat(1);
-        other["model"] = json!("mock-large");
-        let good = line("a", &chat(1));
-        let long: Vec<String> = (0..20).map(|at| line(&at.to_string(), &chat(1))).collect();
-        for (lines, code, at) in [
-            (format!("{good}\n{{"), "invalid_json_line", json!(2)),
-            (format!("{good}\n{good}"), "duplicate_custom_id", json!(2)),
-            (format!("{good}\n{}", line("b", &other)), "model_mismatch", json!(2)),
-            (good.replace("/v1/chat", "/v2/chat"), "url_mismatch", json!(1)),
-            (good.replace("mock-small", "gpt-9"), "model_not_found", json!(1)),
-            ("\n".into(), "empty_file", Value::Null),
-            (long.join("\n"), "token_limit_exceeded", Value::Null),
-        ] {
-            let batch = client.batch(&lines).await;
-            assert!(batch["errors"].is_null() && batch["status"] == "validating");
-            client.advance(101).await;
-            let failed = client.again(&batch).await;
-            let error = &failed["errors"]["data"][0];
-            assert_eq!((&failed["status"], &error["code"], &error["line"]), (&json!("failed"), &json!(code), &at));
-            assert!(failed["output_file_id"].is_null() && failed["failed_at"].is_u64());
-        }
-        assert_eq!(server.ledger().billed, usd("0"));
-        // The limit is of what is enqueued: after the first is done there is room again.
-        let part = long[..8].join("\n");
-        let first = client.batch(&part).await;
-        let second = client.batch(&part).await;
-        client.advance(101).await;
-        assert_eq!(client.again(&first).await["status"], "in_progress");
-        assert!(client.again(&second).await["errors"].to_string().contains("Limit: 400"));
-        client.advance(1200).await;
-        assert_eq!(client.again(&first).await["status"], "completed");
-        assert!(client.again(&client.batch(&part).await).await["errors"].is_null());
-        let body =
-            json!({"input_file_id": "file-mock-999", "endpoint": "/v1/chat/completions", "completion_window": "24h"});
-        assert_eq!(client.post("/v1/batches", &[], &body).await.status, 404);
-    });
-}
-
-#[test]
-fn message_batches_give_results_by_line() {
-    let (server, client) = batched();
-    run(async {
-        let params = json!({"model": "mock-small", "messages": user(), "temperature": 0, "max_tokens": 60});
-        let bad = json!({"model": "mock-small", "messages": user()});
-        let requests = json!({"requests": [
-            {"custom_id": "a", "params": params}, {"custom_id": "b", "params": bad}, {"custom_id": "c", "params": params}
-        ]});
-        let path = "/v1/messages/batches";
-        let made = client.post(path, &ANTHROPIC, &requests).await.body;
-        assert_eq!(
-            (&made["processing_status"], &made["request_counts"]["processing"]),
-            (&json!("in_progress"), &json!(3))
-        );
-        let own = format!("{path}/{}", made["id"].as_str().unwrap());
-        let delete = async || client.send("DELETE", &own, &ANTHROPIC, String::new()).await.unwrap();
-        assert_eq!((delete().await.status, client.get(&format!("{own}/results")).await.status), (400, 404));
-        client.advance(1001).await;
-        let ended = client.get(&own).await.body;
-        let counts = json!({"processing": 0, "succeeded": 2, "errored": 1, "canceled": 0, "expired": 0});
-        assert_eq!((&ended["processing_status"], &ended["request_counts"]), (&json!("ended"), &counts));
-        let results = ended["results_url"].as_str().unwrap().strip_prefix(&client.root).unwrap();
-        let results = client.get(results).await.text;
-        let results: Vec<Value> = results.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let of = |id: &str| &results.iter().find(|line| line["custom_id"] == id).unwrap()["result"];
-        assert_eq!((&of("a")["type"], &of("a")["message"]["type"]), (&json!("succeeded"), &json!("message")));
-        assert_eq!(
-            (&of("b")["type"], &of("b")["error"]["error"]["type"]),
-            (&json!("errored"), &json!("invalid_request_error"))
-        );
-        let usage = &of("a")["message"]["usage"];
-        let [input, output] = ["input_tokens", "output_tokens"].map(|name| usage[name].as_i64().unwrap());
-        assert_eq!(server.ledger().billed, Usd::from_pico(2 * (input * 125_000 + output * 375_000)));
-
-        let second = client.post(path, &ANTHROPIC, &requests).await.body;
-        let list = client.get(&format!("{path}?limit=1")).await.body;
-        assert_eq!((&list["first_id"], &list["has_more"]), (&second["id"], &json!(true)));
-        let other = format!("{path}/{}", second["id"].as_str().unwrap());
-        client.advance(400).await;
-        let canceling = client.post(&format!("{other}/cancel"), &ANTHROPIC, &json!({})).await.body;
-        assert_eq!(canceling["processing_status"], "canceling");
-        client.advance(200).await;
-        let counts = client.get(&other).await.body["request_counts"].clone();
-        assert_eq!(counts, json!({"processing": 0, "succeeded": 1, "errored": 0, "canceled": 2, "expired": 0}));
-        assert_eq!(delete().await.body["type"], "message_batch_deleted");
-        let twice = json!({"requests": [{"custom_id": "a", "params": {}}, {"custom_id": "a", "params": {}}]});
-        assert_eq!(client.post(path, &ANTHROPIC, &twice).await.status, 400);
-    });
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(
+        rest.contains("503:first=1") && rest.contains("3 requests, 1 answered") && rest.contains("$0.000032"),
+        "{rest}"
+    );
+    let refused = home.run("mock --fault teapot", &[]).ended(2).stderr;
+    assert!(refused.contains("no fault `teapot`") && refused.contains("insufficient_quota"), "{refused}");
+    assert!(home.run("mock --price 1", &[]).ended(2).stderr.contains("comma"));
+    let help = home.run("mock --help", &[]).ended(0).stdout;
+    assert!(FAULTS.iter().all(|(name, _)| help.contains(name)) && help.contains("x-mock-fault"), "{help}");
 }
 
 /// A Python with the official client: `FARTHING_TEST_PYTHON`, a virtual environment in the target folder, or the
