@@ -268,3 +268,95 @@ pub(super) fn prompt(input: &Input) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    const FORMATS: [Format; 9] = [
+        Format::Chat,
+        Format::Text,
+        Format::Responses,
+        Format::AzureChat,
+        Format::AzureText,
+        Format::Messages,
+        Format::OllamaChat,
+        Format::OllamaGenerate,
+        Format::Gemini,
+    ];
+
+    /// JSON of the fields that the formats know, with values that they do not expect.
+    fn wild() -> impl Strategy<Value = Value> {
+        let names = [
+            "model",
+            "messages",
+            "role",
+            "content",
+            "text",
+            "parts",
+            "contents",
+            "input",
+            "prompt",
+            "n",
+            "max_tokens",
+            "stop",
+            "temperature",
+            "options",
+            "num_predict",
+            "generationConfig",
+            "candidateCount",
+            "systemInstruction",
+            "system",
+            "stream",
+        ];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(|float| json!(float)),
+            "[a-z]{0,6}".prop_map(Value::from),
+            Just(json!("user")),
+        ];
+        leaf.prop_recursive(4, 64, 6, move |inner| {
+            let name = prop::sample::select(names.to_vec()).prop_map(str::to_owned);
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(Value::Array),
+                prop::collection::vec((name, inner), 0..8)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_read_or_refused(body in wild(), model in proptest::option::of("[a-z]{0,5}")) {
+            for format in FORMATS {
+                match format.read(&body, model.as_deref()) {
+                    Ok(asked) => prop_assert!((1..=128).contains(&asked.request.n)),
+                    Err(refusal) => {
+                        prop_assert_eq!(refusal.status, 400);
+                        prop_assert!(format.family().error(&refusal).get("error").is_some());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_family_has_its_own_place_for_the_key() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in
+            [("authorization", "Bearer b"), ("api-key", "a"), ("x-api-key", "x"), ("x-goog-api-key", "g")]
+        {
+            headers.insert(name, value.parse().unwrap());
+        }
+        let families = [Family::OpenAi, Family::Azure, Family::Anthropic, Family::Ollama, Family::Gemini];
+        let keys = families.map(|family| family.key(&headers, "").unwrap());
+        assert_eq!(keys, ["b", "a", "x", "b", "g"]);
+        assert_eq!(Family::Gemini.key(&HeaderMap::new(), "alt=sse&key=q").as_deref(), Some("q"));
+        assert_eq!(Family::OpenAi.key(&HeaderMap::new(), "key=q"), None);
+    }
+}
