@@ -47,6 +47,11 @@ pub trait Backend: Send + Sync {
         false
     }
 
+    /// One request can ask for several completions. Where it cannot, n completions are n requests.
+    fn several(&self, _request: &Request) -> bool {
+        true
+    }
+
     /// How a model is asked, where the source knows.
     fn kind(&self, _model: &str) -> Option<ModelKind> {
         None

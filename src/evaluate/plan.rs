@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
 use crate::prompt::{Body, Context, Fields, Prompt};
-use crate::provider::{Failure, FailureKind, Request};
+use crate::provider::{Failure, FailureKind, Input, Request};
 use crate::runner::{Runner, Service};
 use crate::space::parameter::whole;
 use crate::space::{Configuration, Role, Space};
@@ -29,6 +29,8 @@ pub struct Plan {
     pub n: u32,
     /// The template variables.
     pub variables: BTreeMap<String, Value>,
+    /// One request gives all n completions.
+    several: bool,
     rendered: Arc<Fields>,
 }
 
@@ -88,8 +90,11 @@ impl Plan {
             }
             _ => {}
         }
-        let rendered = Fields::new(&variables);
-        Ok(Plan { configuration, prompt, service, params, n: n.max(1), variables, rendered })
+        let (rendered, n) = (Fields::new(&variables), n.max(1));
+        // What decides is who answers and the parameters, not the prompt.
+        let input = if service.chat { Input::Messages(Vec::new()) } else { Input::Text(String::new()) };
+        let several = service.several(&Request { model: service.model.id.clone(), input, params: params.clone(), n });
+        Ok(Plan { configuration, prompt, service, params, n, variables, several, rendered })
     }
 
     /// The request for one instance.
@@ -104,18 +109,42 @@ impl Plan {
         Ok(Request { model: self.service.model.id.clone(), input, params: self.params.clone(), n: self.n })
     }
 
-    /// What the study pays for samples `known..n`: the prompt that bought the first of them, and their output.
+    /// What the study pays for samples `known..n`: their output, and the prompt. That is counted once, and again where an
+    /// endpoint gave fewer completions than it was asked for; or for each sample, where a request gives only one. How an
+    /// earlier study divided its purchases changes nothing.
     pub fn study_cost(&self, stored: &Stored, known: usize) -> Usd {
         let n = self.n as usize;
-        let Some(purchase) = stored.purchase_of(known).filter(|_| known < n) else { return Usd::ZERO };
-        let output: u64 = stored.samples().take(n).skip(known).map(|sample| sample.completion_tokens).sum();
         let price = &self.service.price;
-        price.prompt(purchase.response.prompt_tokens, purchase.response.cached_tokens) + price.output.times(output)
+        let output: u64 = stored.samples().take(n).skip(known).map(|sample| sample.completion_tokens).sum();
+        let mut cost = price.output.times(output);
+        let mut again = true;
+        for purchase in &stored.purchases {
+            let (first, response) = (purchase.first, &purchase.response);
+            let end = (first + response.samples.len()).min(n);
+            if end <= known {
+                continue;
+            }
+            let prompts = match self.several {
+                true => u64::from(again && first < n),
+                false => end.saturating_sub(first.max(known)) as u64,
+            };
+            cost += price.prompt(response.prompt_tokens, response.cached_tokens).times(prompts);
+            again = response.asked.is_some_and(|asked| asked as usize > response.samples.len());
+        }
+        cost
     }
 
-    /// What production pays for this instance: the prompt once, n completions, nothing cached.
+    /// What production pays for this instance: n completions, nothing cached, and the prompt once, or n times where a
+    /// request gives only one completion.
     pub fn production_cost(&self, stored: &Stored) -> Usd {
         let prompt = stored.purchases.first().map_or(0, |purchase| purchase.response.prompt_tokens);
-        self.service.price.production(prompt, stored.samples().take(self.n as usize))
+        let price = &self.service.price;
+        let further = price.prompt(prompt, 0).times(self.prompts() - 1);
+        price.production(prompt, stored.samples().take(self.n as usize)) + further
+    }
+
+    /// How often production pays the prompt.
+    pub fn prompts(&self) -> u64 {
+        if self.several { 1 } else { u64::from(self.n) }
     }
 }

@@ -125,7 +125,7 @@ impl Trial {
             }
             _ => (tokens / seen as f64, 1.0),
         };
-        let mean = mean_input * price.input.as_f64() + mean_output;
+        let mean = mean_input * price.input.as_f64() * self.plan.prompts() as f64 + mean_output;
         Some(Production { mean, error: error * share_unseen.sqrt(), seen })
     }
 
