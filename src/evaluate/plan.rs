@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
+use crate::price::Price;
 use crate::prompt::{Body, Context, Fields, Prompt};
 use crate::provider::{Failure, FailureKind, Input, Request};
 use crate::runner::{Runner, Service};
@@ -113,25 +114,7 @@ impl Plan {
     /// endpoint gave fewer completions than it was asked for; or for each sample, where a request gives only one. How an
     /// earlier study divided its purchases changes nothing.
     pub fn study_cost(&self, stored: &Stored, known: usize) -> Usd {
-        let n = self.n as usize;
-        let price = &self.service.price;
-        let output: u64 = stored.samples().take(n).skip(known).map(|sample| sample.completion_tokens).sum();
-        let mut cost = price.output.times(output);
-        let mut again = true;
-        for purchase in &stored.purchases {
-            let (first, response) = (purchase.first, &purchase.response);
-            let end = (first + response.samples.len()).min(n);
-            if end <= known {
-                continue;
-            }
-            let prompts = match self.several {
-                true => u64::from(again && first < n),
-                false => end.saturating_sub(first.max(known)) as u64,
-            };
-            cost += price.prompt(response.prompt_tokens, response.cached_tokens).times(prompts);
-            again = response.asked.is_some_and(|asked| asked as usize > response.samples.len());
-        }
-        cost
+        study_cost(&self.service.price, self.several, stored, known, self.n as usize)
     }
 
     /// What production pays for this instance: n completions, nothing cached, and the prompt once, or n times where a
@@ -146,5 +129,65 @@ impl Plan {
     /// How often production pays the prompt.
     pub fn prompts(&self) -> u64 {
         if self.several { 1 } else { u64::from(self.n) }
+    }
+}
+
+fn study_cost(price: &Price, several: bool, stored: &Stored, known: usize, n: usize) -> Usd {
+    let output: u64 = stored.samples().take(n).skip(known).map(|sample| sample.completion_tokens).sum();
+    let mut cost = price.output.times(output);
+    let mut again = true;
+    for purchase in &stored.purchases {
+        let (first, response) = (purchase.first, &purchase.response);
+        let end = (first + response.samples.len()).min(n);
+        if end <= known {
+            continue;
+        }
+        let prompts = match several {
+            true => u64::from(again && first < n),
+            false => end.saturating_sub(first.max(known)) as u64,
+        };
+        cost += price.prompt(response.prompt_tokens, response.cached_tokens).times(prompts);
+        again = response.asked.is_some_and(|asked| asked as usize > response.samples.len());
+    }
+    cost
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::{FinishReason, Response, Sample};
+    use crate::store::Purchase;
+
+    /// Purchases of so many samples, of one output token each, after prompts of 100 tokens.
+    fn stored(sizes: &[(usize, Option<u32>)]) -> Stored {
+        let mut stored = Stored::default();
+        for &(size, asked) in sizes {
+            let samples = vec![Sample::new("", FinishReason::STOP, 1); size];
+            let response = Response { samples, prompt_tokens: 100, asked, ..Response::default() };
+            stored.purchases.push(Purchase { first: stored.len(), response });
+        }
+        stored
+    }
+
+    #[test]
+    fn a_prompt_is_counted_as_often_as_an_empty_store_would_have_paid_it() {
+        let price = Price::per_million(1.0, 1.0, 1.0);
+        let cost =
+            |several, stored: &Stored, known, n| study_cost(&price, several, stored, known, n).pico() / 1_000_000;
+        let whole = stored(&[(3, None)]);
+        assert_eq!([0, 1, 3].map(|known| cost(true, &whole, known, 3)), [103, 102, 0]);
+        assert_eq!(
+            cost(true, &stored(&[(1, None), (2, None)]), 0, 3),
+            103,
+            "bought before for less: as on a cold store"
+        );
+        let fewer = stored(&[(2, Some(4)), (1, Some(2)), (1, None)]);
+        assert_eq!(cost(true, &fewer, 0, 4), 304, "each request that came short costs the prompt again");
+        assert_eq!((cost(true, &fewer, 0, 2), cost(true, &fewer, 2, 4)), (102, 202));
+        for sizes in [&[(3, None)][..], &[(1, None), (1, None), (1, None)]] {
+            assert_eq!(cost(false, &stored(sizes), 0, 3), 303, "a prompt each");
+            assert_eq!(cost(false, &stored(sizes), 1, 3), 202);
+        }
+        assert_eq!(cost(true, &Stored::default(), 0, 3), 0);
     }
 }

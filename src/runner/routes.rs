@@ -121,6 +121,7 @@ pub(super) struct Tries<'a> {
 struct Tried {
     /// For rate limits, and for everything else.
     delays: Option<(ExponentialBackoff, ExponentialBackoff)>,
+    failures: u32,
     timeouts: u32,
     next: Option<Instant>,
     /// It is not asked again for this request.
@@ -173,7 +174,7 @@ impl<'a> Tries<'a> {
         };
         // One that rests is asked where there is no other, as soon as this request's own wait is over.
         let several = (0..seats.len()).filter(usable).count() > 1;
-        let mut best: Option<((bool, usize, u64), usize)> = None;
+        let mut best: Option<((u32, bool, usize, u64), usize)> = None;
         let mut soonest: Option<Instant> = None;
         for at in (0..seats.len()).filter(usable) {
             let next = self.tried.get(at).and_then(|tried| tried.next).unwrap_or(now);
@@ -187,10 +188,12 @@ impl<'a> Tries<'a> {
                 continue;
             }
             let rests = several && seats[at].rests_until(now).is_some();
+            // Whoever has not failed this request yet comes before another round.
+            let failures = self.tried.get(at).map_or(0, |tried| tried.failures);
             let key = match self.service.model.routing {
-                Routing::Failover => (rests, at, 0),
+                Routing::Failover => (failures, rests, at, 0),
                 Routing::Balance => {
-                    (rests, seats[at].busy.load(Ordering::Relaxed), seats[at].turn.load(Ordering::Relaxed))
+                    (failures, rests, seats[at].busy.load(Ordering::Relaxed), seats[at].turn.load(Ordering::Relaxed))
                 }
             };
             if best.is_none_or(|(other, _)| key < other) {
@@ -216,6 +219,7 @@ impl<'a> Tries<'a> {
         let (seat, tried) = (&seats[at], &mut self.tried[at]);
         let failure = &error.failure;
         tried.failure = Some(failure.clone());
+        tried.failures += 1;
         if failure.kind.fatal() {
             tried.over = true;
             self.service.put_out(seat, failure);
