@@ -44,6 +44,11 @@ fn stopped() -> CallError {
     unsent(FailureKind::Interrupted, "the run was stopped before this was sent".to_owned())
 }
 
+/// The endpoint went away while this waited there: another one is chosen. Nobody is told of it.
+fn elsewhere() -> CallError {
+    unsent(FailureKind::Budget, "it is sent elsewhere".to_owned())
+}
+
 /// Waits for a moment; for ever where there is none.
 async fn until(moment: Option<Instant>) {
     match moment {
@@ -192,6 +197,10 @@ impl Buyer<'_> {
         };
         if runner.stopping() {
             return Ok(Err(stopped()));
+        }
+        if !tries.stands(at, Instant::now()) {
+            slot.forfeit();
+            return Ok(Err(elsewhere()));
         }
         // Bounded only now: what was billed while this one waited for its turn may have taught more.
         let worst = service.attempt_bound(request, first, hold.real());

@@ -87,11 +87,13 @@ impl Seat {
     }
 
     /// It failed, in a way that other requests may see too.
-    fn failed(&self, wish: Option<Duration>, now: Instant) {
+    fn failed(&self, error: &CallError, now: Instant) {
         let mut rest = locked(&self.rest);
         rest.failures = rest.failures.saturating_add(1);
-        let pause = Duration::from_secs(1) * 2_u32.saturating_pow(rest.failures.min(7) - 1);
-        rest.until = Some(now + wish.unwrap_or(pause).min(LONGEST_REST));
+        // What may be billed counts as spent at its worst case: it is not risked again soon.
+        let first = Duration::from_secs(if error.may_be_billed { 30 } else { 1 });
+        let pause = first * 2_u32.saturating_pow(rest.failures.min(7) - 1);
+        rest.until = Some(now + error.retry_after.unwrap_or(pause).min(LONGEST_REST));
     }
 }
 
@@ -167,11 +169,7 @@ impl<'a> Tries<'a> {
         if seats.len() == 1 && self.tried.is_empty() && !seats[0].is_out.load(Ordering::Relaxed) {
             return Next::Ask(0);
         }
-        let usable = |at: &usize| {
-            self.only.is_none_or(|only| only == *at)
-                && !seats[*at].is_out.load(Ordering::Relaxed)
-                && self.tried.get(*at).is_none_or(|tried| !tried.over)
-        };
+        let usable = |at: &usize| self.usable(*at);
         // One that rests is asked where there is no other, as soon as this request's own wait is over.
         let several = (0..seats.len()).filter(usable).count() > 1;
         let mut best: Option<((u32, bool, usize, u64), usize)> = None;
@@ -189,7 +187,7 @@ impl<'a> Tries<'a> {
             }
             let rests = several && seats[at].rests_until(now).is_some();
             // Whoever has not failed this request yet comes before another round.
-            let failures = self.tried.get(at).map_or(0, |tried| tried.failures);
+            let failures = self.failures(at);
             let key = match self.service.model.routing {
                 Routing::Failover => (failures, rests, at, 0),
                 Routing::Balance => {
@@ -210,6 +208,33 @@ impl<'a> Tries<'a> {
             (None, Some(soonest)) => Next::Wait(soonest),
             (None, None) => Next::GiveUp(self.verdict()),
         }
+    }
+
+    fn usable(&self, at: usize) -> bool {
+        self.only.is_none_or(|only| only == at)
+            && !self.service.seats[at].is_out.load(Ordering::Relaxed)
+            && self.tried.get(at).is_none_or(|tried| !tried.over)
+    }
+
+    fn failures(&self, at: usize) -> u32 {
+        self.tried.get(at).map_or(0, |tried| tried.failures)
+    }
+
+    /// False where the one that was chosen failed others while this request waited there, and another has not.
+    pub fn stands(&self, at: usize, now: Instant) -> bool {
+        let seats = &self.service.seats;
+        if seats.len() == 1 {
+            return true;
+        }
+        let better = |other: usize| {
+            let next = self.tried.get(other).and_then(|tried| tried.next);
+            other != at
+                && self.usable(other)
+                && self.failures(other) <= self.failures(at)
+                && next.is_none_or(|next| next <= now)
+                && seats[other].rests_until(now).is_none()
+        };
+        self.usable(at) && (seats[at].rests_until(now).is_none() || !(0..seats.len()).any(better))
     }
 
     /// An attempt failed: who is asked next, and when, follows from that.
@@ -239,7 +264,7 @@ impl<'a> Tries<'a> {
                 _ => tried.over = true,
             }
             if seats.len() > 1 {
-                seat.failed(error.retry_after, now);
+                seat.failed(error, now);
             }
         } else {
             tried.over = true;

@@ -206,6 +206,17 @@ impl Slot {
         self.leave(ended, used);
     }
 
+    /// It is not sent after all: nothing was used.
+    pub fn forfeit(mut self) {
+        self.ended = true;
+        let mut state = self.throttle.state();
+        let now = Instant::now();
+        let State { limits, lanes, .. } = &mut *state;
+        let Some(queue) = lanes.get(self.lane.0) else { return };
+        queue.limits.iter().for_each(|&at| limits[at].undo(self.tokens, now));
+        state.advance(now);
+    }
+
     fn leave(&mut self, ended: Ended, used: u64) {
         if std::mem::replace(&mut self.ended, true) {
             return;
