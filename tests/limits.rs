@@ -54,6 +54,17 @@ fn a_rate_is_not_passed_and_is_used() {
     assert_eq!(server.ledger().requests, 24);
 }
 
+#[test]
+fn what_the_store_has_passes_no_limit() {
+    let server = server(Options::default());
+    let home = Home::over_http(24, &server.url(), "");
+    home.run("evaluate task --json --quiet", &[]).ended(0);
+    // At this rate 24 requests would take 23 minutes.
+    home.point_at(&server.url(), "requests_per_minute = 1\ntokens_per_minute = 1\ndeadline_seconds = 60");
+    let done = home.run("evaluate task --json --quiet", &[]).ended(0).json();
+    assert_eq!((&done["cache_hits"], server.ledger().requests), (&json!(24), 24));
+}
+
 /// It refuses whatever is above ten requests at once. Nothing is lost, and after the first rounds refusals are few.
 #[test]
 fn an_endpoint_that_says_it_is_too_much_is_asked_for_less() {
@@ -82,4 +93,25 @@ fn an_endpoint_that_says_it_is_too_much_is_asked_for_less() {
     assert_eq!((&done["failed_evaluations"], &done["evaluations"]), (&json!(0), &json!(320)), "{done:#}");
     let (refused, answered) = (refused.load(Ordering::SeqCst), server.ledger().answered);
     assert!(refused > 0 && refused < answered, "{refused} refusals for {answered} answers");
+}
+
+/// `cargo test --release --test limits -- --ignored --nocapture`: how much of a latency is hidden, with a store on disk.
+#[test]
+#[ignore = "a measurement: its figure needs a quiet machine and a release build"]
+fn a_latency_is_hidden() {
+    let number = |name: &str, else_: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(else_);
+    let (requests, latency, concurrency) = (number("REQUESTS", 20_000), number("LATENCY_MS", 50), 64);
+    let server = server(slow(latency));
+    let home = Home::over_http(1, &server.url(), "");
+    let rows = (0..requests).map(|i| format!("{{\"id\":\"{i}\",\"problem\":\"Ann has {i} nuts.\",\"answer\":1}}\n"));
+    home.write("task/tune.jsonl", rows.collect::<String>());
+    let begin = Instant::now();
+    let line = "evaluate task --json --quiet --concurrency 64";
+    assert_eq!(home.run(line, &[]).ended(0).json()["instances"], json!(requests));
+    let seconds = begin.elapsed().as_secs_f64();
+    let share = requests as f64 / seconds / (f64::from(concurrency) / (latency as f64 / 1000.0));
+    println!(
+        "{requests} requests of {latency} ms in {seconds:.2} s: {:.1} % of what {concurrency} at once allow",
+        share * 100.0
+    );
 }

@@ -147,7 +147,7 @@ pub(super) enum Ended {
     Otherwise,
 }
 
-/// Requests in flight when an endpoint is first asked.
+/// Requests in flight when an endpoint is first asked; a quarter of what the run allows, where that is more.
 const FIRST: f64 = 8.0;
 
 /// A smoothed latency of so many times the lowest says that requests queue up at the endpoint.
@@ -169,7 +169,7 @@ impl Window {
     /// For a run that has at most so many requests in flight.
     pub fn new(most: usize) -> Window {
         let most = (most as f64).max(1.0);
-        Window { size: FIRST.min(most), most, slow_start: true, cut_at: 0 }
+        Window { size: FIRST.max((most / 4.0).floor()).min(most), most, slow_start: true, cut_at: 0 }
     }
 
     /// How many requests may be in flight.
@@ -238,8 +238,9 @@ mod tests {
 
     #[test]
     fn a_window_doubles_by_the_round_until_the_endpoint_says_no() {
+        assert_eq!([1, 5, 32, 40, 400].map(|most| Window::new(most).bears()), [1, 5, 8, 10, 100]);
         let mut window = Window::new(64);
-        for size in [8, 16, 32, 64, 64] {
+        for size in [16, 32, 64, 64] {
             assert_eq!(window.bears(), size);
             answered(&mut window, size, 1);
         }
@@ -264,11 +265,11 @@ mod tests {
     fn a_window_grows_only_where_it_is_used_and_nothing_queues() {
         let mut window = Window::new(64);
         for _ in 0..100 {
-            window.learn(Ended::Answered(Duration::ZERO), 1, 1, 3, false);
-            window.learn(Ended::Answered(Duration::ZERO), 1, 1, 8, true);
-            window.learn(Ended::Otherwise, 1, 1, 8, false);
+            window.learn(Ended::Answered(Duration::ZERO), 1, 1, 7, false);
+            window.learn(Ended::Answered(Duration::ZERO), 1, 1, 16, true);
+            window.learn(Ended::Otherwise, 1, 1, 16, false);
         }
-        assert_eq!(window.bears(), 8);
+        assert_eq!(window.bears(), 16);
     }
 
     #[test]
