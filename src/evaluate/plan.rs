@@ -133,20 +133,18 @@ impl Plan {
 }
 
 fn study_cost(price: &Price, several: bool, stored: &Stored, known: usize, n: usize) -> Usd {
-    let output: u64 = stored.samples().take(n).skip(known).map(|sample| sample.completion_tokens).sum();
-    let mut cost = price.output.times(output);
-    let mut again = true;
+    let (mut cost, mut again) = (Usd::ZERO, true);
     for purchase in &stored.purchases {
         let (first, response) = (purchase.first, &purchase.response);
         let end = (first + response.samples.len()).min(n);
-        if end <= known {
+        let skip = known.saturating_sub(first);
+        if first + skip >= end {
             continue;
         }
-        let prompts = match several {
-            true => u64::from(again && first < n),
-            false => end.saturating_sub(first.max(known)) as u64,
-        };
-        cost += price.prompt(response.prompt_tokens, response.cached_tokens).times(prompts);
+        let used = &response.samples[skip..end - first];
+        let output: u64 = used.iter().map(|sample| sample.completion_tokens).sum();
+        let prompts = if several { u64::from(again) } else { used.len() as u64 };
+        cost += price.at(response.prompt_tokens).output.times(output) + price.prompt_of(response).times(prompts);
         again = response.asked.is_some_and(|asked| asked as usize > response.samples.len());
     }
     cost
@@ -171,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_prompt_is_counted_as_often_as_an_empty_store_would_have_paid_it() {
-        let price = Price::per_million(1.0, 1.0, 1.0);
+        let price = Price::flat(Usd::from_pico(1_000_000), Usd::from_pico(1_000_000));
         let cost =
             |several, stored: &Stored, known, n| study_cost(&price, several, stored, known, n).pico() / 1_000_000;
         let whole = stored(&[(3, None)]);

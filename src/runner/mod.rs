@@ -25,7 +25,6 @@ pub use service::{Service, fingerprint};
 
 use crate::backend::{self, Backend, Endpoint, Endpoints, Equivalence, Model, ModelKind, Rates};
 use crate::diagnostic::{Error, Result};
-use crate::money::Usd;
 use crate::price::Price;
 use crate::provider::{Failure, Request, Sample};
 use crate::store::{Fingerprint, SharedStore, Stored};
@@ -198,7 +197,7 @@ impl Runner {
                 ));
             }
             services.push(Arc::new(Service {
-                price: model.price.unwrap_or(Price { input: Usd::ZERO, cached_input: Usd::ZERO, output: Usd::ZERO }),
+                price: model.price.unwrap_or(Price::FREE),
                 chat: kind != ModelKind::Text,
                 vendor,
                 by_family: serving[0].equivalence == Equivalence::Major,

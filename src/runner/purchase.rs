@@ -13,7 +13,7 @@ use tracing::Instrument;
 
 use super::limits::Ended;
 use super::routes::{Next, Seat, Tries};
-use super::service::{Service, family};
+use super::service::Service;
 use super::{Answered, Hold, Runner, Wish};
 use crate::backend::CallError;
 use crate::diagnostic::{Error, Result};
@@ -318,7 +318,7 @@ impl Buyer<'_> {
     /// A reply that names another model than the one that was asked.
     fn warn_of_stranger(&self, replied: &str) {
         let asked = self.request.model.as_str();
-        if family(asked) == family(replied) {
+        if crate::models::same_family(asked, replied) {
             return;
         }
         let mut strangers = self.runner.strangers.lock().unwrap_or_else(PoisonError::into_inner);

@@ -49,7 +49,7 @@ impl Service {
 
     /// The fingerprint of a request to it.
     pub fn fingerprint(&self, request: &Request) -> Fingerprint {
-        let model = if self.by_family { family(&request.model) } else { &request.model };
+        let model = if self.by_family { crate::models::family(&request.model) } else { &request.model };
         hashed(self.source(), model, request)
     }
 
@@ -86,7 +86,8 @@ impl Service {
         match foretold {
             Ok(response) if first < response.samples.len() => {
                 let output: u64 = response.samples[first..].iter().map(|sample| sample.completion_tokens).sum();
-                self.price.prompt(response.prompt_tokens, response.cached_tokens) + self.price.output.times(output)
+                self.price.prompt(response.prompt_tokens, response.cached_tokens)
+                    + self.price.at(response.prompt_tokens).output.times(output)
             }
             _ => Usd::ZERO,
         }
@@ -129,8 +130,9 @@ impl Service {
         let input = counted.unwrap_or_else(|| tokens::input_bound(request));
         let drawn = request.params.get("best_of").and_then(Value::as_u64).unwrap_or(0).max(wanted as u64);
         let output = self.output_limit(request).unwrap_or(UNLIMITED_OUTPUT);
-        let input_price = self.price.input.max(self.price.cached_input);
-        input_price.times(input) + self.price.output.times(output.saturating_mul(drawn))
+        // A bound on the prompt over the limit of long prompts takes their price.
+        let price = self.price.at(input);
+        price.dearest_input().times(input) + price.output.times(output.saturating_mul(drawn))
     }
 
     /// All samples of a request where the source knows them beforehand.
@@ -202,15 +204,4 @@ fn grow(growth: &AtomicU64, bill: Usd, bound: Usd) {
         let ratio = (i128::from(bill.pico()) * 1000).div_euclid(i128::from(bound.pico())) + 1;
         growth.fetch_max(u64::try_from(ratio).unwrap_or(u64::MAX).min(1_000_000_000), Ordering::Relaxed);
     }
-}
-
-/// A model's name without the date of a snapshot: `-2024-08-06`, `-20240806`, `-0613`.
-pub(super) fn family(name: &str) -> &str {
-    let dated = |shape: &str| {
-        let (bare, tail) = name.split_at_checked(name.len().checked_sub(shape.len())?)?;
-        let fits =
-            tail.bytes().zip(shape.bytes()).all(|(byte, s)| if s == b'0' { byte.is_ascii_digit() } else { byte == s });
-        (fits && !bare.is_empty()).then_some(bare)
-    };
-    ["-0000-00-00", "-00000000", "-0000"].iter().find_map(|shape| dated(shape)).unwrap_or(name)
 }
