@@ -47,7 +47,7 @@ pub trait Backend: Send + Sync {
         false
     }
 
-    /// One request can ask for several completions. Where it cannot, n completions are n requests.
+    /// Several completions of this request come in one call; else each is asked for by itself.
     fn several(&self, _request: &Request) -> bool {
         true
     }
