@@ -125,7 +125,8 @@ impl Trial {
             }
             _ => (tokens / seen as f64, 1.0),
         };
-        let mean = mean_input * price.at(mean_input.round() as u64).input.as_f64() + mean_output;
+        let prompt = mean_input * price.at(mean_input.round() as u64).input.as_f64();
+        let mean = prompt * self.plan.prompts() as f64 + mean_output;
         Some(Production { mean, error: error * share_unseen.sqrt(), seen })
     }
 
