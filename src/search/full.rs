@@ -88,16 +88,15 @@ impl Full {
     }
 }
 
-/// The mean and its standard error, without overflow.
-fn mean(scores: &[f64]) -> (f64, f64) {
-    let count = scores.len() as f64;
-    let scale = scores.iter().fold(0.0_f64, |most, score| most.max(score.abs()));
-    if scale == 0.0 {
-        return (0.0, 0.0);
-    }
-    let mean = scores.iter().map(|score| score / scale).sum::<f64>() / count;
-    let squares: f64 = scores.iter().map(|score| (score / scale - mean).powi(2)).sum();
-    (mean * scale, if count > 1.0 { (squares / (count - 1.0) / count).sqrt() * scale } else { 0.0 })
+/// The mean and its standard error, without overflow. Sums of whole numbers are exact, so equal trials stay equal.
+pub(super) fn mean(scores: &[f64]) -> (f64, f64) {
+    let count = scores.len().max(1) as f64;
+    let sum: f64 = scores.iter().sum();
+    let mean = if sum.is_finite() { sum / count } else { scores.iter().map(|score| score / count).sum() };
+    let most = scores.iter().map(|score| (score - mean).abs()).fold(0.0, f64::max);
+    let squares: f64 = scores.iter().map(|score| ((score - mean) / most).powi(2)).sum();
+    let error = most * (squares / (count - 1.0).max(1.0) / count).sqrt();
+    (mean, if most > 0.0 && error.is_finite() { error } else { 0.0 })
 }
 
 impl Strategy for Full {

@@ -70,10 +70,11 @@ impl Gp {
         let (values, noise): (Vec<f64>, Vec<f64>) = used
             .iter()
             .map(|&number| match tried[number].state {
-                State::Finished { score, error } => (scale.of(score), (error / scale.width).powi(2).min(10.0)),
+                State::Finished { score, error } => (scale.of(score), ((error / scale.width).min(3.0) * 1e6).round() / 1e6),
                 State::Infeasible => (worst, 0.0),
                 State::Pending | State::Missing => (0.0, 0.0),
             })
+            .map(|(value, error): (f64, f64)| (value, error * error))
             .unzip();
         let points: Vec<Point> = used.iter().map(|&number| tried[number].point.clone()).collect();
         // The parameters hardly change from one trial to the next.
@@ -148,7 +149,8 @@ impl Scale {
     }
 
     fn of(&self, score: f64) -> f64 {
-        ((score - self.middle) / self.width).clamp(-1e3, 1e3)
+        // Six digits: where the scores' zero lies shall not decide between candidates by its rounding.
+        (((score - self.middle) / self.width).clamp(-1e3, 1e3) * 1e6).round() / 1e6
     }
 }
 

@@ -12,6 +12,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 
 use super::draws::Draws;
+use super::full::mean;
 use super::{Ask, Outcome, Problem, Strategy, Told};
 use crate::space::Configuration;
 
@@ -59,7 +60,7 @@ impl Trial {
         if count == 0 || self.gone || (self.told - count.min(self.told)) * 20 > self.told {
             return None;
         }
-        Some(self.scores.iter().map(|score| score / count as f64).sum())
+        Some(mean(&self.scores).0)
     }
 }
 
