@@ -82,7 +82,8 @@ impl Blend {
             progress.look(&self.explorer);
         }
         for (configuration, score) in self.global.look(&self.explorer) {
-            let mut bests: Vec<f64> = self.local.iter().filter_map(|(search, _)| search.score(&self.explorer)).collect();
+            let mut bests: Vec<f64> =
+                self.local.iter().filter_map(|(search, _)| search.score(&self.explorer)).collect();
             bests.sort_by(f64::total_cmp);
             let median = if bests.is_empty() { None } else { Some(bests[(bests.len() - 1) / 2]) };
             let known = self.local.iter().any(|(search, _)| *search.centre() == configuration);
@@ -131,7 +132,8 @@ impl Blend {
             let promise = one.best.map_or(f64::NEG_INFINITY, |(best, _)| best + horizon * speed(one));
             if promise.is_nan() { f64::NEG_INFINITY } else { promise }
         };
-        let local = (0..self.local.len()).max_by(|&a, &b| promise(&self.local[a].1).total_cmp(&promise(&self.local[b].1)).then(b.cmp(&a)))?;
+        let local = (0..self.local.len())
+            .max_by(|&a, &b| promise(&self.local[a].1).total_cmp(&promise(&self.local[b].1)).then(b.cmp(&a)))?;
         (promise(&self.local[local].1) >= promise(&self.global)).then_some(local)
     }
 }

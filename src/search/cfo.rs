@@ -187,7 +187,8 @@ impl Flow2 {
             }
             let found = if moved { self.repaired(explorer, &from, place) } else { None };
             if let Some(found) = found {
-                if opposite.is_none() && direction.iter().enumerate().any(|(axis, _)| explorer.choices(axis).is_none()) {
+                if opposite.is_none() && direction.iter().enumerate().any(|(axis, _)| explorer.choices(axis).is_none())
+                {
                     self.opposite = Some(direction.iter().map(|component| -component).collect());
                 }
                 self.waiting.push(found.clone());

@@ -66,9 +66,7 @@ fn gap(kind: &Kind, a: Option<f64>, b: Option<f64>) -> f64 {
     match (a, b, kind) {
         (None, None, _) => 0.0,
         (Some(a), Some(b), Kind::Number { .. }) => (a - b).powi(2),
-        (Some(a), Some(b), Kind::Choices(choices)) => {
-            f64::from(cell(a, *choices as u64) != cell(b, *choices as u64))
-        }
+        (Some(a), Some(b), Kind::Choices(choices)) => f64::from(cell(a, *choices as u64) != cell(b, *choices as u64)),
         _ => 1.0,
     }
 }
@@ -107,7 +105,8 @@ impl Derived {
                 None => Kind::Choices(values.len()),
             };
             derived.dimensions.push(Dimension { name: name.to_owned(), kind });
-            let choices: BTreeSet<String> = if numbers.is_some() { BTreeSet::new() } else { values.into_keys().collect() };
+            let choices: BTreeSet<String> =
+                if numbers.is_some() { BTreeSet::new() } else { values.into_keys().collect() };
             derived.choices.push(choices.into_iter().collect());
         }
         derived

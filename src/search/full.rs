@@ -13,14 +13,14 @@ const PROBE: usize = 16;
 /// So many evaluations shall be under way, so that replies can be waited for in parallel ...
 const UNDER_WAY: usize = 64;
 /// ... which is at least and at most so many trials: the proposer decides without knowing how they end.
-const TRIALS_UNDER_WAY: (usize, usize) = (4, 16);
+const TRIALS_UNDER_WAY: (usize, usize) = (4, 8);
 
 /// A trial that is not finished.
 #[derive(Default)]
 struct Running {
     asked: usize,
     told: usize,
-    scores: Vec<f64>,
+    scores: Vec<(usize, f64)>,
     cost: Usd,
     refused: bool,
 }
@@ -38,6 +38,8 @@ pub(super) struct Full {
     trials: usize,
     running: BTreeMap<usize, Running>,
     newest_told: usize,
+    /// Of each instance how many trials that finished have a score, and their mean.
+    levels: Vec<(f64, f64)>,
     /// No new trials.
     ended: bool,
 }
@@ -57,6 +59,7 @@ impl Full {
             trials: 0,
             running: BTreeMap::new(),
             newest_told: 0,
+            levels: vec![(0.0, 0.0); problem.instances],
             ended: problem.instances == 0,
         }
     }
@@ -81,10 +84,27 @@ impl Full {
         let state = if trial.refused || trial.scores.is_empty() || missing * 20 > trial.asked {
             State::Missing
         } else {
-            let (score, error) = mean(&trial.scores);
-            State::Finished { score, error }
+            let scores: Vec<f64> = trial.scores.iter().map(|(_, score)| *score).collect();
+            State::Finished { score: mean(&scores).0, error: self.error(&trial.scores) }
         };
         self.proposer.learned(number, state, trial.cost.as_f64());
+    }
+}
+
+impl Full {
+    /// The standard error of a trial's mean score, less what is due to instances that are hard or easy for all.
+    fn error(&mut self, scores: &[(usize, f64)]) -> f64 {
+        let mut rests = Vec::new();
+        let mut others = f64::INFINITY;
+        for &(instance, score) in scores {
+            let Some((count, level)) = self.levels.get_mut(instance) else { continue };
+            others = others.min(*count);
+            rests.push(score - *level);
+            *count += 1.0;
+            *level += (score - *level) / *count;
+        }
+        // A level that is known from k trials is itself in doubt: a difference from it has 1 + 1/k times the variance.
+        mean(&rests).1 / if others >= 1.0 { (1.0 + 1.0 / others).sqrt() } else { 1.0 }
     }
 }
 
@@ -117,7 +137,11 @@ impl Strategy for Full {
                 self.left -= 1;
                 self.proposer.began(&configuration);
                 self.running.insert(trial, Running { asked: self.probe, ..Running::default() });
-                return Ask::Evaluate { trial, configuration: Some(configuration), instances: (0..self.probe).collect() };
+                return Ask::Evaluate {
+                    trial,
+                    configuration: Some(configuration),
+                    instances: (0..self.probe).collect(),
+                };
             }
             self.ended = true;
         }
@@ -134,7 +158,7 @@ impl Strategy for Full {
         trial.cost += told.cost;
         trial.refused |= refused;
         if let Outcome::Scored { score, .. } = told.outcome {
-            trial.scores.push(score);
+            trial.scores.push((told.instance, score));
         }
         if trial.told == trial.asked
             && (trial.asked == self.instances || trial.refused)

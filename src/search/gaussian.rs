@@ -18,10 +18,10 @@ use super::encoding::{Dimension, Kind, Point, cell};
 const STEPS: u64 = 20;
 /// Variance that is always added, in units of the values' variance: values are hardly known better.
 const NUGGET: f64 = 1e-4;
-/// The centre and width of the prior of each kind of parameter: of the variance; of the share of the noise that does not
-/// cancel between configurations on the same instances (0.26 to 0.41 on recorded answers); of a length.
+/// The centre and width of the prior of each kind of parameter: of the variance; of the factor on the observations' noise
+/// variance; of a length.
 const VARIANCE: (f64, f64) = (0.0, 1.0);
-const NOISE: (f64, f64) = (-1.2, 0.7);
+const NOISE: (f64, f64) = (-1.0, 1.5);
 const LENGTH: (f64, f64) = (-0.7, 1.0);
 
 /// One coordinate as the kernel sees it.
@@ -56,7 +56,8 @@ impl Gaussian {
     ) -> Option<Gaussian> {
         let kinds: Vec<Kind> = dimensions.iter().map(|dimension| dimension.kind).collect();
         let prior = prior(kinds.len());
-        let parameters = if parameters.len() == prior.len() { parameters } else { prior.iter().map(|(at, _)| *at).collect() };
+        let parameters =
+            if parameters.len() == prior.len() { parameters } else { prior.iter().map(|(at, _)| *at).collect() };
         let points = points.iter().map(|point| coordinates(&kinds, point)).collect();
         let mut gaussian =
             Gaussian { kinds, points, values, noise, parameters, factor: Vec::new(), weights: Vec::new() };
@@ -76,7 +77,8 @@ impl Gaussian {
     pub(super) fn predict(&self, point: &Point) -> (f64, f64) {
         let point = coordinates(&self.kinds, point);
         let count = self.values.len();
-        let mut solved: Vec<f64> = self.points.iter().map(|other| self.kernel(&self.parameters, &point, other)).collect();
+        let mut solved: Vec<f64> =
+            self.points.iter().map(|other| self.kernel(&self.parameters, &point, other)).collect();
         let mean = solved.iter().zip(&self.weights).map(|(k, weight)| k * weight).sum();
         forward(&self.factor, count, &mut solved);
         let explained: f64 = solved.iter().map(|at| at * at).sum();
@@ -129,11 +131,8 @@ impl Gaussian {
     /// The gradient of what [`solve`](Self::solve) gives.
     fn gradient(&self, parameters: &[f64], solved: &Solved) -> Vec<f64> {
         let count = self.values.len();
-        let mut gradient: Vec<f64> = parameters
-            .iter()
-            .zip(prior(self.kinds.len()))
-            .map(|(at, (mean, sd))| (at - mean) / (sd * sd))
-            .collect();
+        let mut gradient: Vec<f64> =
+            parameters.iter().zip(prior(self.kinds.len())).map(|(at, (mean, sd))| (at - mean) / (sd * sd)).collect();
         let variance = bounded(parameters[0]).exp();
         let noise = bounded(parameters[1]).exp();
         let mut column = vec![0.0; count];
@@ -144,7 +143,8 @@ impl Gaussian {
             backward(&solved.factor, count, &mut column);
             gradient[1] += 0.5 * (column[at] - solved.weights[at].powi(2)) * noise * self.noise[at];
             for other in 0..=at {
-                let pull = (column[other] - solved.weights[at] * solved.weights[other]) * if other == at { 0.5 } else { 1.0 };
+                let pull =
+                    (column[other] - solved.weights[at] * solved.weights[other]) * if other == at { 0.5 } else { 1.0 };
                 let (squares, differ) = gaps(parameters, &self.points[at], &self.points[other]);
                 let far = (5.0 * squares).sqrt();
                 let scale = variance * (-far - differ).exp();

@@ -1,6 +1,6 @@
 //! Bayesian optimization with a Gaussian process over mixed spaces.
 //!
-//! After an even cover of the space (two trials a dimension, four to ten) the next configuration is the one of greatest
+//! After an even cover of the space (a trial for each dimension, four to ten) the next configuration is the one of greatest
 //! expected improvement (Jones, Schonlau & Welch 1998) among random candidates and neighbours of the best; of small spaces
 //! among everything that was not tried. The model is in [`gaussian`](super::gaussian): it knows the standard error of each
 //! score and learns how much of it is noise between configurations. What improvement is measured from is therefore the best
@@ -43,7 +43,7 @@ impl Proposer for Gp {
             known += usize::from(!matches!(tried.state, State::Pending | State::Missing));
         }
         let dimensions = self.explorer.dimensions().len();
-        if known < (2 * dimensions).clamp(STARTUP.0, STARTUP.1) || dimensions == 0 {
+        if known < dimensions.clamp(STARTUP.0, STARTUP.1) || dimensions == 0 {
             return self.explorer.spread();
         }
         scores.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
@@ -66,11 +66,13 @@ impl Gp {
         used.sort_unstable();
         used.dedup();
         used.retain(|&number| tried[number].state != State::Missing);
-        let worst = scores.last().map_or(-1.0, |(_, score)| scale.of(*score) - 0.5);
+        let worst = scores.last().map_or(-1.0, |(_, score)| scale.of(*score) - 1.0);
         let (values, noise): (Vec<f64>, Vec<f64>) = used
             .iter()
             .map(|&number| match tried[number].state {
-                State::Finished { score, error } => (scale.of(score), ((error / scale.width).min(3.0) * 1e6).round() / 1e6),
+                State::Finished { score, error } => {
+                    (scale.of(score), ((error / scale.width).min(3.0) * 1e6).round() / 1e6)
+                }
                 State::Infeasible => (worst, 0.0),
                 State::Pending | State::Missing => (0.0, 0.0),
             })
@@ -99,7 +101,11 @@ impl Gp {
         for round in 0..if all { 0 } else { 2 } {
             candidates.sort_by(|a, b| b.0.total_cmp(&a.0));
             let around: Vec<Point> = match round {
-                0 => scores.iter().take(NEIGHBOURS.0).map(|(number, _)| self.explorer.tried()[*number].point.clone()).collect(),
+                0 => scores
+                    .iter()
+                    .take(NEIGHBOURS.0)
+                    .map(|(number, _)| self.explorer.tried()[*number].point.clone())
+                    .collect(),
                 _ => candidates.iter().take(NEIGHBOURS.0).map(|(_, found)| self.explorer.encode(found)).collect(),
             };
             for point in around {

@@ -16,6 +16,8 @@ pub mod halving;
 pub mod hyperband;
 pub mod order;
 pub mod proposer;
+#[cfg(test)]
+mod proposer_tests;
 pub mod random;
 #[cfg(test)]
 mod recorded;

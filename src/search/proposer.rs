@@ -117,8 +117,16 @@ impl Explorer {
         });
         let dimensions = derived.as_ref().map_or(dimensions, |derived| derived.dimensions.clone());
         let sequence = (rng.random(), 0);
-        let mut explorer =
-            Explorer { domain, dimensions, derived, untried: None, tried: Vec::new(), numbers: HashMap::new(), rng, sequence };
+        let mut explorer = Explorer {
+            domain,
+            dimensions,
+            derived,
+            untried: None,
+            tried: Vec::new(),
+            numbers: HashMap::new(),
+            rng,
+            sequence,
+        };
         explorer.untried = listed.map(|all| {
             let mut seen = HashSet::new();
             let entries = all.into_iter().map(|configuration| {
@@ -183,7 +191,11 @@ impl Explorer {
                 .map(|name| configuration.get(name).and_then(serde_json::Value::as_f64).unwrap_or(0.0))
         };
         let order = |a: &[f64; 4], b: &[f64; 4]| {
-            a.iter().zip(b).map(|(a, b)| a.total_cmp(b)).find(|order| order.is_ne()).unwrap_or(std::cmp::Ordering::Equal)
+            a.iter()
+                .zip(b)
+                .map(|(a, b)| a.total_cmp(b))
+                .find(|order| order.is_ne())
+                .unwrap_or(std::cmp::Ordering::Equal)
         };
         let listed = || {
             let tried = self.tried.iter().map(|tried| &tried.configuration);
@@ -251,7 +263,9 @@ impl Explorer {
     /// Candidates that were not tried, at random: at most so many, all of a small space.
     pub fn candidates(&mut self, count: usize) -> Vec<Configuration> {
         match &self.untried {
-            Some(untried) if untried.len() <= count => untried.iter().map(|(configuration, _, _)| configuration.clone()).collect(),
+            Some(untried) if untried.len() <= count => {
+                untried.iter().map(|(configuration, _, _)| configuration.clone()).collect()
+            }
             _ => (0..count).map_while(|_| self.random()).collect(),
         }
     }

@@ -12,7 +12,8 @@
 //!   hardly count, and a branch not seen before is drawn from the prior.
 //! * Trials that are not finished count among the rest (a constant liar), so candidates spread out. Infeasible trials are
 //!   always among the rest, missing ones nowhere.
-//! * The first ten trials are an even cover of the space.
+//! * The first trials, as many as there are parameters, are an even cover of the space: full evaluations are dear, so
+//!   the model is asked earlier than elsewhere.
 
 use statrs::function::erf::erf;
 
@@ -23,8 +24,8 @@ use super::{Problem, Strategy};
 use crate::space::Configuration;
 use rand::RngExt;
 
-/// How many trials are spread over the space before the model is asked.
-const STARTUP: usize = 10;
+/// A trial for each dimension is spread over the space before the model is asked, at least and at most so many.
+const STARTUP: (usize, usize) = (4, 10);
 /// The share of the trials that is good, and the most there may be.
 const GOOD: (f64, usize) = (0.15, 25);
 /// Of the rest the latest so many are looked at, so that a proposal's work is bounded.
@@ -68,7 +69,8 @@ pub(super) fn propose(explorer: &mut Explorer) -> Option<Configuration> {
         }
         known += usize::from(!matches!(tried.state, State::Pending | State::Missing));
     }
-    if known < STARTUP || explorer.dimensions().is_empty() {
+    let dimensions = explorer.dimensions().len();
+    if known < dimensions.clamp(STARTUP.0, STARTUP.1) || dimensions == 0 {
         return explorer.spread();
     }
     finished.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
@@ -141,7 +143,9 @@ impl Mixture {
                 }
             }
             Kind::Number { cells, .. } => {
-                let mass = |from: f64, to: f64| cumulative((to - centre) / self.width) - cumulative((from - centre) / self.width);
+                let mass = |from: f64, to: f64| {
+                    cumulative((to - centre) / self.width) - cumulative((from - centre) / self.width)
+                };
                 let all = mass(0.0, 1.0).max(1e-12);
                 match cells {
                     Some(cells) => {
@@ -211,7 +215,8 @@ mod tests {
         for choice in 0..5 {
             for step in 0..4 {
                 for fine in 0..500 {
-                    let point = vec![Some(cell_middle(choice, 5)), Some(cell_middle(step, 4)), Some(cell_middle(fine, 500))];
+                    let point =
+                        vec![Some(cell_middle(choice, 5)), Some(cell_middle(step, 4)), Some(cell_middle(fine, 500))];
                     sum += mixture.log_density(&point).exp() / (5.0 * 4.0 * 500.0);
                 }
             }

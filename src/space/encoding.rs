@@ -199,7 +199,10 @@ mod tests {
     #[test]
     fn the_cheap_start_has_the_fewest_samples_and_tokens() {
         let cheap = space().low_cost().unwrap();
-        assert_eq!(cheap.to_string(), "max_tokens=20 model=a n=2 prompt=direct sampling=temperature seed=3 temperature=0.0");
+        assert_eq!(
+            cheap.to_string(),
+            "max_tokens=20 model=a n=2 prompt=direct sampling=temperature seed=3 temperature=0.0"
+        );
     }
 
     #[test]
