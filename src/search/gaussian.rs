@@ -15,7 +15,7 @@ use argmin::solver::quasinewton::LBFGS;
 use super::encoding::{Dimension, Kind, Point, cell};
 
 /// Steps of the fit.
-const STEPS: u64 = 20;
+const STEPS: u64 = 15;
 /// Variance that is always added, in units of the values' variance: values are hardly known better.
 const NUGGET: f64 = 1e-4;
 /// The centre and width of the prior of each kind of parameter: of the variance; of the factor on the observations' noise
@@ -142,9 +142,8 @@ impl Gaussian {
             forward(&solved.factor, count, &mut column);
             backward(&solved.factor, count, &mut column);
             gradient[1] += 0.5 * (column[at] - solved.weights[at].powi(2)) * noise * self.noise[at];
-            for other in 0..=at {
-                let pull =
-                    (column[other] - solved.weights[at] * solved.weights[other]) * if other == at { 0.5 } else { 1.0 };
+            for (other, inverse) in column.iter().enumerate().take(at + 1) {
+                let pull = (inverse - solved.weights[at] * solved.weights[other]) * if other == at { 0.5 } else { 1.0 };
                 let (squares, differ) = gaps(parameters, &self.points[at], &self.points[other]);
                 let far = (5.0 * squares).sqrt();
                 let scale = variance * (-far - differ).exp();
@@ -214,15 +213,17 @@ struct Climb<'a> {
 }
 
 impl Climb<'_> {
-    fn at(&self, parameters: &[f64]) -> Result<std::cell::Ref<'_, Option<(Vec<f64>, Solved)>>, Error> {
-        if self.latest.borrow().as_ref().is_none_or(|(at, _)| at != parameters) {
-            let solved = self.gaussian.solve(parameters).ok_or_else(|| Error::msg("not positive definite"))?;
-            if self.best.borrow().as_ref().is_none_or(|(least, _)| solved.cost < *least) {
-                *self.best.borrow_mut() = Some((solved.cost, parameters.to_vec()));
-            }
-            *self.latest.borrow_mut() = Some((parameters.to_vec(), solved));
+    /// What `read` makes of the solution at these parameters, which is kept for the other question about it.
+    fn at<T>(&self, parameters: &[f64], read: impl FnOnce(&Solved) -> T) -> Result<T, Error> {
+        let mut latest = self.latest.borrow_mut();
+        if let Some((_, solved)) = latest.as_ref().filter(|(at, _)| at == parameters) {
+            return Ok(read(solved));
         }
-        Ok(self.latest.borrow())
+        let solved = self.gaussian.solve(parameters).ok_or_else(|| Error::msg("not positive definite"))?;
+        if self.best.borrow().as_ref().is_none_or(|(least, _)| solved.cost < *least) {
+            *self.best.borrow_mut() = Some((solved.cost, parameters.to_vec()));
+        }
+        Ok(read(&latest.insert((parameters.to_vec(), solved)).1))
     }
 }
 
@@ -231,8 +232,7 @@ impl CostFunction for Climb<'_> {
     type Output = f64;
 
     fn cost(&self, parameters: &Vec<f64>) -> Result<f64, Error> {
-        let at = self.at(parameters)?;
-        Ok(at.as_ref().map_or(f64::MAX, |(_, solved)| solved.cost))
+        self.at(parameters, |solved| solved.cost)
     }
 }
 
@@ -241,8 +241,7 @@ impl Gradient for Climb<'_> {
     type Gradient = Vec<f64>;
 
     fn gradient(&self, parameters: &Vec<f64>) -> Result<Vec<f64>, Error> {
-        let at = self.at(parameters)?;
-        Ok(at.as_ref().map_or_else(Vec::new, |(_, solved)| self.gaussian.gradient(parameters, solved)))
+        self.at(parameters, |solved| self.gaussian.gradient(parameters, solved))
     }
 }
 

@@ -80,7 +80,7 @@ impl Gp {
             .unzip();
         let points: Vec<Point> = used.iter().map(|&number| tried[number].point.clone()).collect();
         // The parameters hardly change from one trial to the next.
-        let fit = scores.len() >= self.fitted + 1 + self.fitted / 8 || self.fitted == 0;
+        let fit = scores.len() >= self.fitted + 1 + self.fitted / 4 || self.fitted == 0;
         let parameters = self.parameters.clone();
         let model = Gaussian::new(self.explorer.dimensions(), &points, values, noise, parameters, fit)?;
         if fit {

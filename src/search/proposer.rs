@@ -234,9 +234,7 @@ impl Explorer {
             let nearest = untried.iter().map(|entry| (far(&entry.2), entry)).min_by(|a, b| a.0.total_cmp(&b.0))?;
             return Some(nearest.1.0.clone());
         }
-        if self.derived.is_none() {
-            return None;
-        }
+        self.derived.as_ref()?;
         let drawn: Vec<Configuration> = (0..32).map_while(|_| self.random()).collect();
         let far = |configuration: &Configuration| reach(&self.dimensions, place, &self.encode(configuration));
         drawn.into_iter().map(|one| (far(&one), one)).min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, one)| one)
