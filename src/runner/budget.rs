@@ -115,6 +115,21 @@ impl Purse {
         Admission::Go(Hold { purse: self.clone(), study, real, paid: Usd::ZERO, ticket, divided: false })
     }
 
+    /// Asks to send something, and waits for what is in flight to settle where it does not fit yet. `None` where it does
+    /// not fit although everything has. Callers that ask one after the other are admitted in that order.
+    pub async fn admit_in_time(self: &Arc<Purse>, study: Usd, real: Usd) -> Option<Hold> {
+        loop {
+            let changed = self.changed.notified();
+            let mut changed = std::pin::pin!(changed);
+            changed.as_mut().enable();
+            match self.admit(study, real) {
+                Admission::Go(hold) => return Some(hold),
+                Admission::Never { .. } => return None,
+                Admission::Wait => changed.await,
+            }
+        }
+    }
+
     /// Someone with a hold now waits for another evaluation of the same request, or no longer does.
     pub fn block(&self, blocked: bool) {
         let mut accounts = self.accounts();

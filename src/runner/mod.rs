@@ -15,7 +15,7 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
@@ -60,11 +60,13 @@ pub struct Wish {
 /// Answers requests: every answer is durable before it is returned, and paid for at most once.
 pub struct Runner {
     store: SharedStore,
-    services: Vec<Arc<Service>>,
+    services: RwLock<Vec<Arc<Service>>>,
     flights: Mutex<HashMap<Fingerprint, Arc<tokio::sync::Mutex<()>>>>,
     /// Every limit, and who waits for them. The run's own is a little wider than what is sent at once, so that the ledger's
     /// entries for the next ones are made while others are under way.
     throttle: Arc<Throttle>,
+    /// What is open, for models that are asked later.
+    opening: Mutex<Opening>,
     /// What is sent at once.
     wire: Semaphore,
     stop: AtomicBool,
@@ -74,8 +76,7 @@ pub struct Runner {
 }
 
 /// Endpoints, and limits by what they are of, as they are opened.
-struct Opening<'a> {
-    endpoints: &'a Endpoints,
+struct Opening {
     throttle: Arc<Throttle>,
     /// The run's own limit, and its width.
     run: (usize, usize),
@@ -84,22 +85,22 @@ struct Opening<'a> {
     now: Instant,
 }
 
-impl<'a> Opening<'a> {
-    fn new(endpoints: &'a Endpoints, concurrency: usize) -> Opening<'a> {
+impl Opening {
+    fn new(concurrency: usize) -> Opening {
         let (throttle, now) = (Arc::new(Throttle::default()), Instant::now());
         // A quarter more wait for the ledger: a reservation that a crash leaves open counts as spent, so not many more.
         let width = concurrency.saturating_add(concurrency / 4);
         let most = Rates { max_concurrency: Some(u32::try_from(width).unwrap_or(u32::MAX)), ..Rates::default() };
         let run = throttle.add_limit(Limit::new("the run", &most, now));
-        Opening { endpoints, throttle, run: (run, width), backends: HashMap::new(), groups: HashMap::new(), now }
+        Opening { throttle, run: (run, width), backends: HashMap::new(), groups: HashMap::new(), now }
     }
 
     /// An endpoint's backend and limit.
-    fn backend(&mut self, at: usize) -> Result<(Arc<dyn Backend>, usize)> {
+    fn backend(&mut self, endpoints: &Endpoints, at: usize) -> Result<(Arc<dyn Backend>, usize)> {
         if let Some(open) = self.backends.get(&at) {
             return Ok(open.clone());
         }
-        let endpoint = &self.endpoints.list[at];
+        let endpoint = &endpoints.list[at];
         let backend = backend::open(endpoint)?;
         let mut limit = Limit::new(format!("the endpoint `{}`", endpoint.name), &endpoint.rates, self.now);
         if !backend.in_process() {
@@ -111,23 +112,23 @@ impl<'a> Opening<'a> {
     }
 
     /// The limit of a group.
-    fn group(&mut self, name: Option<&String>) -> Option<usize> {
-        let (name, rates) = self.endpoints.groups.get_key_value(name?)?;
+    fn group(&mut self, endpoints: &Endpoints, name: Option<&String>) -> Option<usize> {
+        let (name, rates) = endpoints.groups.get_key_value(name?)?;
         let (throttle, now) = (&self.throttle, self.now);
         let add = || throttle.add_limit(Limit::new(format!("[limits.{name}]"), rates, now));
         Some(*self.groups.entry(name.clone()).or_insert_with(add))
     }
 
     /// The endpoints of a model with all limits that hold there.
-    fn seats(&mut self, model: &Model) -> Result<Vec<Seat>> {
+    fn seats(&mut self, endpoints: &Endpoints, model: &Model) -> Result<Vec<Seat>> {
         let own = (model.rates != Rates::default()).then(|| {
             self.throttle.add_limit(Limit::new(format!("the model `{}`", model.name), &model.rates, self.now))
         });
         let mut seats = Vec::new();
         for &at in &model.endpoints {
-            let endpoint = &self.endpoints.list[at];
-            let (backend, limit) = self.backend(at)?;
-            let groups = [self.group(endpoint.group.as_ref()), self.group(model.group.as_ref())];
+            let endpoint = &endpoints.list[at];
+            let (backend, limit) = self.backend(endpoints, at)?;
+            let groups = [self.group(endpoints, endpoint.group.as_ref()), self.group(endpoints, model.group.as_ref())];
             let limits = [Some(self.run.0), Some(limit), own].into_iter().chain(groups).flatten().collect();
             let lane: Lane = self.throttle.add_lane(limits);
             seats.push(Seat::new(endpoint, backend, lane));
@@ -175,50 +176,65 @@ impl Runner {
         bounded: bool,
     ) -> Result<Runner> {
         let concurrency = concurrency.clamp(1, Semaphore::MAX_PERMITS);
-        let mut opening = Opening::new(endpoints, concurrency);
-        let mut services = Vec::new();
-        for name in models {
-            let model = endpoints.model(name)?;
-            let serving: Vec<&Endpoint> = model.endpoints.iter().map(|&at| &endpoints.list[at]).collect();
-            let file = endpoints.source.as_ref().map_or("farthing.toml", |source| source.name());
-            if model.price.is_none() && budget {
-                return Err(Error::usage(format!("no price is known of the model `{name}`, so no budget can hold"))
-                    .help(format!("add to {file}: [models.\"{name}\"] with price = {{ input = 0.15, output = 0.60 }} in dollars per million tokens; 0 is a price too")));
-            }
-            let seats = opening.seats(&model)?;
-            check_equals(&model, &serving, &seats)?;
-            let (backend, vendor) = (&seats[0].backend, serving.iter().all(|endpoint| endpoint.vendor));
-            let kind = model.kind.or_else(|| backend.kind(name)).unwrap_or(ModelKind::Chat);
-            let limited = model.max_output_tokens.is_some() || model.context_window.is_some();
-            let knows_the_bill = backend.in_process() && serving[0].provider == backend::ProviderKind::Replay;
-            if budget && !bounded && !limited && !knows_the_bill && (kind != ModelKind::Text || !vendor) {
-                return Err(Error::usage(format!("nothing bounds what a completion of `{name}` may cost")).help(
-                    format!("set max_tokens in the space, or in {file}: [models.\"{name}\"] max_output_tokens = ..."),
-                ));
-            }
-            services.push(Arc::new(Service {
-                price: model.price.unwrap_or(Price::FREE),
-                chat: kind != ModelKind::Text,
-                vendor,
-                by_family: serving[0].equivalence == Equivalence::Major,
-                model,
-                seats,
-                turns: AtomicU64::new(0),
-                warned: AtomicBool::new(false),
-                study_growth: AtomicU64::new(1000),
-                bill_growth: AtomicU64::new(1000),
-            }));
-        }
-        Ok(Runner {
+        let opening = Opening::new(concurrency);
+        let runner = Runner {
             store,
-            services,
+            services: RwLock::default(),
             flights: Mutex::default(),
-            throttle: opening.throttle,
+            throttle: opening.throttle.clone(),
+            opening: Mutex::new(opening),
             wire: Semaphore::new(concurrency),
             stop: AtomicBool::new(false),
             stopped: Notify::new(),
             strangers: Mutex::default(),
-        })
+        };
+        for name in models {
+            runner.open_model(endpoints, name, budget, bounded)?;
+        }
+        Ok(runner)
+    }
+
+    /// The service of a model, opened if it was not. The endpoints must be the same every time.
+    pub fn open_model(&self, endpoints: &Endpoints, name: &str, budget: bool, bounded: bool) -> Result<Arc<Service>> {
+        if let Some(service) = self.service(name) {
+            return Ok(service);
+        }
+        let mut opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(service) = self.service(name) {
+            return Ok(service);
+        }
+        let model = endpoints.model(name)?;
+        let serving: Vec<&Endpoint> = model.endpoints.iter().map(|&at| &endpoints.list[at]).collect();
+        let file = endpoints.source.as_ref().map_or("farthing.toml", |source| source.name());
+        if model.price.is_none() && budget {
+            return Err(Error::usage(format!("no price is known of the model `{name}`, so no budget can hold"))
+                .help(format!("add to {file}: [models.\"{name}\"] with price = {{ input = 0.15, output = 0.60 }} in dollars per million tokens; 0 is a price too")));
+        }
+        let seats = opening.seats(endpoints, &model)?;
+        check_equals(&model, &serving, &seats)?;
+        let (backend, vendor) = (&seats[0].backend, serving.iter().all(|endpoint| endpoint.vendor));
+        let kind = model.kind.or_else(|| backend.kind(name)).unwrap_or(ModelKind::Chat);
+        let limited = model.max_output_tokens.is_some() || model.context_window.is_some();
+        let knows_the_bill = backend.in_process() && serving[0].provider == backend::ProviderKind::Replay;
+        if budget && !bounded && !limited && !knows_the_bill && (kind != ModelKind::Text || !vendor) {
+            return Err(Error::usage(format!("nothing bounds what a completion of `{name}` may cost")).help(format!(
+                "set max_tokens in the space, or in {file}: [models.\"{name}\"] max_output_tokens = ..."
+            )));
+        }
+        let service = Arc::new(Service {
+            price: model.price.unwrap_or(Price::FREE),
+            chat: kind != ModelKind::Text,
+            vendor,
+            by_family: serving[0].equivalence == Equivalence::Major,
+            model,
+            seats,
+            turns: AtomicU64::new(0),
+            warned: AtomicBool::new(false),
+            study_growth: AtomicU64::new(1000),
+            bill_growth: AtomicU64::new(1000),
+        });
+        self.services.write().unwrap_or_else(PoisonError::into_inner).push(service.clone());
+        Ok(service)
     }
 
     /// The same on another store: so that everything that can be wrong is looked at before the store's file appears.
@@ -229,7 +245,8 @@ impl Runner {
 
     /// The service of a model, if it was opened.
     pub fn service(&self, model: &str) -> Option<Arc<Service>> {
-        self.services.iter().find(|service| service.model.name == model).cloned()
+        let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
+        services.iter().find(|service| service.model.name == model).cloned()
     }
 
     /// Sends nothing more: what is in flight lands, what waits for a retry or its turn gives up.

@@ -117,14 +117,14 @@ impl Stage {
         kept.price = Some(Price::flat(Usd::from_pico(1_000_000), Usd::from_pico(1_000_000)));
         model(&mut kept);
         endpoints.groups.insert("shared".into(), Rates::default());
-        let mut opening = Opening::new(&endpoints, 32);
+        let mut opening = Opening::new(32);
         for (at, stub) in stubs.iter().enumerate() {
             let mut limit = Limit::new("x", &endpoints.list[at].rates, opening.now);
             limit.window = Some(Window::new(opening.run.1));
             let limit = opening.throttle.add_limit(limit);
             opening.backends.insert(at, (stub.clone(), limit));
         }
-        let seats = opening.seats(&kept).unwrap();
+        let seats = opening.seats(&endpoints, &kept).unwrap();
         let service = Service {
             price: kept.price.unwrap(),
             chat: true,
@@ -139,9 +139,10 @@ impl Stage {
         };
         let runner = Runner {
             store: MemoryStore::new(),
-            services: vec![Arc::new(service)],
+            services: RwLock::new(vec![Arc::new(service)]),
             flights: Mutex::default(),
-            throttle: opening.throttle,
+            throttle: opening.throttle.clone(),
+            opening: Mutex::new(opening),
             wire: Semaphore::new(32),
             stop: AtomicBool::new(false),
             stopped: Notify::new(),

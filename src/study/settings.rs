@@ -91,11 +91,4 @@ pub fn stream(seed: u64, purpose: &str) -> u64 {
     u64::from_le_bytes(first) >> 1
 }
 
-/// A name that no other run has. It decides nothing.
-pub fn fresh_id(kind: &str) -> String {
-    use std::hash::{BuildHasher, Hasher};
-    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
-    let hash = blake3::hash(format!("{random} {now} {}", std::process::id()).as_bytes());
-    format!("{kind}-{}", &hash.to_hex()[..16])
-}
+pub use crate::store::fresh_scope as fresh_id;
