@@ -41,15 +41,17 @@ pub fn ranking(rows: &[RankingRow], metric: &str, limit: usize, color: bool) -> 
     }
     let varying = words::varying(&shown);
     let metric = words::line(&words::cut(metric, 24));
-    let mut table = plain_table(["", &metric, "judged", "$/instance", "cost", "configuration"], 5);
+    let mut table = plain_table(["", &metric, "P(best)", "judged", "$/instance", "cost", "configuration"], 6);
     let mut paints = Vec::new();
     for row in &shown {
         let eligible = row.standing == Standing::Eligible;
         table.add_row([
             if eligible { row.rank.to_string() } else { "-".to_owned() },
             words::scored(row.score, row.ci95()),
+            row.p_best.map_or("-".to_owned(), words::probability),
             row.instances.to_string(),
-            row.production_cost_usd_per_instance.map_or("-".to_owned(), words::dollars),
+            row.production_cost_usd_per_instance.map_or("-".to_owned(), words::dollars)
+                + if row.pareto { " *" } else { "" },
             words::dollars(row.study_cost_usd),
             about(row, &varying),
         ]);
@@ -62,6 +64,9 @@ pub fn ranking(rows: &[RankingRow], metric: &str, limit: usize, color: bool) -> 
     let mut text = painted(&table, &paints, color);
     if rows.len() > shown.len() {
         text += &format!("and {} more in ranking.csv\n", words::count((rows.len() - shown.len()) as u64));
+    }
+    if shown.iter().any(|row| row.pareto) {
+        text += "* No other has both a better expected score and a lower price.\n";
     }
     if shown.iter().any(|row| row.instances != shown[0].instances) {
         text += "Ordered by the score expected on all instances, which allows for luck where few were judged.\n";
@@ -152,6 +157,7 @@ pub fn answer(summary: &Summary, folder: Option<&str>) -> String {
         }
         None => lines.extend(words::baseline(summary)),
     }
+    lines.extend(words::claims(summary));
     lines.push(format!("{} {}", words::stopped(summary), words::spent(summary)));
     lines.extend(summary.notes.iter().map(|note| format!("Note: {}", words::line(&words::cut(note, 600)))));
     if summary.stop_reason == StopReason::Interrupted {
