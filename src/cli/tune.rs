@@ -319,7 +319,9 @@ fn write(folder: &RunFolder, outcome: &Outcome, pareto: bool) -> Result<()> {
         folder.write(&pareto_file(at), served.to_toml()?)?;
     }
     // A run that goes on may have had a longer frontier before.
-    (frontier.len()..).take_while(|&at| folder.path.join(pareto_file(at)).exists()).for_each(|at| folder.remove(&pareto_file(at)));
+    (frontier.len()..)
+        .take_while(|&at| folder.path.join(pareto_file(at)).exists())
+        .for_each(|at| folder.remove(&pareto_file(at)));
     let rows = crate::report::rows::rows(outcome);
     report::write(folder, &outcome.summary, &rows, &Examples::of(outcome, 5))
 }

@@ -185,8 +185,7 @@ pub fn write_csv(rows: &[RankingRow]) -> String {
     }
     let mut writer = csv::Writer::from_writer(Vec::new());
     let own = |columns: &[&str]| columns.iter().map(|column| (*column).to_owned()).collect::<Vec<_>>();
-    let header =
-        own(&COLUMNS).into_iter().chain(names.iter().map(|name| format!("{PREFIX}{name}"))).chain(own(&LAST));
+    let header = own(&COLUMNS).into_iter().chain(names.iter().map(|name| format!("{PREFIX}{name}"))).chain(own(&LAST));
     // Writing to memory cannot fail, and every record has the header's length.
     let _ = writer.write_record(header);
     for row in rows {

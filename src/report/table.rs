@@ -288,6 +288,7 @@ mod tests {
     fn the_table_is_what_people_read() {
         let mut rows = testing::some_rows(9);
         rows[7].standing = Standing::Infeasible;
+        (rows[7].p_best, rows[8].p_best) = (None, None);
         rows[7].reason = Some("about $0.0009 an instance in production, over the inference budget of $0.0005".into());
         rows[8].standing = Standing::Unjudged;
         (rows[8].score, rows[8].ci_low, rows[8].ci_high, rows[8].instances, rows[8].missing) = (None, None, None, 0, 4);
@@ -295,29 +296,36 @@ mod tests {
         let table = ranking(&rows, "accuracy", 20, false);
         fits(&table);
         insta::assert_snapshot!(table, @r#"
-           accuracy              judged  $/instance      cost  configuration
+           accuracy              P(best)  judged  $/instance      cost  configuration
         ────────────────────────────────────────────────────────────────────────────────────────────────────
-        1  0.800 [0.740, 0.850]     250    $0.00002  $0.00123  prompt=cot model=gpt-4o-mini temperature=0.0
-                                                               trigger="Let's think step by step."
-        2  0.790 [0.730, 0.840]     249    $0.00016  $0.00123  prompt=direct model=gpt-4o temperature=0.1
-        3  0.780 [0.720, 0.830]     248     $0.0003  $0.00123  prompt=direct model=gpt-4o-mini
-                                                               temperature=0.2
-        4  0.770 [0.710, 0.820]     247     $0.0001  $0.00123  baseline: prompt=cot model=gpt-4o
-                                                               temperature=0.3 trigger="Let's think step by
-                                                               step."
-        5  0.760 [0.700, 0.810]     246    $0.00024  $0.00123  prompt=direct model=gpt-4o-mini
-                                                               temperature=0.4
-        6  0.750 [0.690, 0.800]     245    $0.00004  $0.00123  prompt=direct model=gpt-4o temperature=0.5
-        7  0.740 [0.680, 0.790]     244    $0.00018  $0.00123  prompt=cot model=gpt-4o-mini temperature=0.6
-                                                               trigger="Let's think step by step."
-        -  0.730 [0.670, 0.780]     243    $0.00032  $0.00123  prompt=direct model=gpt-4o temperature=0.7
-                                                               cannot be best: about $0.0009 an instance in
-                                                               production, over the inference budget of
-                                                               $0.0005
-        -  -                          0           -  $0.00123  prompt=direct model=gpt-4o-mini
-                                                               temperature=0.8
-                                                               4 instances are missing
-                                                               cannot be best: no instance was judged
+        1  0.800 [0.740, 0.850]     0.50     250  $0.00002 *  $0.00123  prompt=cot model=gpt-4o-mini
+                                                                        temperature=0.0 trigger="Let's think
+                                                                        step by step."
+        2  0.790 [0.730, 0.840]     0.25     249    $0.00016  $0.00123  prompt=direct model=gpt-4o
+                                                                        temperature=0.1
+        3  0.780 [0.720, 0.830]     0.12     248     $0.0003  $0.00123  prompt=direct model=gpt-4o-mini
+                                                                        temperature=0.2
+        4  0.770 [0.710, 0.820]     0.06     247     $0.0001  $0.00123  baseline: prompt=cot model=gpt-4o
+                                                                        temperature=0.3 trigger="Let's think
+                                                                        step by step."
+        5  0.760 [0.700, 0.810]     0.03     246    $0.00024  $0.00123  prompt=direct model=gpt-4o-mini
+                                                                        temperature=0.4
+        6  0.750 [0.690, 0.800]     0.02     245    $0.00004  $0.00123  prompt=direct model=gpt-4o
+                                                                        temperature=0.5
+        7  0.740 [0.680, 0.790]    <0.01     244    $0.00018  $0.00123  prompt=cot model=gpt-4o-mini
+                                                                        temperature=0.6 trigger="Let's think
+                                                                        step by step."
+        -  0.730 [0.670, 0.780]        -     243    $0.00032  $0.00123  prompt=direct model=gpt-4o
+                                                                        temperature=0.7
+                                                                        cannot be best: about $0.0009 an
+                                                                        instance in production, over the
+                                                                        inference budget of $0.0005
+        -  -                           -       0           -  $0.00123  prompt=direct model=gpt-4o-mini
+                                                                        temperature=0.8
+                                                                        4 instances are missing
+                                                                        cannot be best: no instance was
+                                                                        judged
+        * No other has both a better expected score and a lower price.
         Ordered by the score expected on all instances, which allows for luck where few were judged.
         "#);
         let short = ranking(&rows, "accuracy", 3, false);

@@ -120,9 +120,8 @@ mod tests {
         let refuted = (0..series).filter(|_| {
             let values = pairs(&mut rng, count, better, worse);
             let mirrored: Vec<f64> = values.iter().map(|value| -value).collect();
-            let e_value = |n: usize| {
-                log_wealth(&values[..n], 0.0, 1.0).max(log_wealth(&mirrored[..n], 0.0, 1.0)).exp() / 2.0
-            };
+            let e_value =
+                |n: usize| log_wealth(&values[..n], 0.0, 1.0).max(log_wealth(&mirrored[..n], 0.0, 1.0)).exp() / 2.0;
             (20..=count).step_by(20).any(|n| e_value(n) >= CLAIM)
         });
         refuted.count() as f64 / series as f64

@@ -336,7 +336,8 @@ pub fn settle(ranking: &mut [Ranked], trials: &[Trial], objective: &Objective, e
     if objective.then.is_empty() || ranking::best(ranking).is_none() {
         return;
     }
-    let gain = |row: &Ranked| objective.direction.gain(row.posterior.map_or(f64::NEG_INFINITY, |posterior| posterior.0));
+    let gain =
+        |row: &Ranked| objective.direction.gain(row.posterior.map_or(f64::NEG_INFINITY, |posterior| posterior.0));
     let may = evidence.may_be_best(&evidence.p_best(seed));
     let top = gain(&ranking[0]);
     let equal = |row: &Ranked| match objective.tolerance {

@@ -323,7 +323,9 @@ impl Study {
         for configuration in &self.settings.first {
             Plan::new(&self.space, configuration, &runner)?;
             if let Some(problem) = self.space.broken(configuration) {
-                return Err(Error::usage(format!("{configuration}, to be tried first, breaks a constraint: {problem}")));
+                return Err(Error::usage(format!(
+                    "{configuration}, to be tried first, breaks a constraint: {problem}"
+                )));
             }
         }
         // Prompts and models must fit each other whatever is drawn.

@@ -174,7 +174,8 @@ mod tests {
         let (objective, _, names) = read("weights = { accuracy = 1, length = -0.25 }\n").unwrap();
         assert_eq!((objective.metric.as_str(), objective.weights["length"]), ("objective", -0.25));
         assert_eq!(names.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["accuracy", "length"]);
-        let text = "metric = 'a'\ntolerance = 0.01\nthen = ['b', { metric = 'c', direction = 'minimize', tolerance = 2 }]\n";
+        let text =
+            "metric = 'a'\ntolerance = 0.01\nthen = ['b', { metric = 'c', direction = 'minimize', tolerance = 2 }]\n";
         let (objective, _, _) = read(text).unwrap();
         assert_eq!(objective.tolerance, Some(0.01));
         assert_eq!(
