@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use statrs::distribution::{ContinuousCDF, Normal};
@@ -140,7 +139,8 @@ pub fn corrected(cells: &[Observation], eligible: &[bool], fitted: &Fitted, seed
     let mut scores = Vec::with_capacity(RESAMPLES);
     for _ in 0..RESAMPLES {
         times.fill(0.0);
-        (sum.fill(0.0), count.fill(0.0));
+        sum.fill(0.0);
+        count.fill(0.0);
         (0..columns.len()).for_each(|_| times[columns[rng.random_range(0..columns.len())]] += 1.0);
         for cell in &cells {
             sum[cell.row] += times[cell.column] * (cell.value - fitted.difficulty(cell.column));
@@ -156,15 +156,24 @@ pub fn corrected(cells: &[Observation], eligible: &[bool], fitted: &Fitted, seed
             left_out += 1.0;
         }
         if left_out > 0.0 {
-            scores.push(total / left_out);
+            scores.push((total / left_out, left_out));
         }
     }
-    if scores.is_empty() {
+    // A winner that was hardly looked at elsewhere counts for as much as it was.
+    let weights: f64 = scores.iter().map(|(_, weight)| weight).sum();
+    if weights == 0.0 {
         return None;
     }
-    scores.sort_by(f64::total_cmp);
-    let at = |share: f64| scores[((scores.len() - 1) as f64 * share).round() as usize];
-    let score = scores.iter().sum::<f64>() / scores.len() as f64;
+    scores.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+    let at = |share: f64| {
+        let mut sum = 0.0;
+        let reached = scores.iter().find(|(_, weight)| {
+            sum += weight;
+            sum >= share * weights
+        });
+        reached.or(scores.last()).map_or(0.0, |(score, _)| *score)
+    };
+    let score = scores.iter().map(|(score, weight)| score * weight).sum::<f64>() / weights;
     Some(Corrected { score, ci95: (at(0.025).min(score), at(0.975).max(score)) })
 }
 
@@ -204,47 +213,45 @@ impl Fitted {
     }
 }
 
-/// How likely so much difference between rows is where there is none: values are shuffled among the rows that saw an
-/// instance (a permutation test, as in Friedman's; Pitman 1937), so instances may differ as they like. `None` where no
-/// two rows share an instance, or all that share one agree: then nothing was seen to differ.
+/// How likely so much difference between rows is where there is none: each instance's values, less their mean, change
+/// their signs together at random (the wild bootstrap: Liu 1988, Mammen 1993). So instances may differ as they like, and
+/// rows may agree with each other for reasons of their own, as votes over the same samples do. `None` where no two rows
+/// share an instance, or all that share one agree: then nothing was seen to differ.
 pub fn difference_p_value(cells: &[Observation], rows: usize, seed: u64) -> Option<f64> {
     let mut columns: BTreeMap<usize, Vec<(usize, f64)>> = BTreeMap::new();
     for cell in cells.iter().filter(|cell| cell.row < rows && cell.value.is_finite()) {
         columns.entry(cell.column).or_default().push((cell.row, cell.value));
     }
     // Only instances on which some rows differ can tell rows apart.
-    let mut shared: Vec<(Vec<usize>, Vec<f64>)> = columns
-        .into_values()
-        .filter(|seen| seen.iter().any(|(_, value)| *value != seen[0].1))
-        .map(|mut seen| {
-            seen.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
-            let mean = seen.iter().map(|(_, value)| value).sum::<f64>() / seen.len() as f64;
-            (seen.iter().map(|(row, _)| *row).collect(), seen.iter().map(|(_, value)| value - mean).collect())
-        })
-        .collect();
+    let mut shared: Vec<Vec<(usize, f64)>> =
+        columns.into_values().filter(|seen| seen.iter().any(|(_, value)| *value != seen[0].1)).collect();
     if shared.is_empty() {
         return None;
     }
     let mut count = vec![0.0; rows];
-    shared.iter().flat_map(|(rows, _)| rows).for_each(|&row| count[row] += 1.0);
+    for seen in &mut shared {
+        seen.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        let mean = seen.iter().map(|(_, value)| value).sum::<f64>() / seen.len() as f64;
+        for (row, value) in seen {
+            *value -= mean;
+            count[*row] += 1.0;
+        }
+    }
     let mut sum = vec![0.0; rows];
-    let mut spread = |shared: &[(Vec<usize>, Vec<f64>)]| -> f64 {
+    let mut spread = |sign: &mut dyn FnMut() -> f64| -> f64 {
         sum.fill(0.0);
-        for (rows, values) in shared {
-            rows.iter().zip(values).for_each(|(&row, value)| sum[row] += value);
+        for seen in &shared {
+            let sign = sign();
+            seen.iter().for_each(|(row, value)| sum[*row] += sign * value);
         }
         sum.iter().zip(&count).filter(|(_, count)| **count > 0.0).map(|(sum, count)| sum * sum / count).sum()
     };
-    let seen = spread(&shared);
+    let seen = spread(&mut || 1.0);
     let mut rng = ChaCha12Rng::seed_from_u64(seed);
     let times = if cells.len() > 5_000 { 199 } else { 999 };
-    let as_far = (0..times)
-        .filter(|_| {
-            shared.iter_mut().for_each(|(_, values)| values.shuffle(&mut rng));
-            // Rounding must not make a shuffle that equals the data count as nearer.
-            spread(&shared) >= seen * (1.0 - 1e-12)
-        })
-        .count();
+    // Rounding must not make a draw that equals the data count as nearer.
+    let mut flip = || if rng.random::<bool>() { 1.0 } else { -1.0 };
+    let as_far = (0..times).filter(|_| spread(&mut flip) >= seen * (1.0 - 1e-12)).count();
     Some((as_far + 1) as f64 / (times + 1) as f64)
 }
 
@@ -361,6 +368,17 @@ mod tests {
         let wrong = (0..studies).filter(|&seed| p(&[0.5; 8], seed) <= 0.05).count();
         let found = (0..20).filter(|&seed| p(&[0.5, 0.5, 0.5, 0.5, 0.3, 0.5, 0.7, 0.7], seed) <= 0.05).count();
         assert!(wrong <= 7 && found >= 18, "{wrong} {found}");
+        // Ten times the same eight: rows that agree are no further evidence.
+        let copies = |seed: u64| {
+            let cells = table(&[0.5; 8], 50, |_| 50, seed);
+            let copy = |cell: &Observation| {
+                (0..10).map(|k| Observation { row: cell.row * 10 + k, ..*cell }).collect::<Vec<_>>()
+            };
+            difference_p_value(&cells.iter().flat_map(copy).collect::<Vec<_>>(), 80, seed).unwrap()
+        };
+        let copied = (0..studies).filter(|&seed| copies(seed) <= 0.05).count();
+        println!("said to differ where nothing does: {wrong} and {copied} of {studies}; found {found} of 20");
+        assert!(copied <= 7, "{copied}");
         assert_eq!(difference_p_value(&[], 3, 1), None);
         assert_eq!(difference_p_value(&table(&[2.0, 2.0], 9, |_| 9, 1), 2, 1), None);
     }

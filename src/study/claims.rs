@@ -173,18 +173,25 @@ fn cells(trials: &[Trial], objective: &Objective) -> Vec<Observation> {
     trials.iter().enumerate().flat_map(row).collect()
 }
 
-/// What a finished search claims. `order` is the study's order of instances; `most` is how many configurations could have
-/// been tried at most, where that was known when it began.
-pub fn claims(
-    evidence: &Evidence,
-    trials: &[Trial],
-    ranking: &[Ranked],
-    workload: &Workload,
-    order: &[usize],
-    most: Option<usize>,
-    open: bool,
-    seed: u64,
-) -> Claims {
+/// A finished search, as claims are made of it.
+#[derive(Clone, Copy)]
+pub struct Search<'a> {
+    /// Its trials.
+    pub trials: &'a [Trial],
+    /// The trials, best first.
+    pub ranking: &'a [Ranked],
+    /// The task.
+    pub workload: &'a Workload,
+    /// The study's order of instances.
+    pub order: &'a [usize],
+    /// How many configurations could have been tried at most, where that was known when it began.
+    pub most: Option<usize>,
+}
+
+/// What a finished search claims.
+pub fn claims(evidence: &Evidence, search: Search<'_>, seed: u64) -> Claims {
+    let Search { trials, ranking, workload, order, most } = search;
+    let open = most.is_none_or(|most| trials.len() < most);
     let gain = |value: f64| workload.task.objective.direction.gain(value);
     let p_best = evidence.p_best(seed);
     let all = evidence.may_be_best(&p_best);

@@ -5,6 +5,7 @@ pub mod fixed;
 pub mod folder;
 pub mod health;
 pub mod pipeline;
+pub mod production;
 pub mod ranking;
 pub mod search_agenda;
 pub mod settings;
@@ -438,8 +439,9 @@ impl Study {
         let seed = settings::stream(settings.seed, "claims");
         let by_first = ranking::best(&ranking).cloned().filter(|_| !task.objective.then.is_empty());
         claims::settle(&mut ranking, &trials, &task.objective, &evidence, seed);
-        let open = most.is_none_or(|most| trials.len() < most);
-        let mut claims = claims::claims(&evidence, &trials, &ranking, &self.workload, &order, most, open, seed);
+        let search =
+            claims::Search { trials: &trials, ranking: &ranking, workload: &self.workload, order: &order, most };
+        let mut claims = claims::claims(&evidence, search, seed);
         let mut holdout = None;
         let (mut ending, mut holdout_failed) = (ending, 0);
         if settings.test_share > 0.0

@@ -13,6 +13,7 @@ use crate::search::{Ask, Outcome, Strategy, Told};
 use crate::space::{Configuration, Space};
 use crate::study::claims::Evidence;
 use crate::study::pipeline::{Agenda, Finished, Wanted};
+use crate::study::production;
 use crate::study::trial::{RenderedInputs, Trial};
 
 /// Who reads the run.
@@ -146,7 +147,11 @@ impl SearchAgenda {
     }
 
     /// What is left when the search is over: trials, sums, evaluations that did not fit and why the first did not, readers.
-    pub fn into_parts(self) -> (Vec<Trial>, Sums, (u64, Option<String>), Readers) {
+    pub fn into_parts(mut self) -> (Vec<Trial>, Sums, (u64, Option<String>), Readers) {
+        if self.inference_budget.is_some() {
+            let priors: Vec<_> = self.trials.iter().map(|trial| production::prior(trial, &self.trials)).collect();
+            self.trials.iter_mut().zip(priors).for_each(|(trial, prior)| trial.learn(prior));
+        }
         (self.trials, self.sums, (self.refused, self.first_refusal), self.readers)
     }
 
@@ -177,20 +182,29 @@ impl SearchAgenda {
         }
         self.trials.push(trial);
         self.announce(&Event::TrialStarted { trial: number, configuration });
+        // Its siblings may have shown already that it is too dear: then it is asked nothing.
+        self.drop_too_dear(number);
         Ok(())
     }
 
     /// Drops the trial that was just told of, if production surely could not afford it.
     fn prune(&mut self, number: usize) {
-        let Some(budget) = self.inference_budget else { return };
-        let trial = &mut self.trials[number];
-        let seen = trial.evaluations.len();
-        // Working out what production costs goes through all evaluations of the trial: later looks are further apart.
-        let due = if seen <= 64 { seen.is_multiple_of(4) } else { seen.is_power_of_two() };
-        if trial.dropped.is_some() || !(due || seen == self.order.len()) {
-            return;
+        let seen = self.trials[number].evaluations.len();
+        // Working out what production costs goes through all evaluations of the family: later looks are further apart.
+        let due = seen <= 8 || seen <= 64 && seen.is_multiple_of(4) || seen.is_power_of_two();
+        if due || seen == self.order.len() {
+            self.drop_too_dear(number);
         }
-        if let Some(reason) = trial.too_dear(budget) {
+    }
+
+    /// Learns what a trial would cost in production, and drops it if that is surely too much.
+    fn drop_too_dear(&mut self, number: usize) {
+        let Some(budget) = self.inference_budget.filter(|_| self.trials[number].dropped.is_none()) else { return };
+        let prior = production::prior(&self.trials[number], &self.trials);
+        let reason = self.trials[number].too_dear(&self.trials, budget);
+        let trial = &mut self.trials[number];
+        trial.learn(prior);
+        if let Some(reason) = reason {
             trial.dropped = Some(reason.clone());
             self.strategy.dropped(number);
             self.announce(&Event::TrialDropped { trial: number, reason });
