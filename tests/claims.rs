@@ -212,3 +212,36 @@ fn further_metrics_decide_among_equals() {
     let done = home.run("tune task --budget 0.05 --quiet", &[]).ended(2);
     assert!(done.stderr.contains("no metric of this task") && done.stderr.contains("task.toml:9:9"), "{}", done.stderr);
 }
+
+#[test]
+fn siblings_of_what_is_too_dear_are_not_even_asked() {
+    let home = Home::new(40);
+    home.write("task/space.toml", support::SPACE.replace("[1, 3, 10]", "[10, 9, 8, 7, 6, 5, 4, 3, 2, 1]"));
+    home.run("tune task --budget 0.2 --strategy grid --out whole --quiet", &[]).ended(0);
+    let cost = |line: &str| line.split(',').nth(12).unwrap().parse::<Usd>().ok();
+    let whole = home.read("whole/ranking.csv");
+    let affordable: Vec<&str> =
+        whole.lines().skip(1).filter(|line| cost(line).unwrap() <= support::usd("0.00008")).collect();
+    assert!(affordable.len() > 3 && affordable.len() < 37, "{whole}");
+    let limits = ["--inference-budget", "0.00008"];
+    home.run("tune task --budget 0.2 --strategy random --out run --quiet --store run.db", &limits).ended(0);
+    let run = home.read("run/ranking.csv");
+    // One sibling's answers are enough: some of the others cost nothing.
+    let unasked = run.lines().filter(|line| line.contains("as its siblings show")).count();
+    assert!(unasked >= 3, "{run}");
+    assert!(
+        run.lines().filter(|line| line.contains("as its siblings show")).all(|line| line.contains(",0,0,,0,")),
+        "{run}"
+    );
+    // Nothing that production can afford was dropped.
+    for line in affordable {
+        let id = line.split(',').nth(2).unwrap();
+        let row = run.lines().find(|line| line.contains(id)).unwrap();
+        assert_eq!(row.split(',').nth(3), Some("eligible"), "{row}");
+    }
+    home.run("tune task --budget 0.2 --strategy random --out slow --quiet --store slow.db --concurrency 1", &limits)
+        .ended(0);
+    assert_eq!(decided(home.summary("slow")), decided(home.summary("run")));
+    home.run("tune --resume run --quiet", &[]).ended(0);
+    assert_eq!(home.read("run/ranking.csv"), run);
+}

@@ -398,7 +398,7 @@ fn method(summary: &Summary) -> Vec<String> {
         texts.push("Only a configuration whose expected price over all tuning instances is within the inference budget can be best.".to_owned());
     }
     if !summary.claims.may_be_best.is_empty() {
-        texts.push("P(best) is the probability that a configuration is the best of those tried, on further instances like these: the share of 4,000 draws from that model in which it leads. Those that may still be best together hold the best one with 95 %.".to_owned());
+        texts.push("P(best) is the probability that a configuration is the best of those tried, on further instances like these: the share of draws from that model in which it leads. Those that may still be best together hold the best one with 95 %.".to_owned());
     }
     if summary.claims.method.as_deref() == Some("bootstrap_oob") {
         texts.push("The best of many looks better than it is. The corrected score draws the tuning instances anew 500 times: those drawn choose a configuration, those left out score it.".to_owned());

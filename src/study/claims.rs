@@ -135,8 +135,13 @@ impl Evidence {
     /// The probability of every trial that it is the best of those that nothing stands against; `None` for others.
     pub fn p_best(&self, seed: u64) -> Vec<Option<f64>> {
         let mut all = vec![None; self.posterior.mean.len()];
-        let p_best = selection::p_best(&self.beyond, seed);
-        self.eligible.iter().zip(p_best).for_each(|(&row, p)| all[row] = Some(p));
+        self.eligible.iter().for_each(|&row| all[row] = Some(0.0));
+        // Who is five standard deviations below where the leader surely is never wins a draw.
+        let sure = self.beyond.0.iter().map(|(mean, sd)| mean - 5.0 * sd).fold(f64::MIN, f64::max);
+        let near = |(_, (mean, sd)): &(&usize, &(f64, f64))| mean + 5.0 * sd >= sure;
+        let (rows, beliefs): (Vec<usize>, Vec<(f64, f64)>) =
+            self.eligible.iter().zip(&self.beyond.0).filter(near).unzip();
+        rows.into_iter().zip(selection::p_best(&Independent(beliefs), seed)).for_each(|(row, p)| all[row] = Some(p));
         all
     }
 
@@ -151,7 +156,11 @@ impl Evidence {
             // A few equal values say little: as unsure as of a chance that never came up in so many (rule of succession).
             (mean, sd.max(scale * unseen.sqrt() / (seen + 2.0)))
         };
-        let beliefs = Independent(self.eligible.iter().map(belief).collect());
+        let mut beliefs: Vec<(f64, f64)> = self.eligible.iter().map(belief).collect();
+        // Who is five standard deviations behind adds nothing.
+        let lead = beliefs.iter().map(|(mean, _)| *mean).fold(f64::MIN, f64::max);
+        beliefs.retain(|(mean, sd)| mean + 5.0 * sd >= lead);
+        let beliefs = Independent(beliefs);
         let best = (0..beliefs.candidates()).rev().max_by(|&a, &b| beliefs.mean(a).total_cmp(&beliefs.mean(b)))?;
         let new = open.then_some((self.posterior.level, self.posterior.row_sd));
         Some(selection::expected_loss(&beliefs, best, new, seed))
@@ -186,15 +195,16 @@ pub struct Search<'a> {
     pub order: &'a [usize],
     /// How many configurations could have been tried at most, where that was known when it began.
     pub most: Option<usize>,
+    /// The probability of each trial that it is the best.
+    pub p_best: &'a [Option<f64>],
 }
 
 /// What a finished search claims.
 pub fn claims(evidence: &Evidence, search: Search<'_>, seed: u64) -> Claims {
-    let Search { trials, ranking, workload, order, most } = search;
+    let Search { trials, ranking, workload, order, most, p_best } = search;
     let open = most.is_none_or(|most| trials.len() < most);
     let gain = |value: f64| workload.task.objective.direction.gain(value);
-    let p_best = evidence.p_best(seed);
-    let all = evidence.may_be_best(&p_best);
+    let all = evidence.may_be_best(p_best);
     let candidate = |&row: &usize| {
         let scored = Scored::of(&trials[row], trials[row].estimate(&workload.task.objective.metric).as_ref());
         let p_best = p_best[row].unwrap_or(0.0);
@@ -339,13 +349,19 @@ pub fn frontier(trials: &[Trial], ranking: &[Ranked], objective: &Objective) -> 
 /// Lets the further metrics of a lexicographic objective decide: among the configurations within the tolerance of the
 /// best expected score, or, without a tolerance, among those that may still be best, the one with the best mean of the
 /// next metric, and so on. It moves to the first place; the others keep their order.
-pub fn settle(ranking: &mut [Ranked], trials: &[Trial], objective: &Objective, evidence: &Evidence, seed: u64) {
+pub fn settle(
+    ranking: &mut [Ranked],
+    trials: &[Trial],
+    objective: &Objective,
+    evidence: &Evidence,
+    p_best: &[Option<f64>],
+) {
     if objective.then.is_empty() || ranking::best(ranking).is_none() {
         return;
     }
     let gain =
         |row: &Ranked| objective.direction.gain(row.posterior.map_or(f64::NEG_INFINITY, |posterior| posterior.0));
-    let may = evidence.may_be_best(&evidence.p_best(seed));
+    let may = evidence.may_be_best(p_best);
     let top = gain(&ranking[0]);
     let equal = |row: &Ranked| match objective.tolerance {
         Some(tolerance) => gain(row) >= top - tolerance,

@@ -438,9 +438,16 @@ impl Study {
         let evidence = Evidence::of(&trials, &self.workload, |trial| stands[trial.number]);
         let seed = settings::stream(settings.seed, "claims");
         let by_first = ranking::best(&ranking).cloned().filter(|_| !task.objective.then.is_empty());
-        claims::settle(&mut ranking, &trials, &task.objective, &evidence, seed);
-        let search =
-            claims::Search { trials: &trials, ranking: &ranking, workload: &self.workload, order: &order, most };
+        let p_best = evidence.p_best(seed);
+        claims::settle(&mut ranking, &trials, &task.objective, &evidence, &p_best);
+        let search = claims::Search {
+            trials: &trials,
+            ranking: &ranking,
+            workload: &self.workload,
+            order: &order,
+            most,
+            p_best: &p_best,
+        };
         let mut claims = claims::claims(&evidence, search, seed);
         let mut holdout = None;
         let (mut ending, mut holdout_failed) = (ending, 0);
@@ -515,7 +522,6 @@ impl Study {
         for reader in &mut readers {
             reader.read(&finished, &sums);
         }
-        let p_best = evidence.p_best(seed);
         Ok(Outcome { summary, trials, ranking, p_best, workload: self.workload, space: self.space })
     }
 }
