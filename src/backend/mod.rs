@@ -47,6 +47,11 @@ pub trait Backend: Send + Sync {
         false
     }
 
+    /// Several completions of this request come in one call; else each is asked for by itself.
+    fn several(&self, _request: &Request) -> bool {
+        true
+    }
+
     /// How a model is asked, where the source knows.
     fn kind(&self, _model: &str) -> Option<ModelKind> {
         None

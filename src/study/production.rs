@@ -38,10 +38,25 @@ fn answered(trial: &Trial) -> impl Iterator<Item = &Finished> {
     trial.evaluations.iter().filter(|done| done.production.is_some())
 }
 
-/// Output tokens a completion, of each instance that was answered.
+/// Output tokens a completion, of each instance that was answered. Where long inputs make output dearer, a token of theirs
+/// counts for more than one.
 fn outputs(trial: &Trial) -> Vec<f64> {
     let n = f64::from(trial.plan.n.max(1));
-    answered(trial).map(|done| done.completion_tokens as f64 / n).collect()
+    let price = &trial.plan.service.price;
+    let base = price.at(0).output.as_f64();
+    let weight = |prompt: u64| if base > 0.0 { price.at(prompt).output.as_f64() / base } else { 1.0 };
+    answered(trial).map(|done| done.completion_tokens as f64 / n * weight(done.prompt_tokens)).collect()
+}
+
+/// Dollars that one token a completion costs, over all n.
+fn per_token(trial: &Trial) -> f64 {
+    f64::from(trial.plan.n.max(1)) * trial.plan.service.price.at(0).output.as_f64()
+}
+
+/// Dollars of so many input tokens an instance.
+fn input_dollars(trial: &Trial, tokens: f64) -> f64 {
+    let price = trial.plan.service.price.at(tokens.round() as u64);
+    tokens * price.input.as_f64() * trial.plan.prompts() as f64
 }
 
 /// The count, the mean and the sample variance.
@@ -115,7 +130,6 @@ pub fn prior(trial: &Trial, all: &[Trial]) -> Option<OutputPrior> {
 
 /// What production would pay an instance, by the posterior. `None` where nothing is known of it or a relative.
 pub fn production(trial: &Trial, bounds: Option<&[u64]>, prior: Option<OutputPrior>) -> Option<Production> {
-    let price = &trial.plan.service.price;
     let lengths = outputs(trial);
     let (count, own, variance) = moments(&lengths);
     let unseen =
@@ -134,9 +148,9 @@ pub fn production(trial: &Trial, bounds: Option<&[u64]>, prior: Option<OutputPri
         None if count > 0.0 => (own, own_error),
         None => return None,
     };
-    let per_token = f64::from(trial.plan.n.max(1)) * price.output.as_f64();
+    let per_token = per_token(trial);
     Some(Production {
-        mean: input(trial, bounds)?.mean * price.input.as_f64() + mean * per_token,
+        mean: input_dollars(trial, input(trial, bounds)?.mean) + mean * per_token,
         error: error.sqrt() * per_token,
         seen: lengths.len(),
     })
@@ -189,7 +203,6 @@ fn evidence(own: &[f64], others: &[(Vec<f64>, f64)], limit: f64) -> f64 {
 /// speak for it too, even before it was asked anything.
 pub fn too_dear(trial: &Trial, bounds: Option<&[u64]>, all: &[Trial], budget: Usd) -> Option<String> {
     let own = outputs(trial);
-    let price = &trial.plan.service.price;
     let family: Vec<&Trial> =
         all.iter().filter(|other| other.number != trial.number && siblings(other, trial)).collect();
     let everything = bounds.is_some_and(|bounds| !bounds.is_empty() && own.len() >= bounds.len());
@@ -198,9 +211,8 @@ pub fn too_dear(trial: &Trial, bounds: Option<&[u64]>, all: &[Trial], budget: Us
     } else {
         // Siblings have the same inputs: the one that was answered most knows them best.
         let knowing = std::iter::once(trial).chain(family.iter().copied()).max_by_key(|of| answered(of).count())?;
-        let least = input(knowing, bounds)?.least * price.input.as_f64();
-        let room = budget.as_f64() - least;
-        let per_token = f64::from(trial.plan.n.max(1)) * price.output.as_f64();
+        let room = budget.as_f64() - input_dollars(trial, input(knowing, bounds)?.least);
+        let per_token = per_token(trial);
         let factor = |other: &Trial| cut_elsewhere(1.0, cut(other), cut(trial)).0;
         let others: Vec<(Vec<f64>, f64)> = family
             .iter()
