@@ -85,6 +85,10 @@ pub struct Problem {
     pub seed: u64,
     /// Configurations that are tried first, whatever the strategy (the baseline).
     pub first: Vec<Configuration>,
+    /// Going on may end when it is expected to gain less than this, in units of the score. The study checks it by itself.
+    pub margin: Option<f64>,
+    /// What a configuration may cost an instance in production.
+    pub inference_budget: Option<Usd>,
     /// An inference budget is set, so configurations may be dropped as too dear.
     pub may_drop: bool,
 }
