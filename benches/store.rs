@@ -14,6 +14,7 @@ use farthing::store::{Fingerprint, RequestRecord, SqliteStore, Store};
 const TASKS: u64 = 64;
 const EACH: u64 = 400;
 const LOOK_UPS: u64 = 300_000;
+const SMALL: u64 = 20_000;
 
 fn main() {
     // Under `cargo test` it is only built.
@@ -35,6 +36,17 @@ fn main() {
     let began = Instant::now();
     runtime.block_on(requests(&store, 1, 200, false));
     report("records, one after another", 200, began);
+
+    for reserve in [false, true, false, true] {
+        let apart = SqliteStore::open(folder.path().join(format!("apart {reserve} {:?}.db", Instant::now()))).expect("a store");
+        let (began, used) = (Instant::now(), cpu_seconds());
+        runtime.block_on(small(&apart, reserve));
+        let what = if reserve { "20,000 of 1 kB reserved and recorded, 64 tasks" } else { "20,000 of 1 kB recorded, 64 tasks" };
+        report(what, SMALL, began);
+        if let Some((before, after)) = used.zip(cpu_seconds()) {
+            println!("{:<48} {:>10.4} CPU s per 1,000", "", (after - before) / (SMALL as f64 / 1000.0));
+        }
+    }
 
     let began = Instant::now();
     look_ups(&*store, 0, LOOK_UPS);
@@ -100,6 +112,39 @@ async fn requests(store: &Arc<SqliteStore>, tasks: u64, each: u64, reserve: bool
                     false => None,
                 };
                 store.record("study", &print, &request, response.clone(), bill, entry).await.expect("a record");
+            }
+        }));
+    }
+    for task in running {
+        task.await.expect("a task");
+    }
+}
+
+/// Seconds of processor time that this process has used, where the system says so; in steps of 10 ms.
+fn cpu_seconds() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name in parentheses may hold blanks; user and system time are the 14th and 15th field, in ticks of 1/100 s.
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
+    Some((ticks(11)? + ticks(12)?) / 100.0)
+}
+
+/// What one response of 1 kB to a request of 200 bytes costs, at 64 at once.
+async fn small(store: &Arc<SqliteStore>, reserve: bool) {
+    let mut running = Vec::new();
+    for task in 0..TASKS {
+        let store = Arc::clone(store);
+        running.push(tokio::spawn(async move {
+            let request = RequestRecord { model: "m".into(), source: "http".into(), body: "x".repeat(200) };
+            for k in (task..SMALL).step_by(TASKS as usize) {
+                let sample = Sample::new("y".repeat(1000), FinishReason::STOP, 250);
+                let response = Response { samples: vec![sample], prompt_tokens: 50, ..Response::default() };
+                let (print, bill) = (print_of(k), Usd::from_pico(1_000_000));
+                let entry = match reserve {
+                    true => Some(store.reserve("study", &print, bill).await.expect("a reservation")),
+                    false => None,
+                };
+                store.record("study", &print, &request, response, bill, entry).await.expect("a record");
             }
         }));
     }
