@@ -38,10 +38,15 @@ fn main() {
     report("records, one after another", 200, began);
 
     for reserve in [false, true, false, true] {
-        let apart = SqliteStore::open(folder.path().join(format!("apart {reserve} {:?}.db", Instant::now()))).expect("a store");
+        let apart =
+            SqliteStore::open(folder.path().join(format!("apart {reserve} {:?}.db", Instant::now()))).expect("a store");
         let (began, used) = (Instant::now(), cpu_seconds());
         runtime.block_on(small(&apart, reserve));
-        let what = if reserve { "20,000 of 1 kB reserved and recorded, 64 tasks" } else { "20,000 of 1 kB recorded, 64 tasks" };
+        let what = if reserve {
+            "20,000 of 1 kB reserved and recorded, 64 tasks"
+        } else {
+            "20,000 of 1 kB recorded, 64 tasks"
+        };
         report(what, SMALL, began);
         if let Some((before, after)) = used.zip(cpu_seconds()) {
             println!("{:<48} {:>10.4} CPU s per 1,000", "", (after - before) / (SMALL as f64 / 1000.0));

@@ -29,7 +29,8 @@ pub(super) fn stored(
     fingerprint: &Fingerprint,
 ) -> Result<Stored, Trouble> {
     if cache.is_use() {
-        let select = "SELECT p.generation, p.first, p.prompt_tokens, p.cached_tokens, p.estimated, p.model, p.extra, p.samples
+        let select =
+            "SELECT p.generation, p.first, p.prompt_tokens, p.cached_tokens, p.estimated, p.model, p.extra, p.samples
                       FROM requests r CROSS JOIN purchases p ON p.id BETWEEN r.id << 20 AND (r.id << 20) + 1048575
                       WHERE r.fingerprint = ?1 ORDER BY p.id";
         let mut select = conn.prepare_cached(select)?;
@@ -82,7 +83,9 @@ fn response(row: &Row<'_>, at: usize, fingerprint: &Fingerprint) -> Result<Respo
     };
     match row.get_ref(at + 4)? {
         ValueRef::Null => {}
-        extra => extra.as_str().ok().and_then(|text| codec::decode_extra(text, &mut response)).ok_or_else(unreadable)?,
+        extra => {
+            extra.as_str().ok().and_then(|text| codec::decode_extra(text, &mut response)).ok_or_else(unreadable)?
+        }
     }
     Ok(response)
 }
@@ -124,7 +127,8 @@ pub(super) fn add_response(
     if place.number >= 1 << 20 {
         return Err(Error::internal(format!("the store takes no more responses to the request {fingerprint}")).into());
     }
-    let insert = "INSERT INTO purchases (id, generation, first, entry, created_at, prompt_tokens, cached_tokens, estimated,
+    let insert =
+        "INSERT INTO purchases (id, generation, first, entry, created_at, prompt_tokens, cached_tokens, estimated,
                                          model, extra, samples)
                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     conn.prepare_cached(insert)?.execute(params![
@@ -245,7 +249,8 @@ pub(super) fn failures(conn: &Connection, scope: &str) -> Result<Vec<(Fingerprin
 
 /// See [`super::Store::page`].
 pub(super) fn page(conn: &Connection, after: Option<&Fingerprint>, most: usize) -> Result<Vec<Kept>, Trouble> {
-    let select = "SELECT fingerprint, model, source, body FROM requests WHERE fingerprint > ?1 ORDER BY fingerprint LIMIT ?2";
+    let select =
+        "SELECT fingerprint, model, source, body FROM requests WHERE fingerprint > ?1 ORDER BY fingerprint LIMIT ?2";
     // One transaction: a request and its samples are of one moment.
     let transaction = conn.unchecked_transaction()?;
     let mut select = transaction.prepare_cached(select)?;
@@ -263,7 +268,7 @@ pub(super) fn page(conn: &Connection, after: Option<&Fingerprint>, most: usize) 
 
 /// See [`super::Store::items`].
 pub(super) fn items(conn: &Connection, after: Option<&Fingerprint>, most: usize) -> Result<Vec<Item>, Trouble> {
-    let select = "SELECT fingerprint, model,
+    let select = "SELECT fingerprint, r.model,
                          octet_length(body) + coalesce(sum(octet_length(samples) + coalesce(octet_length(extra), 0)), 0),
                          count(p.id), coalesce(max(p.created_at), r.created_at)
                   FROM (SELECT * FROM requests WHERE fingerprint > ?1 ORDER BY fingerprint LIMIT ?2) r
@@ -348,7 +353,8 @@ pub(super) fn remove(conn: &Connection, items: &[Item]) -> Result<u64, Trouble> 
         let values = params![item.fingerprint.0.as_slice(), item.newest];
         let id: Option<i64> = conn.prepare_cached(find)?.query_row(values, |row| row.get(0)).optional()?;
         let Some(id) = id else { continue };
-        conn.prepare_cached("DELETE FROM purchases WHERE id BETWEEN ?1 << 20 AND (?1 << 20) + 1048575")?.execute([id])?;
+        conn.prepare_cached("DELETE FROM purchases WHERE id BETWEEN ?1 << 20 AND (?1 << 20) + 1048575")?
+            .execute([id])?;
         conn.prepare_cached("DELETE FROM requests WHERE id = ?1")?.execute([id])?;
         removed += 1;
     }

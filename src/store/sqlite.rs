@@ -151,7 +151,8 @@ impl Store for SqliteStore {
         self.writer.submit(move |conn| {
             let insert = "INSERT INTO failures (scope, fingerprint, n, kind, message, created_at)
                           VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING";
-            let values = params![scope, fingerprint.0.as_slice(), n, failure.kind.word(), failure.message, queries::now()];
+            let values =
+                params![scope, fingerprint.0.as_slice(), n, failure.kind.word(), failure.message, queries::now()];
             conn.prepare_cached(insert)?.execute(values)?;
             Ok(())
         })
