@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -15,6 +16,9 @@ use crate::diagnostic::{Error, Result};
 
 /// How many pieces of work one transaction does at most: it bounds how long the first of them waits.
 const GROUP: usize = 1024;
+
+/// How long it waits for more where many wrote a moment ago. A flush to the disk takes longer.
+const GATHERING: Duration = Duration::from_micros(50);
 
 /// The writing thread, and the way to it. Dropping it does what was asked for, then ends the thread.
 pub(super) struct Writer {
@@ -103,10 +107,16 @@ impl Drop for Writer {
 
 fn run(conn: &Connection, waiting: &Receiver<Job>, path: &Path) {
     let file = Identity::of(path);
-    let mut group = Vec::new();
+    let (mut group, mut before) = (Vec::new(), 0);
     while let Ok(job) = waiting.recv() {
         group.push(job);
         group.extend(waiting.try_iter().take(GROUP - 1));
+        if group.len() < before / 2 {
+            // Those who were answered just now are about to ask again: one commit for all is cheaper than two.
+            std::thread::sleep(GATHERING);
+            group.extend(waiting.try_iter().take(GROUP - group.len()));
+        }
+        before = group.len();
         work_off(conn, &mut group, path, file);
     }
 }
