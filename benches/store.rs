@@ -48,17 +48,24 @@ fn main() {
             "20,000 of 1 kB recorded, 64 tasks"
         };
         report(what, SMALL, began);
-        if let Some((before, after)) = used.zip(cpu_seconds()) {
-            println!("{:<48} {:>10.4} CPU s per 1,000", "", (after - before) / (SMALL as f64 / 1000.0));
-        }
+        report_cpu(used, SMALL);
     }
 
     let began = Instant::now();
     look_ups(&*store, 0, LOOK_UPS);
     report("look-ups, one thread, cold", LOOK_UPS, began);
     let began = Instant::now();
+    let used = cpu_seconds();
     look_ups(&*store, 0, LOOK_UPS);
     report("look-ups, one thread, warm", LOOK_UPS, began);
+    report_cpu(used, LOOK_UPS);
+    let (began, used) = (Instant::now(), cpu_seconds());
+    for batch in 0..LOOK_UPS / 512 {
+        let prints: Vec<Fingerprint> = (batch * 512..(batch + 1) * 512).map(|k| jumping(0, k)).collect();
+        std::hint::black_box(store.stored_many(&prints).expect("look-ups"));
+    }
+    report("look-ups, one thread, 512 at once", LOOK_UPS, began);
+    report_cpu(used, LOOK_UPS);
     let began = Instant::now();
     look_ups(&*store, 1 << 40, LOOK_UPS);
     report("look-ups of what is not there, one thread", LOOK_UPS, began);
@@ -88,6 +95,12 @@ fn main() {
     let began = Instant::now();
     let spent = store.spent("study").expect("what was spent");
     report("spent, per entry of the ledger", spent.requests, began);
+}
+
+fn report_cpu(used: Option<f64>, count: u64) {
+    if let Some((before, after)) = used.zip(cpu_seconds()) {
+        println!("{:<48} {:>10.4} CPU s per 1,000", "", (after - before) / (count as f64 / 1000.0));
+    }
 }
 
 fn report(what: &str, count: u64, began: Instant) {
@@ -161,7 +174,10 @@ async fn small(store: &Arc<SqliteStore>, reserve: bool) {
 /// Look-ups over the fingerprints from `first` on, in an order that jumps about.
 fn look_ups(store: &dyn Store, first: u64, count: u64) {
     for k in 0..count {
-        let print = print_of(first + k.wrapping_mul(2_654_435_761) % (TASKS * EACH));
-        std::hint::black_box(store.stored(&print).expect("a look-up"));
+        std::hint::black_box(store.stored(&jumping(first, k)).expect("a look-up"));
     }
+}
+
+fn jumping(first: u64, k: u64) -> Fingerprint {
+    print_of(first + k.wrapping_mul(2_654_435_761) % (TASKS * EACH))
 }

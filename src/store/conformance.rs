@@ -390,7 +390,7 @@ fn bought<'a>(scope: &'a str, print: &'a Fingerprint, request: &'a RequestRecord
 async fn a_scope_may_see_only_its_own(store: Arc<dyn Store>) {
     let (print, request) = (print_of(1), request());
     store.record("before", &print, &request, response(&["old"]), pico(1), None).await.unwrap();
-    let fresh = Fresh::new(store.clone(), Cache::Ignore, "study");
+    let fresh = Fresh::over(store.clone(), Cache::Ignore, "study");
     assert!(fresh.stored(&print).unwrap().is_empty(), "what others bought is seen");
     let entry = fresh.reserve("study", &print, pico(9)).await.unwrap();
     let seen = fresh.record("study", &print, &request, response(&["a", "b"]), pico(1), Some(entry)).await.unwrap();
@@ -400,11 +400,11 @@ async fn a_scope_may_see_only_its_own(store: Arc<dyn Store>) {
     let firsts: Vec<usize> = seen.purchases.iter().map(|purchase| purchase.first).collect();
     assert_eq!((texts(&seen), firsts), (vec!["a", "b", "c"], vec![0, 2]), "its own, numbered through");
     assert_eq!(
-        Fresh::new(store.clone(), Cache::Ignore, "study").stored(&print).unwrap(),
+        Fresh::over(store.clone(), Cache::Ignore, "study").stored(&print).unwrap(),
         seen,
         "a resumed study finds its own"
     );
-    assert!(Fresh::new(store.clone(), Cache::Ignore, "third").stored(&print).unwrap().is_empty());
+    assert!(Fresh::over(store.clone(), Cache::Ignore, "third").stored(&print).unwrap().is_empty());
     assert_eq!(
         texts(&store.stored(&print).unwrap()),
         ["old", "a", "b", "x", "c"],
@@ -417,7 +417,7 @@ async fn a_refresh_takes_the_place_of_what_was_there(store: Arc<dyn Store>) {
     let (print, other, request) = (print_of(1), print_of(2), request());
     store.record("before", &print, &request, response(&["old", "older"]), pico(1), None).await.unwrap();
     store.record("before", &other, &request, response(&["kept"]), pico(1), None).await.unwrap();
-    let fresh = Fresh::new(store.clone(), Cache::Refresh, "study");
+    let fresh = Fresh::over(store.clone(), Cache::Refresh, "study");
     assert!(fresh.stored(&print).unwrap().is_empty(), "a refresh begins with nothing");
     assert_eq!(texts(&store.stored(&print).unwrap()), ["old", "older"], "nothing changes before something is bought");
     fresh.record("study", &print, &request, response(&["a"]), pico(1), None).await.unwrap();

@@ -19,7 +19,7 @@ pub struct Fresh {
 
 impl Fresh {
     /// The store as `scope` sees it.
-    pub fn new(behind: SharedStore, cache: Cache, scope: &str) -> SharedStore {
+    pub fn over(behind: SharedStore, cache: Cache, scope: &str) -> SharedStore {
         match cache {
             Cache::Use => behind,
             Cache::Ignore | Cache::Refresh => Arc::new(Fresh { behind, cache, scope: scope.into() }),

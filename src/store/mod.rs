@@ -236,7 +236,7 @@ pub fn open(location: &str) -> Result<SharedStore> {
 /// # Errors
 /// As [`open`].
 pub fn open_as(location: &str, cache: Cache, scope: &str) -> Result<SharedStore> {
-    Ok(Fresh::new(open(location)?, cache, scope))
+    Ok(Fresh::over(open(location)?, cache, scope))
 }
 
 /// Opens a store that is there already.
