@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::money::Usd;
+use crate::store::Cache;
 use crate::study::Settings;
 
 /// Common to all commands that evaluate.
@@ -13,6 +14,13 @@ pub struct Common {
     /// Where responses and the ledger are kept: a path, or `memory:` [default: .farthing/store.db]
     #[arg(long, value_name = "PATH|URL")]
     pub store: Option<String>,
+    /// Use no samples that others bought: everything is bought anew, and kept behind what the store has. A run that is
+    /// resumed still finds its own
+    #[arg(long, conflicts_with = "refresh")]
+    pub no_cache: bool,
+    /// As --no-cache, but what is bought takes the place of what the store has, so later runs find it
+    #[arg(long)]
+    pub refresh: bool,
     /// Requests in flight at once; changes no decision [default: 32]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub concurrency: Option<u32>,
@@ -33,17 +41,31 @@ pub struct Common {
 impl Common {
     /// The store's place: kept absolute, so that a run finds it from any folder.
     pub fn store(&self) -> String {
-        let given = self.store.clone().unwrap_or_else(|| Settings::default().store);
-        let scheme = given == "memory:" || given.contains("://");
-        match std::path::absolute(&given) {
-            Ok(path) if !scheme => path.display().to_string(),
-            _ => given,
+        store_location(self.store.as_deref())
+    }
+
+    /// What is done with samples that the store has.
+    pub fn cache(&self) -> Cache {
+        match (self.no_cache, self.refresh) {
+            (_, true) => Cache::Refresh,
+            (true, _) => Cache::Ignore,
+            _ => Cache::Use,
         }
     }
 
     /// Requests in flight at once.
     pub fn concurrency(&self) -> usize {
         self.concurrency.map_or(Settings::default().concurrency, |concurrency| concurrency as usize)
+    }
+}
+
+/// The place of the store that is meant, absolute.
+pub fn store_location(given: Option<&str>) -> String {
+    let given = given.map_or_else(|| Settings::default().store, str::to_owned);
+    let scheme = given == "memory:" || given.contains("://");
+    match std::path::absolute(&given) {
+        Ok(path) if !scheme => path.display().to_string(),
+        _ => given,
     }
 }
 

@@ -121,13 +121,13 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     }
     // What cannot be rendered is found before anything is sent.
     plan.request(&instances[0]).map_err(|failure| Error::usage(failure.message))?;
-    let runner = runner.with_store(store::open(&common.store())?);
     if !capped && !common.quiet {
         eprintln!("No --budget is given: this evaluation is not capped.");
     }
     let seed = common.seed.unwrap_or(1);
     let purse = Purse::new(arguments.budget, false, Usd::ZERO);
     let scope: Arc<str> = settings::fresh_id("evaluate").into();
+    let runner = runner.with_store(store::open_as(&common.store(), common.cache(), &scope)?);
     let recorded = HashMap::new();
     let pipeline = Pipeline {
         workload: workload.clone(),

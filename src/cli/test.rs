@@ -113,13 +113,13 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
     };
     // A run that is being worked on is not tested: that is found out before anything is spent.
     let locked = subject.run.as_ref().map(|(path, ..)| RunFolder::open(path)).transpose()?;
-    let runner = runner.with_store(store::open(&store_at)?);
     if arguments.budget.is_none() && !common.quiet {
         eprintln!("No --budget is given: this test is not capped.");
     }
     let seed =
         common.seed.or(subject.run.as_ref().map(|(_, file, _)| file.settings.seed)).unwrap_or(Settings::default().seed);
     let scope: Arc<str> = settings::fresh_id("test").into();
+    let runner = runner.with_store(store::open_as(&store_at, common.cache(), &scope)?);
     let (recorded, stop) = (HashMap::new(), Arc::new(Stop::default()));
     let pipeline = Pipeline {
         workload: workload.clone(),

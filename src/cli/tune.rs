@@ -14,6 +14,7 @@ use crate::money::Usd;
 use crate::report::page::Examples;
 use crate::report::{observations, table};
 use crate::space::{Configuration, Space};
+use crate::store::Cache;
 use crate::study::folder::{self, Hashes, Inputs, RunFolder, StudyFile};
 use crate::study::{Outcome, Prepared, Settings, Stop, StopReason, Study, settings};
 
@@ -130,6 +131,7 @@ fn begun(arguments: &TuneArguments, embedded: &Embedded, stop: &Arc<Stop>) -> Re
         test_share: arguments.test_share.unwrap_or(defaults.test_share),
         reuse_savings: arguments.reuse_savings,
         store: arguments.common.store(),
+        cache: arguments.common.cache(),
         concurrency: arguments.common.concurrency(),
         margin: arguments.margin,
         pareto: arguments.pareto,
@@ -235,6 +237,19 @@ fn resumed(
     }
     if arguments.common.store.is_some() && arguments.common.store() != was.store {
         return changed("--store", was.store, arguments.common.store());
+    }
+    if arguments.common.cache() != Cache::Use && arguments.common.cache() != was.cache {
+        let text = |cache: Cache| match cache {
+            Cache::Use => "neither --no-cache nor --refresh".to_owned(),
+            Cache::Ignore => "--no-cache".to_owned(),
+            Cache::Refresh => "--refresh".to_owned(),
+        };
+        return Err(Error::usage(format!(
+            "the run was begun with {}, not {}",
+            text(was.cache),
+            text(arguments.common.cache())
+        ))
+        .help("leave the argument out: a resumed run goes on as it was begun"));
     }
     if let (Some(given), Some(known)) = (arguments.budget, was.budget) {
         if given < known {

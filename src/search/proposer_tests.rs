@@ -53,6 +53,8 @@ fn problem(domain: Arc<dyn Domain>, trials: usize, seed: u64) -> Problem {
         seed,
         first: Vec::new(),
         may_drop: false,
+        inference_budget: None,
+        margin: None,
     }
 }
 

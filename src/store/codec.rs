@@ -3,8 +3,13 @@
 //! `count`, then for each sample: `length` and the text's bytes, the reason it ended, its completion tokens. Numbers are
 //! LEB128 (seven bits a byte, the lowest first). A reason is one byte: 1 to 4 are the known ones in the order of
 //! [`KNOWN`], 0 is another one, whose `length` and bytes follow.
+//!
+//! What few responses have (tool calls, log-probabilities, tokens of caches and thinking) is JSON in a column of its own.
 
-use crate::provider::{FinishReason, Sample};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::provider::{FinishReason, Response, Sample};
 
 /// The reasons that have a number of their own. Only ever append.
 const KNOWN: [FinishReason; 4] =
@@ -43,6 +48,76 @@ pub(super) fn decode(mut bytes: &[u8]) -> Option<Vec<Sample>> {
         samples.push(Sample::new(text, finish_reason, number(bytes)?));
     }
     bytes.is_empty().then_some(samples)
+}
+
+/// How many samples there are in bytes that [`encode`] wrote; the first ten are enough.
+pub(super) fn count(mut bytes: &[u8]) -> Option<u64> {
+    number(&mut bytes)
+}
+
+/// What few responses have.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct Extra {
+    #[serde(skip_serializing_if = "is_zero")]
+    cache_write_tokens: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    reasoning_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asked: Option<u32>,
+    /// By sample, where any has some.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<Present>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    logprobs: Vec<Present>,
+}
+
+/// A value, or none: `[value]` or `[]`, so that a JSON null is not taken for none.
+type Present = Vec<Value>;
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// What a response has beside its samples' texts and the columns that every one has; `None` where that is nothing.
+pub(super) fn encode_extra(response: &Response) -> Option<String> {
+    let by_sample = |of: fn(&Sample) -> &Option<Value>| -> Vec<Present> {
+        match response.samples.iter().any(|sample| of(sample).is_some()) {
+            true => response.samples.iter().map(|sample| of(sample).iter().cloned().collect()).collect(),
+            false => Vec::new(),
+        }
+    };
+    let extra = Extra {
+        cache_write_tokens: response.cache_write_tokens,
+        reasoning_tokens: response.reasoning_tokens,
+        endpoint: response.endpoint.clone(),
+        asked: response.asked,
+        tool_calls: by_sample(|sample| &sample.tool_calls),
+        logprobs: by_sample(|sample| &sample.logprobs),
+    };
+    if extra == Extra::default() {
+        return None;
+    }
+    serde_json::to_string(&extra).ok()
+}
+
+/// Puts back what [`encode_extra`] took down; `None` where the text is not its work.
+pub(super) fn decode_extra(text: &str, response: &mut Response) -> Option<()> {
+    let extra: Extra = serde_json::from_str(text).ok()?;
+    response.cache_write_tokens = extra.cache_write_tokens;
+    response.reasoning_tokens = extra.reasoning_tokens;
+    response.endpoint = extra.endpoint;
+    response.asked = extra.asked;
+    for (sample, value) in response.samples.iter_mut().zip(extra.tool_calls) {
+        sample.tool_calls = value.into_iter().next();
+    }
+    for (sample, value) in response.samples.iter_mut().zip(extra.logprobs) {
+        sample.logprobs = value.into_iter().next();
+    }
+    Some(())
 }
 
 fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
@@ -102,6 +177,23 @@ mod tests {
         let bytes = [2, 3, b'a', 0xc3, 0x9f, 2, 0xac, 2, 0, 0, 3, b'e', b'o', b's', 0];
         assert_eq!(encode(&samples), bytes);
         assert_eq!(decode(&bytes).unwrap(), samples);
+    }
+
+    #[test]
+    fn what_few_responses_have_comes_back() {
+        let plain = Response { samples: vec![sample("a", FinishReason::STOP, 1)], ..Response::default() };
+        assert_eq!(encode_extra(&plain), None);
+        let mut odd = plain.clone();
+        odd.samples.push(sample("b", FinishReason::STOP, 2));
+        odd.samples[1].tool_calls = Some(serde_json::json!([{"function": {"name": "f", "arguments": "{}"}}]));
+        odd.samples[0].logprobs = Some(Value::Null);
+        (odd.reasoning_tokens, odd.cache_write_tokens) = (u64::MAX, 7);
+        odd.endpoint = Some("here".into());
+        let text = encode_extra(&odd).unwrap();
+        let mut back = Response { samples: decode(&encode(&odd.samples)).unwrap(), ..Response::default() };
+        assert_eq!(decode_extra(&text, &mut back), Some(()));
+        assert_eq!(back, odd);
+        assert_eq!(decode_extra("[", &mut back), None);
     }
 
     #[test]

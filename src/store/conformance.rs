@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
-use super::{Closing, EntryId, Fingerprint, RequestRecord, Spent, Store, Stored};
+use super::{Bought, Cache, Closing, EntryId, Fingerprint, Fresh, Item, Kept, RequestRecord, Spent, Store, Stored};
 use crate::money::Usd;
 use crate::provider::{Failure, FailureKind, FinishReason, Response, Sample};
 
@@ -25,6 +25,12 @@ pub async fn conformance(make: impl Fn() -> Arc<dyn Store>) {
     calls_are_done_in_their_order(&*make()).await;
     nothing_is_lost_among_many(make()).await;
     dropping_a_future_undoes_nothing(&*make()).await;
+    rare_things_are_kept(&*make()).await;
+    everything_can_be_read_back(&*make()).await;
+    the_contents_are_counted(&*make()).await;
+    what_is_removed_is_gone_and_the_ledger_stays(&*make()).await;
+    a_scope_may_see_only_its_own(make()).await;
+    a_refresh_takes_the_place_of_what_was_there(make()).await;
 }
 
 /// A fingerprint for each number, spread like a hash.
@@ -255,4 +261,185 @@ async fn dropping_a_future_undoes_nothing(store: &dyn Store) {
     drop(store.record("study", &print_of(1), &request(), response(&["a"]), pico(1), None));
     let after = store.record("study", &print_of(1), &request(), response(&["b"]), pico(1), None).await.unwrap();
     assert_eq!(texts(&after), ["a", "b"], "a call whose future was dropped was not done");
+}
+
+async fn rare_things_are_kept(store: &dyn Store) {
+    let mut odd = response(&["a", "b"]);
+    odd.samples[1].tool_calls = Some(serde_json::json!([{"function": {"name": "f", "arguments": "{}"}}]));
+    odd.samples[0].logprobs = Some(serde_json::json!({"content": [{"token": "a", "logprob": -0.1}]}));
+    (odd.cache_write_tokens, odd.reasoning_tokens, odd.endpoint) = (3, u64::MAX, Some("here".into()));
+    let recorded = store.record("study", &print_of(1), &request(), odd.clone(), pico(1), None).await.unwrap();
+    assert_eq!(recorded.purchases[0].response, odd, "record does not give back what it was given");
+    assert_eq!(store.stored(&print_of(1)).unwrap(), recorded, "tool calls and the like are lost");
+}
+
+fn all_pages(store: &dyn Store, most: usize) -> Vec<Kept> {
+    let mut all: Vec<Kept> = Vec::new();
+    loop {
+        let page = store.page(all.last().map(|kept| &kept.fingerprint), most).unwrap();
+        assert!(page.len() <= most, "a page is longer than asked for");
+        if page.is_empty() {
+            return all;
+        }
+        all.extend(page);
+    }
+}
+
+fn all_items(store: &dyn Store) -> Vec<Item> {
+    let mut all: Vec<Item> = Vec::new();
+    loop {
+        let page = store.items(all.last().map(|item| &item.fingerprint), 3).unwrap();
+        if page.is_empty() {
+            return all;
+        }
+        all.extend(page);
+    }
+}
+
+async fn everything_can_be_read_back(store: &dyn Store) {
+    assert!(store.page(None, 10).unwrap().is_empty() && store.items(None, 10).unwrap().is_empty(), "nothing is there");
+    for number in 0..20 {
+        let request = RequestRecord { body: format!("body {number}"), ..request() };
+        for round in 0..=number % 3 {
+            let text = format!("{number} {round}");
+            store.record("study", &print_of(number), &request, response(&[&text]), pico(1), None).await.unwrap();
+        }
+    }
+    let all = all_pages(store, 7);
+    assert_eq!(all, all_pages(store, 1000), "the length of pages matters");
+    let mut prints: Vec<Fingerprint> = (0..20).map(print_of).collect();
+    prints.sort();
+    assert_eq!(
+        all.iter().map(|kept| kept.fingerprint).collect::<Vec<_>>(),
+        prints,
+        "all, in the order of fingerprints"
+    );
+    for number in 0..20 {
+        let kept = all.iter().find(|kept| kept.fingerprint == print_of(number)).unwrap();
+        assert_eq!(kept.request.body, format!("body {number}"), "a request is not its own");
+        assert_eq!(kept.stored, store.stored(&kept.fingerprint).unwrap(), "samples are not as they are found");
+    }
+    let items = all_items(store);
+    assert_eq!(items.iter().map(|item| item.fingerprint).collect::<Vec<_>>(), prints);
+    assert!(items.iter().all(|item| item.model == "model" && item.bytes > 10 && item.newest >= 0));
+}
+
+async fn the_contents_are_counted(store: &dyn Store) {
+    assert!(store.contents().unwrap().groups.is_empty(), "an empty store has contents");
+    let other = RequestRecord { model: "other".into(), ..request() };
+    store.record("a", &print_of(1), &request(), response(&["a", "b"]), pico(5), None).await.unwrap();
+    store.record("b", &print_of(1), &request(), response(&["c"]), pico(7), None).await.unwrap();
+    store.record("b", &print_of(2), &other, response(&["d"]), Usd::MAX, None).await.unwrap();
+    store.record("b", &print_of(2), &other, response(&["e"]), Usd::MAX, None).await.unwrap();
+    let entry = store.reserve("b", &print_of(1), pico(100)).await.unwrap();
+    store.close(entry, Closing::Lost).await.unwrap();
+    let entry = store.reserve("b", &print_of(3), pico(1000)).await.unwrap();
+    let released = store.reserve("b", &print_of(3), pico(9000)).await.unwrap();
+    store.close(released, Closing::Released).await.unwrap();
+    let contents = store.contents().unwrap();
+    let model = &contents.groups[&("model".to_owned(), "mock".to_owned())];
+    assert_eq!((model.requests, model.purchases, model.samples, model.superseded), (1, 2, 3, 0), "counts");
+    assert_eq!((model.settled, model.lost), (pico(12), pico(100)), "money by model");
+    let items = all_items(store);
+    assert_eq!(
+        items.iter().map(|item| item.bytes).sum::<u64>(),
+        contents.groups.values().map(|g| g.bytes).sum::<u64>()
+    );
+    let other = &contents.groups[&("other".to_owned(), "mock".to_owned())];
+    assert_eq!((other.requests, other.samples, other.settled), (1, 2, Usd::MAX), "sums do not saturate");
+    assert_eq!((contents.groups.len(), contents.entries), (2, 6), "entries that count");
+    assert_eq!((contents.settled, contents.lost), (Usd::MAX, pico(1100)), "money in all");
+    store.close(entry, Closing::Released).await.unwrap();
+    assert_eq!(store.contents().unwrap().lost, pico(100), "a released reservation does not count");
+}
+
+async fn what_is_removed_is_gone_and_the_ledger_stays(store: &dyn Store) {
+    for number in 0..6 {
+        store.record("study", &print_of(number), &request(), response(&["a", "b"]), pico(5), None).await.unwrap();
+    }
+    store.record_failure("study", &print_of(9), 1, &Failure::new(FailureKind::Server, "x")).await.unwrap();
+    let items = all_items(store);
+    let (gone, stays) = items.split_at(3);
+    let mut asked = gone.to_vec();
+    asked.push(Item { fingerprint: print_of(77), ..gone[0].clone() });
+    // As if something newer had come in meanwhile.
+    asked.push(Item { newest: stays[0].newest - 1, ..stays[0].clone() });
+    assert_eq!(store.remove(asked).await.unwrap(), 3, "how many were removed");
+    assert_eq!(all_items(store), stays, "what was not meant is gone, or what was meant is not");
+    assert!(
+        store.stored(&gone[0].fingerprint).unwrap().is_empty()
+            && store.stored(&stays[0].fingerprint).unwrap().len() == 2
+    );
+    assert_eq!(store.spent("study").unwrap(), spent(30, 0, 6), "money spent does not count any more");
+    assert_eq!((store.contents().unwrap().settled, store.contents().unwrap().entries), (pico(30), 6));
+    // What was removed may be bought again.
+    store.record("study", &gone[0].fingerprint, &request(), response(&["new"]), pico(5), None).await.unwrap();
+    assert_eq!(texts(&store.stored(&gone[0].fingerprint).unwrap()), ["new"], "removed samples came back");
+    store.compact().unwrap();
+    assert_eq!(store.clear().await.unwrap(), 4, "how many were cleared");
+    assert!(store.page(None, 10).unwrap().is_empty() && store.stored(&stays[1].fingerprint).unwrap().is_empty());
+    assert_eq!(store.spent("study").unwrap(), spent(35, 0, 7), "money spent does not count any more");
+    assert_eq!(store.failures("study").unwrap().len(), 1, "failures are part of a study, not of the samples");
+    store.compact().unwrap();
+}
+
+fn bought<'a>(scope: &'a str, print: &'a Fingerprint, request: &'a RequestRecord, texts: &[&str]) -> Bought<'a> {
+    Bought { scope, fingerprint: print, request, response: response(texts), bill: pico(1), entry: None }
+}
+
+async fn a_scope_may_see_only_its_own(store: Arc<dyn Store>) {
+    let (print, request) = (print_of(1), request());
+    store.record("before", &print, &request, response(&["old"]), pico(1), None).await.unwrap();
+    let fresh = Fresh::over(store.clone(), Cache::Ignore, "study");
+    assert!(fresh.stored(&print).unwrap().is_empty(), "what others bought is seen");
+    let entry = fresh.reserve("study", &print, pico(9)).await.unwrap();
+    let seen = fresh.record("study", &print, &request, response(&["a", "b"]), pico(1), Some(entry)).await.unwrap();
+    assert_eq!(texts(&seen), ["a", "b"]);
+    store.record("other", &print, &request, response(&["x"]), pico(1), None).await.unwrap();
+    let seen = fresh.record("study", &print, &request, response(&["c"]), pico(1), None).await.unwrap();
+    let firsts: Vec<usize> = seen.purchases.iter().map(|purchase| purchase.first).collect();
+    assert_eq!((texts(&seen), firsts), (vec!["a", "b", "c"], vec![0, 2]), "its own, numbered through");
+    assert_eq!(
+        Fresh::over(store.clone(), Cache::Ignore, "study").stored(&print).unwrap(),
+        seen,
+        "a resumed study finds its own"
+    );
+    assert!(Fresh::over(store.clone(), Cache::Ignore, "third").stored(&print).unwrap().is_empty());
+    assert_eq!(
+        texts(&store.stored(&print).unwrap()),
+        ["old", "a", "b", "x", "c"],
+        "nothing that was bought is dropped"
+    );
+    assert_eq!(store.spent("study").unwrap(), spent(2, 0, 2), "the ledger has it all");
+}
+
+async fn a_refresh_takes_the_place_of_what_was_there(store: Arc<dyn Store>) {
+    let (print, other, request) = (print_of(1), print_of(2), request());
+    store.record("before", &print, &request, response(&["old", "older"]), pico(1), None).await.unwrap();
+    store.record("before", &other, &request, response(&["kept"]), pico(1), None).await.unwrap();
+    let fresh = Fresh::over(store.clone(), Cache::Refresh, "study");
+    assert!(fresh.stored(&print).unwrap().is_empty(), "a refresh begins with nothing");
+    assert_eq!(texts(&store.stored(&print).unwrap()), ["old", "older"], "nothing changes before something is bought");
+    fresh.record("study", &print, &request, response(&["a"]), pico(1), None).await.unwrap();
+    let seen = fresh.record("study", &print, &request, response(&["b"]), pico(1), None).await.unwrap();
+    assert_eq!(texts(&seen), ["a", "b"]);
+    assert_eq!(store.stored(&print).unwrap(), seen, "later runs see what was refreshed");
+    assert_eq!(
+        store.stored_many(&[print, other, print_of(3)]).unwrap().iter().map(Stored::len).collect::<Vec<_>>(),
+        [2, 1, 0]
+    );
+    store.record("later", &print, &request, response(&["c"]), pico(1), None).await.unwrap();
+    assert_eq!(texts(&store.stored(&print).unwrap()), ["a", "b", "c"]);
+    assert_eq!(texts(&fresh.stored(&print).unwrap()), ["a", "b"], "a resumed study finds its own");
+    assert_eq!(texts(&store.stored_as(Cache::Ignore, "before", &print).unwrap()), ["old", "older"]);
+    // Another refresh in its turn; what the first one buys now goes behind it.
+    let again = store.record_as(Cache::Refresh, bought("second", &print, &request, &["d", "e"])).await.unwrap();
+    assert_eq!(texts(&again), ["d", "e"]);
+    fresh.record("study", &print, &request, response(&["f"]), pico(1), None).await.unwrap();
+    assert_eq!(texts(&store.stored(&print).unwrap()), ["d", "e", "f"]);
+    assert_eq!(texts(&fresh.stored(&print).unwrap()), ["a", "b", "f"]);
+    let contents = store.contents().unwrap();
+    let sums = contents.groups.values().next().unwrap();
+    assert_eq!((sums.samples, sums.superseded, sums.purchases), (4, 5, 7), "what was put aside is counted apart");
+    assert_eq!(store.page(None, 9).unwrap().iter().map(|kept| kept.stored.len()).sum::<usize>(), 4);
 }

@@ -6,55 +6,11 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::migrations::MIGRATIONS;
 use crate::diagnostic::{Error, Result};
 
 /// Marks a database as a store of farthing, in the file's header (`PRAGMA application_id`): "frth".
 const APPLICATION_ID: i64 = 0x6672_7468;
-
-/// The layout, step by step: `user_version` counts the steps a file has taken. Never change one that was released; add one.
-const MIGRATIONS: &[&str] = &["
-    CREATE TABLE requests (
-        id          INTEGER PRIMARY KEY,
-        fingerprint BLOB NOT NULL UNIQUE,
-        model       TEXT NOT NULL,
-        source      TEXT NOT NULL,
-        body        TEXT NOT NULL,
-        created_at  INTEGER NOT NULL
-    );
-    CREATE TABLE purchases (
-        id            INTEGER PRIMARY KEY,
-        fingerprint   BLOB NOT NULL REFERENCES requests (fingerprint),
-        first         INTEGER NOT NULL CHECK (first >= 0),
-        samples       BLOB NOT NULL,
-        prompt_tokens INTEGER NOT NULL,
-        cached_tokens INTEGER NOT NULL,
-        model         TEXT,
-        estimated     INTEGER NOT NULL,
-        created_at    INTEGER NOT NULL,
-        UNIQUE (fingerprint, first)
-    );
-    CREATE TABLE ledger (
-        id          INTEGER PRIMARY KEY,
-        scope       TEXT NOT NULL,
-        fingerprint BLOB NOT NULL,
-        worst       INTEGER NOT NULL CHECK (worst >= 0),
-        settled     INTEGER CHECK (settled >= 0),
-        state       TEXT NOT NULL CHECK (state IN ('open', 'settled', 'released', 'lost')),
-        created_at  INTEGER NOT NULL,
-        CHECK ((state = 'settled') = (settled IS NOT NULL))
-    );
-    CREATE INDEX ledger_by_scope ON ledger (scope);
-    CREATE TABLE failures (
-        id          INTEGER PRIMARY KEY,
-        scope       TEXT NOT NULL,
-        fingerprint BLOB NOT NULL,
-        n           INTEGER NOT NULL,
-        kind        TEXT NOT NULL,
-        message     TEXT NOT NULL,
-        created_at  INTEGER NOT NULL,
-        UNIQUE (scope, fingerprint, n)
-    );
-"];
 
 /// How long a connection waits for another process before it gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -161,13 +117,21 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection> {
          PRAGMA checkpoint_fullfsync = ON;
          PRAGMA foreign_keys = ON;
          PRAGMA temp_store = MEMORY;
-         PRAGMA cache_size = -16384;
+         PRAGMA cache_size = -32768;
+         PRAGMA wal_autocheckpoint = 4000;
          PRAGMA journal_size_limit = 67108864;",
     )
     .map_err(failed)?;
     conn.set_prepared_statement_cache_capacity(64);
     migrate(&conn, path)?;
     Ok(conn)
+}
+
+/// Has a reader see the file through memory: pages are neither read nor copied then, a third of a look-up. But after every
+/// commit SQLite maps the file anew, which takes longer than that saves: so only while nobody writes.
+pub(super) fn map(conn: &Connection, on: bool) -> rusqlite::Result<()> {
+    let size = if on { 1 << 30 } else { 0 };
+    conn.query_row(&format!("PRAGMA mmap_size = {size}"), [], |_| Ok(()))
 }
 
 /// Opens one more connection to a store that is open, for reading.
@@ -177,6 +141,17 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, Trouble> {
     prepare(&mut conn)?;
     conn.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -16384;")?;
     Ok(conn)
+}
+
+/// Gives the room of what was deleted back to the disk.
+pub(super) fn compact(path: &Path) -> Result<(), Trouble> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut conn = Connection::open_with_flags(path, flags)?;
+    prepare(&mut conn)?;
+    conn.execute_batch("PRAGMA synchronous = FULL; VACUUM")?;
+    // Should others be reading, the log is shortened at another time.
+    conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    Ok(())
 }
 
 /// Makes the folders that lead to a file, and makes them durable, since a file is only as durable as its folder.

@@ -1,11 +1,14 @@
 //! A store that lasts as long as the process: for tests, for embedding, and for `--store memory:`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::contents::{PURCHASE_BYTES, REQUEST_BYTES};
+use super::queries::now;
 use super::{
-    Closing, Durable, EntryId, Fingerprint, Purchase, RequestRecord, Spent, Store, Stored, already_settled, at_once,
-    check_amount, check_response, no_entry, not_open, sum_of,
+    Bought, Cache, Closing, Contents, Durable, EntryId, Fingerprint, Item, Kept, Purchase, RequestRecord, Spent, Store,
+    Stored, already_settled, at_once, check_amount, check_response, codec, no_entry, not_open, sum_of,
 };
 use crate::diagnostic::Result;
 use crate::money::Usd;
@@ -19,7 +22,7 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct State {
-    stored: HashMap<Fingerprint, Stored>,
+    requests: BTreeMap<Fingerprint, Held>,
     /// Entry `EntryId(k)` is at `k`.
     ledger: Vec<Entry>,
     failures: HashMap<String, BTreeMap<(Fingerprint, u32), Failure>>,
@@ -50,6 +53,11 @@ impl MemoryStore {
 }
 
 impl State {
+    /// The requests behind a fingerprint, in order.
+    fn behind(&self, after: Option<&Fingerprint>) -> impl Iterator<Item = (&Fingerprint, &Held)> {
+        self.requests.range((after.map_or(Bound::Unbounded, |print| Bound::Excluded(*print)), Bound::Unbounded))
+    }
+
     fn entry(&mut self, id: EntryId) -> Option<&mut Entry> {
         self.ledger.get_mut(usize::try_from(id.0).ok()?)
     }
@@ -85,14 +93,8 @@ impl State {
         }
     }
 
-    fn record(
-        &mut self,
-        scope: &str,
-        fingerprint: &Fingerprint,
-        response: Response,
-        bill: Usd,
-        entry: Option<EntryId>,
-    ) -> Result<Stored> {
+    fn record(&mut self, cache: Cache, bought: Bought<'_>) -> Result<Stored> {
+        let Bought { scope, fingerprint, request, response, bill, entry } = bought;
         check_amount(bill)?;
         check_response(&response)?;
         match entry {
@@ -101,15 +103,69 @@ impl State {
                 self.reserve(scope, fingerprint, bill, Some(Closing::Settled(bill)));
             }
         }
-        let stored = self.stored.entry(*fingerprint).or_default();
-        stored.purchases.push(Purchase { first: stored.len(), response });
-        Ok(stored.clone())
+        let held = self.requests.entry(*fingerprint).or_insert_with(|| Held::new(request));
+        let fresh = cache == Cache::Refresh && held.purchases.iter().all(|purchase| purchase.scope != scope);
+        let newest = held.purchases.last().map_or(0, |purchase| purchase.generation);
+        let generation = if fresh { newest + 1 } else { newest };
+        held.purchases.push(Part { scope: scope.to_owned(), generation, bought: now(), response });
+        Ok(held.seen(cache, scope))
+    }
+}
+
+/// A request and all that was bought of it.
+#[derive(Debug)]
+struct Held {
+    request: RequestRecord,
+    purchases: Vec<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    scope: String,
+    generation: u32,
+    bought: i64,
+    response: Response,
+}
+
+impl Held {
+    fn new(request: &RequestRecord) -> Held {
+        Held { request: request.clone(), purchases: Vec::new() }
+    }
+
+    /// The purchases that runs find.
+    fn current(&self) -> impl Iterator<Item = &Part> {
+        let newest = self.purchases.last().map_or(0, |purchase| purchase.generation);
+        self.purchases.iter().filter(move |purchase| purchase.generation == newest)
+    }
+
+    fn seen(&self, cache: Cache, scope: &str) -> Stored {
+        let mut stored = Stored::default();
+        let mut push =
+            |part: &Part| stored.purchases.push(Purchase { first: stored.len(), response: part.response.clone() });
+        match cache {
+            Cache::Use => self.current().for_each(push),
+            _ => self.purchases.iter().filter(|part| part.scope == scope).for_each(&mut push),
+        }
+        stored
+    }
+
+    fn item(&self, fingerprint: &Fingerprint) -> Item {
+        let bytes = self.purchases.iter().map(Part::bytes).sum::<u64>() + self.request.body.len() as u64;
+        let newest = self.purchases.iter().map(|part| part.bought).max().unwrap_or_default();
+        Item { fingerprint: *fingerprint, model: self.request.model.clone(), bytes: bytes + REQUEST_BYTES, newest }
+    }
+}
+
+impl Part {
+    fn bytes(&self) -> u64 {
+        let extra = codec::encode_extra(&self.response).map_or(0, |extra| extra.len());
+        (codec::encode(&self.response.samples).len() + extra) as u64 + PURCHASE_BYTES
     }
 }
 
 impl Store for MemoryStore {
-    fn stored(&self, fingerprint: &Fingerprint) -> Result<Stored> {
-        Ok(self.read().stored.get(fingerprint).cloned().unwrap_or_default())
+    fn stored_as(&self, cache: Cache, scope: &str, fingerprint: &Fingerprint) -> Result<Stored> {
+        Ok(self.read().requests.get(fingerprint).map(|held| held.seen(cache, scope)).unwrap_or_default())
     }
 
     fn reserve(&self, scope: &str, fingerprint: &Fingerprint, worst: Usd) -> Durable<EntryId> {
@@ -120,16 +176,8 @@ impl Store for MemoryStore {
         at_once(self.write().close(entry, closing))
     }
 
-    fn record(
-        &self,
-        scope: &str,
-        fingerprint: &Fingerprint,
-        _request: &RequestRecord,
-        response: Response,
-        bill: Usd,
-        entry: Option<EntryId>,
-    ) -> Durable<Stored> {
-        at_once(self.write().record(scope, fingerprint, response, bill, entry))
+    fn record_as(&self, cache: Cache, bought: Bought<'_>) -> Durable<Stored> {
+        at_once(self.write().record(cache, bought))
     }
 
     fn spent(&self, scope: &str) -> Result<Spent> {
@@ -158,5 +206,77 @@ impl Store for MemoryStore {
         let state = self.read();
         let failures = state.failures.get(scope).into_iter().flatten();
         Ok(failures.map(|((fingerprint, n), failure)| (*fingerprint, *n, failure.clone())).collect())
+    }
+    fn page(&self, after: Option<&Fingerprint>, most: usize) -> Result<Vec<Kept>> {
+        let state = self.read();
+        let kept = |(fingerprint, held): (&Fingerprint, &Held)| Kept {
+            fingerprint: *fingerprint,
+            request: held.request.clone(),
+            stored: held.seen(Cache::Use, ""),
+        };
+        Ok(state.behind(after).take(most).map(kept).collect())
+    }
+
+    fn items(&self, after: Option<&Fingerprint>, most: usize) -> Result<Vec<Item>> {
+        let state = self.read();
+        Ok(state.behind(after).take(most).map(|(fingerprint, held)| held.item(fingerprint)).collect())
+    }
+
+    fn contents(&self) -> Result<Contents> {
+        let state = self.read();
+        let mut contents = Contents::default();
+        let key = |held: &Held| (held.request.model.clone(), held.request.source.clone());
+        for held in state.requests.values() {
+            let sums = contents.groups.entry(key(held)).or_default();
+            sums.requests += 1;
+            sums.bytes += held.request.body.len() as u64 + REQUEST_BYTES;
+            held.purchases.iter().for_each(|part| sums.add(part.bytes(), part.bought));
+            let count = |part: &Part| part.response.samples.len() as u64;
+            let shown: u64 = held.current().map(count).sum();
+            sums.samples += shown;
+            sums.superseded += held.purchases.iter().map(count).sum::<u64>() - shown;
+        }
+        // Sums saturate only at the end, so they are made apart.
+        let mut amounts: BTreeMap<(Option<(String, String)>, bool), i128> = BTreeMap::new();
+        for entry in &state.ledger {
+            let (amount, settled) = match entry.closing {
+                Some(Closing::Settled(bill)) => (bill, true),
+                Some(Closing::Lost) | None => (entry.worst, false),
+                Some(Closing::Released) => continue,
+            };
+            contents.entries += 1;
+            let key = state.requests.get(&entry.fingerprint).map(key);
+            *amounts.entry((key, settled)).or_default() += i128::from(amount.pico());
+        }
+        let total = |of: bool| sum_of(amounts.iter().filter(|((_, settled), _)| *settled == of).map(|(_, sum)| *sum));
+        (contents.settled, contents.lost) = (total(true), total(false));
+        for ((key, settled), sum) in amounts {
+            if let Some(sums) = key.and_then(|key| contents.groups.get_mut(&key)) {
+                *(if settled { &mut sums.settled } else { &mut sums.lost }) = sum_of([sum]);
+            }
+        }
+        Ok(contents)
+    }
+
+    fn remove(&self, items: Vec<Item>) -> Durable<u64> {
+        let mut state = self.write();
+        let mut removed = 0;
+        for item in items {
+            let known = state.requests.get(&item.fingerprint);
+            if known.is_some_and(|held| held.item(&item.fingerprint).newest <= item.newest) {
+                state.requests.remove(&item.fingerprint);
+                removed += 1;
+            }
+        }
+        at_once(Ok(removed))
+    }
+
+    fn clear(&self) -> Durable<u64> {
+        let mut state = self.write();
+        at_once(Ok(std::mem::take(&mut state.requests).len() as u64))
+    }
+
+    fn compact(&self) -> Result<()> {
+        Ok(())
     }
 }

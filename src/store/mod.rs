@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -14,7 +15,11 @@ use crate::provider::{Failure, Response, Sample};
 mod codec;
 pub mod conformance;
 mod connection;
+mod contents;
+mod fresh;
 mod memory;
+mod migrations;
+mod queries;
 mod sqlite;
 mod writer;
 
@@ -25,6 +30,8 @@ mod property_tests;
 #[cfg(test)]
 mod sqlite_tests;
 
+pub use contents::{Bought, Cache, Contents, Item, Kept, Sums};
+pub use fresh::Fresh;
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
 
@@ -147,7 +154,18 @@ pub type Durable<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 pub trait Store: Send + Sync {
     /// What is stored under a fingerprint, at least all that a resolved [`Store::record`] kept. Called from any thread,
     /// often; must not block on writers.
-    fn stored(&self, fingerprint: &Fingerprint) -> Result<Stored>;
+    fn stored(&self, fingerprint: &Fingerprint) -> Result<Stored> {
+        self.stored_as(Cache::Use, "", fingerprint)
+    }
+
+    /// What a run of `scope` finds under a fingerprint that treats what is stored so. Unless that is [`Cache::Use`], only
+    /// what the scope itself bought, numbered through from 0.
+    fn stored_as(&self, cache: Cache, scope: &str, fingerprint: &Fingerprint) -> Result<Stored>;
+
+    /// As [`Store::stored`] for each of many.
+    fn stored_many(&self, fingerprints: &[Fingerprint]) -> Result<Vec<Stored>> {
+        fingerprints.iter().map(|fingerprint| self.stored(fingerprint)).collect()
+    }
 
     /// Opens a reservation of `worst` in the ledger of `scope`, before a request is sent.
     fn reserve(&self, scope: &str, fingerprint: &Fingerprint, worst: Usd) -> Durable<EntryId>;
@@ -169,7 +187,13 @@ pub trait Store: Send + Sync {
         response: Response,
         bill: Usd,
         entry: Option<EntryId>,
-    ) -> Durable<Stored>;
+    ) -> Durable<Stored> {
+        self.record_as(Cache::Use, Bought { scope, fingerprint, request, response, bill, entry })
+    }
+
+    /// As [`Store::record`], for a run that treats what is stored so: with [`Cache::Refresh`] the first response that the
+    /// scope bought under the fingerprint puts all older samples aside. Resolves to what [`Store::stored_as`] gives then.
+    fn record_as(&self, cache: Cache, bought: Bought<'_>) -> Durable<Stored>;
 
     /// What a scope has spent. Reservations that this process holds open are included in `lost`.
     fn spent(&self, scope: &str) -> Result<Spent>;
@@ -180,6 +204,26 @@ pub trait Store: Send + Sync {
 
     /// The failures of a study, in the order of fingerprint and `n`.
     fn failures(&self, scope: &str) -> Result<Vec<(Fingerprint, u32, Failure)>>;
+
+    /// The next requests behind a fingerprint, in the order of fingerprints, `most` at most; none at the end. So all are
+    /// read without ever holding more than a few.
+    fn page(&self, after: Option<&Fingerprint>, most: usize) -> Result<Vec<Kept>>;
+
+    /// As [`Store::page`], sizes and ages only.
+    fn items(&self, after: Option<&Fingerprint>, most: usize) -> Result<Vec<Item>>;
+
+    /// Counts and sums over everything.
+    fn contents(&self) -> Result<Contents>;
+
+    /// Removes requests with all their samples, except those to which something was added since they were looked up; says
+    /// how many it removed. The ledger and failures stay.
+    fn remove(&self, items: Vec<Item>) -> Durable<u64>;
+
+    /// Removes every request with its samples; says how many there were. The ledger and failures stay.
+    fn clear(&self) -> Durable<u64>;
+
+    /// Gives the room of what was removed back to the disk. Others may go on meanwhile, and wait for it to write.
+    fn compact(&self) -> Result<()>;
 }
 
 /// A store that anyone may share.
@@ -190,10 +234,40 @@ pub type SharedStore = Arc<dyn Store>;
 /// # Errors
 /// A usage error for any other URL, and where [`SqliteStore::open`] gives one.
 pub fn open(location: &str) -> Result<SharedStore> {
-    let supported = "a store is a file's path, or `memory:` to keep nothing";
     if location == "memory:" {
         return Ok(MemoryStore::new());
     }
+    Ok(SqliteStore::open(path_of(location)?)?)
+}
+
+/// As [`open`], as a run of `scope` sees it that treats what is stored so.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_as(location: &str, cache: Cache, scope: &str) -> Result<SharedStore> {
+    Ok(Fresh::over(open(location)?, cache, scope))
+}
+
+/// Opens a store that is there already.
+///
+/// # Errors
+/// A usage error that says where it looked where there is none, and as [`open`].
+pub fn open_existing(location: &str) -> Result<SharedStore> {
+    if location == "memory:" {
+        return Err(Error::usage("a store in memory keeps nothing once its program has ended").help("name a file"));
+    }
+    let path = path_of(location)?;
+    if !path.exists() {
+        let shown = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        return Err(Error::usage(format!("there is no store at {}", shown.display()))
+            .help("name the one that is meant with --store, or go to the folder that the runs were started in"));
+    }
+    Ok(SqliteStore::open(path)?)
+}
+
+/// The file that a location means.
+fn path_of(location: &str) -> Result<&Path> {
+    let supported = "a store is a file's path, or `memory:` to keep nothing";
     if location.trim().is_empty() || location == ":memory:" {
         return Err(Error::usage(format!("`{location}` is no store")).help(supported));
     }
@@ -204,7 +278,7 @@ pub fn open(location: &str) -> Result<SharedStore> {
         Some((scheme, _)) if is_scheme(scheme) => {
             Err(Error::usage(format!("stores at `{scheme}://` are not supported")).help(supported))
         }
-        _ => Ok(SqliteStore::open(location)?),
+        _ => Ok(Path::new(location)),
     }
 }
 

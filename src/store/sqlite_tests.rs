@@ -8,7 +8,8 @@ use futures_util::future::join_all;
 use rusqlite::{Connection, StatementStatus};
 
 use super::connection::open_reader;
-use super::{Fingerprint, RequestRecord, SqliteStore, Store};
+use super::migrations::MIGRATIONS;
+use super::{Cache, Fingerprint, RequestRecord, SqliteStore, Store, codec};
 use crate::diagnostic::{Error, Fault};
 use crate::money::Usd;
 use crate::provider::{FinishReason, Response, Sample};
@@ -137,8 +138,7 @@ fn cached_statements_are_planned_once() {
     let _store = SqliteStore::open(&path).unwrap();
     let conn = open_reader(&path).unwrap();
     for number in 0..10 {
-        let mut select =
-            conn.prepare_cached("SELECT first FROM purchases WHERE fingerprint = ?1 ORDER BY first").unwrap();
+        let mut select = conn.prepare_cached("SELECT id FROM requests WHERE fingerprint = ?1 ORDER BY model").unwrap();
         assert!(!select.exists([[number; 32]]).unwrap());
         assert_eq!(select.get_status(StatementStatus::RePrepare), 0);
     }
@@ -177,6 +177,134 @@ async fn a_full_disk_is_an_internal_error_for_those_it_hits() {
     assert!(store.stored(&Fingerprint([2; 32])).unwrap().is_empty());
     assert_eq!(store.spent("study").unwrap().settled, Usd::from_pico(10));
     record(&store, 4, "later").await.expect("the writer goes on");
+}
+
+/// The file that a run writes to is deleted, or another is put in its place.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_store_that_is_deleted_while_it_is_used_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    for replace in [false, true] {
+        let store = SqliteStore::open(&path).unwrap();
+        record(&store, 1, "before").await.unwrap();
+        std::fs::rename(&path, folder.path().join("elsewhere.db")).unwrap();
+        if replace {
+            std::fs::write(&path, "").unwrap();
+        }
+        for _ in 0..2 {
+            let error = record(&store, 2, "after").await.unwrap_err();
+            assert!(error.message().contains("deleted or replaced"), "{error}");
+            assert!(error.message().contains(&*path.to_string_lossy()), "{error}");
+        }
+        let store_again = std::fs::rename(folder.path().join("elsewhere.db"), &path);
+        store_again.unwrap();
+        record(&store, 2, "put back").await.expect("the writer goes on where the file is back");
+    }
+}
+
+/// A store as the first released layout made it: its samples, its ledger and its failures are all there after the migration.
+#[tokio::test]
+async fn a_store_of_the_first_layout_is_brought_up_to_date() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let old = Connection::open(&path).unwrap();
+    old.execute_batch(MIGRATIONS[0]).unwrap();
+    old.execute_batch("PRAGMA application_id = 0x66727468; PRAGMA user_version = 1").unwrap();
+    let print = |number: u8| [number; 32];
+    for number in 0..40_u8 {
+        let insert =
+            "INSERT INTO requests (fingerprint, model, source, body, created_at) VALUES (?1, 'm', 'http', ?2, 5)";
+        old.execute(insert, rusqlite::params![print(number), format!("body {number}")]).unwrap();
+    }
+    // Purchases of one request lie apart, as they came in.
+    let insert = "INSERT INTO purchases (fingerprint, first, samples, prompt_tokens, cached_tokens, model, estimated, created_at)
+                  VALUES (?1, ?2, ?3, ?4, 1, 'm-1', 1, ?5)";
+    for round in 0..3_i64 {
+        for number in 0..40_u8 {
+            let samples = [
+                Sample::new(format!("{number} {round} a"), FinishReason::STOP, 7),
+                Sample::new("b", FinishReason::LENGTH, 8),
+            ];
+            let values = rusqlite::params![print(number), 2 * round, codec::encode(&samples), -1, 1000 + round];
+            old.execute(insert, values).unwrap();
+        }
+    }
+    old.execute("INSERT INTO ledger (scope, fingerprint, worst, settled, state, created_at) VALUES ('s', x'00', 9, 5, 'settled', 5)", []).unwrap();
+    old.execute("INSERT INTO ledger (scope, fingerprint, worst, settled, state, created_at) VALUES ('s', x'00', 9, NULL, 'open', 5)", []).unwrap();
+    old.execute(
+        "INSERT INTO failures (scope, fingerprint, n, kind, message, created_at) VALUES ('s', ?1, 1, 'server', 'x', 5)",
+        [print(3)],
+    )
+    .unwrap();
+    drop(old);
+    let store = SqliteStore::open(&path).unwrap();
+    for number in 0..40 {
+        let stored = store.stored(&Fingerprint(print(number))).unwrap();
+        let texts: Vec<&str> = stored.samples().map(|sample| sample.text.as_str()).collect();
+        let expected: Vec<String> = (0..3).flat_map(|round| [format!("{number} {round} a"), "b".to_owned()]).collect();
+        assert_eq!(texts, expected);
+        let last = &stored.purchases[2];
+        assert_eq!((last.first, last.response.prompt_tokens, last.response.cached_tokens), (4, u64::MAX, 1));
+        assert_eq!((last.response.model.as_deref(), last.response.estimated), (Some("m-1"), true));
+    }
+    let spent = store.spent("s").unwrap();
+    assert_eq!((spent.settled, spent.lost, spent.requests), (Usd::from_pico(5), Usd::from_pico(9), 2));
+    assert_eq!(store.failures("s").unwrap().len(), 1);
+    assert!(store.items(None, 100).unwrap().iter().all(|item| item.newest == 1002));
+    // It goes on where it was, also for a run that sees only its own.
+    assert_eq!(record(&store, 3, "new").await.unwrap().len(), 7);
+    let own = store.stored_as(Cache::Ignore, "study", &Fingerprint(print(3))).unwrap();
+    assert_eq!(own.len(), 1);
+    drop(store);
+    assert_eq!(SqliteStore::open(&path).unwrap().stored(&Fingerprint(print(3))).unwrap().len(), 7);
+    let conn = Connection::open(&path).unwrap();
+    let pragma = |name: &str| conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(pragma("user_version"), MIGRATIONS.len() as i64);
+    let verdict: String = conn.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(verdict, "ok");
+}
+
+/// A migration that fails leaves the old store as it was.
+#[test]
+fn a_migration_is_done_in_full_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let old = Connection::open(&path).unwrap();
+    old.execute_batch(MIGRATIONS[0]).unwrap();
+    old.execute_batch("PRAGMA application_id = 0x66727468; PRAGMA user_version = 1; CREATE TABLE purchases_2 (x)")
+        .unwrap();
+    drop(old);
+    assert!(SqliteStore::open(&path).is_err());
+    let conn = Connection::open(&path).unwrap();
+    let version: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    assert_eq!(version, 1);
+    conn.execute_batch("SELECT fingerprint, first FROM purchases").unwrap();
+}
+
+/// Requests are removed and the file is compacted while another handle goes on writing.
+#[tokio::test]
+async fn room_is_given_back_while_others_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let (store, other) = (SqliteStore::open(&path).unwrap(), SqliteStore::open(&path).unwrap());
+    let large = "x".repeat(20_000);
+    for result in join_all((0..200).map(|number| record(&store, number, &large))).await {
+        result.unwrap();
+    }
+    let before = store.contents().unwrap().file_bytes;
+    let writing: Vec<_> = (200..230).map(|number| record(&other, number, "small")).collect();
+    let items: Vec<_> = store.items(None, 1000).unwrap().into_iter().filter(|item| item.bytes > 10_000).collect();
+    assert_eq!(store.remove(items).await.unwrap(), 200);
+    store.compact().unwrap();
+    for result in join_all(writing).await {
+        result.unwrap();
+    }
+    record(&other, 230, "after").await.unwrap();
+    let contents = store.contents().unwrap();
+    assert!(contents.file_bytes < before / 10, "{} of {before} bytes are left", contents.file_bytes);
+    assert_eq!((contents.entries, contents.settled), (231, Usd::from_pico(231 * 5)), "the ledger lost entries");
+    assert_eq!(store.page(None, 1000).unwrap().len(), 31);
 }
 
 /// A reader never waits for a writer, and a writer in another program only delays ours.

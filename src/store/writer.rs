@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -15,6 +16,9 @@ use crate::diagnostic::{Error, Result};
 
 /// How many pieces of work one transaction does at most: it bounds how long the first of them waits.
 const GROUP: usize = 1024;
+
+/// How long it waits for more where many wrote a moment ago. A flush to the disk takes longer.
+const GATHERING: Duration = Duration::from_micros(50);
 
 /// The writing thread, and the way to it. Dropping it does what was asked for, then ends the thread.
 pub(super) struct Writer {
@@ -102,56 +106,130 @@ impl Drop for Writer {
 }
 
 fn run(conn: &Connection, waiting: &Receiver<Job>, path: &Path) {
-    let mut group = Vec::new();
+    let file = Identity::of(path);
+    let (mut group, mut before) = (Vec::new(), 0);
     while let Ok(job) = waiting.recv() {
         group.push(job);
         group.extend(waiting.try_iter().take(GROUP - 1));
-        work_off(conn, &mut group, path);
+        if group.len() < before / 2 {
+            // Those who were answered just now are about to ask again: one commit for all is cheaper than two.
+            std::thread::sleep(GATHERING);
+            group.extend(waiting.try_iter().take(GROUP - group.len()));
+        }
+        before = group.len();
+        work_off(conn, &mut group, path, file);
     }
+}
+
+/// Which file stands at the store's path: a deleted one would be written on, and lost with the process.
+#[derive(Clone, Copy, PartialEq)]
+struct Identity(u64, u64);
+
+impl Identity {
+    /// `None` where none stands there, or the system does not say (and does not let an open file be deleted either).
+    fn of(path: &Path) -> Option<Identity> {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            std::fs::metadata(path).ok().map(|file| Identity(file.dev(), file.ino()))
+        }
+        #[cfg(not(unix))]
+        {
+            let _ = path;
+            None
+        }
+    }
+}
+
+/// The error where the file that is open does not stand at its path any more.
+fn check_file(path: &Path, file: Option<Identity>) -> Result<()> {
+    if Identity::of(path) == file {
+        return Ok(());
+    }
+    let name = path.display();
+    Err(Error::internal(format!("the store {name} was deleted or replaced while it was in use"))
+        .help("put it back if you still have it; what was paid for since then is not kept"))
 }
 
 /// Where a transaction failed.
 enum Failed {
     /// Before it began: trying again, job by job, would only wait longer.
-    Beginning(Trouble),
+    Beginning(Error),
     /// Later: one job may be the reason (its response is larger than the room on the disk).
-    Later(Trouble),
+    Later(Error),
+    /// A job was refused after it had written: it must be undone alone.
+    Half,
 }
 
 /// Does a group in one transaction, or, if that fails, each job in its own; answers each.
-fn work_off(conn: &Connection, group: &mut Vec<Job>, path: &Path) {
-    let failed = match transact(conn, group, path) {
+fn work_off(conn: &Connection, group: &mut Vec<Job>, path: &Path, file: Option<Identity>) {
+    // Savepoints cost about as much as what they protect, and are hardly ever needed.
+    let done = match transact(conn, group, path, file, false) {
+        Err(Failed::Half) => transact(conn, group, path, file, true),
+        done => done,
+    };
+    let failed = match done {
         Ok(()) => None,
-        Err(Failed::Later(_)) if group.len() > 1 => {
+        Err(Failed::Later(_) | Failed::Half) if group.len() > 1 => {
             for job in group.drain(..) {
-                work_off(conn, &mut vec![job], path);
+                work_off(conn, &mut vec![job], path, file);
             }
             return;
         }
-        Err(Failed::Beginning(trouble) | Failed::Later(trouble)) => Some(trouble.into_error(path)),
+        Err(Failed::Beginning(error) | Failed::Later(error)) => Some(error),
+        Err(Failed::Half) => Some(Error::internal(format!("the store {}: a write failed", path.display()))),
     };
     for job in group.drain(..) {
         job.answer(failed.clone());
     }
 }
 
-fn transact(conn: &Connection, group: &mut [Job], path: &Path) -> Result<(), Failed> {
-    conn.execute_batch("BEGIN IMMEDIATE").map_err(|error| Failed::Beginning(error.into()))?;
-    let done = apply_all(conn, group, path).and_then(|()| Ok(conn.execute_batch("COMMIT")?));
+fn transact(
+    conn: &Connection,
+    group: &mut [Job],
+    path: &Path,
+    file: Option<Identity>,
+    savepoints: bool,
+) -> Result<(), Failed> {
+    let shown = |error: rusqlite::Error| Trouble::from(error).into_error(path);
+    let run = |statement: &str| conn.prepare_cached(statement).and_then(|mut ready| ready.execute([])).map_err(shown);
+    check_file(path, file).and_then(|()| run("BEGIN IMMEDIATE")).map_err(Failed::Beginning)?;
+    let applied = match savepoints {
+        true => apply_apart(conn, group, path).map_err(|trouble| Failed::Later(trouble.into_error(path))),
+        false => apply_all(conn, group, path),
+    };
+    let done = applied.and_then(|()| run("COMMIT").map_err(Failed::Later));
     if done.is_err() && !conn.is_autocommit() {
         // Should this fail, the next BEGIN fails too and says why.
         let _ = conn.execute_batch("ROLLBACK");
     }
-    done.map_err(Failed::Later)
+    done?;
+    // Looked at again: nobody may be told that something is durable which is not.
+    check_file(path, file).map_err(Failed::Beginning)
+}
+
+/// Applies each job. One that is refused before it wrote anything takes nobody else down.
+fn apply_all(conn: &Connection, group: &mut [Job], path: &Path) -> Result<(), Failed> {
+    for job in group {
+        let before = conn.total_changes();
+        let worked = job.apply(conn, path);
+        if conn.is_autocommit() {
+            // A full disk and the like roll back the whole transaction.
+            return Err(Failed::Later(Error::internal(format!("the store {}: a write failed", path.display()))));
+        }
+        if !worked && conn.total_changes() != before {
+            return Err(Failed::Half);
+        }
+    }
+    Ok(())
 }
 
 /// Applies each job in a savepoint, so that one that fails leaves no trace and the others stay.
-fn apply_all(conn: &Connection, group: &mut [Job], path: &Path) -> Result<(), Trouble> {
+fn apply_apart(conn: &Connection, group: &mut [Job], path: &Path) -> Result<(), Trouble> {
     for job in group {
         conn.prepare_cached("SAVEPOINT job")?.execute([])?;
         let worked = job.apply(conn, path);
         if conn.is_autocommit() {
-            // A full disk and the like roll back the whole transaction.
             return Err(Error::internal(format!("the store {}: a write failed", path.display())).into());
         }
         if !worked {

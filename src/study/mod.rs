@@ -369,7 +369,7 @@ impl Study {
         // Only now may a file appear.
         let store = match self.store.take() {
             Some(store) => store,
-            None => store::open(&self.settings.store)?,
+            None => store::open_as(&self.settings.store, self.settings.cache, &self.scope)?,
         };
         let runner = Arc::new(runner.with_store(store.clone()));
         let already = store.spent(&self.scope)?;

@@ -6,6 +6,7 @@ use crate::diagnostic::{Error, Result, suggestion};
 use crate::money::Usd;
 use crate::search;
 use crate::space::Configuration;
+use crate::store::Cache;
 
 /// The settings of a study, as `study.toml` keeps them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,9 @@ pub struct Settings {
     pub reuse_savings: bool,
     /// Where responses and the ledger are kept.
     pub store: String,
+    /// What is done with samples that the store has already (`--no-cache`, `--refresh`).
+    #[serde(default, skip_serializing_if = "Cache::is_use")]
+    pub cache: Cache,
     /// Requests in flight at once. Changes no decision.
     pub concurrency: usize,
     /// The search ends when going on is expected to gain less than this, in units of the objective.
@@ -53,6 +57,7 @@ impl Default for Settings {
             test_share: 0.0,
             reuse_savings: false,
             store: ".farthing/store.db".to_owned(),
+            cache: Cache::Use,
             concurrency: 32,
             margin: None,
             pareto: false,
