@@ -162,8 +162,10 @@ impl Subject<'_> {
             let failure = self.wire.encode(&self.request("hi", &[(name, json!(true))]), 1).expect_err(name);
             assert!(failure.message.contains(&format!("`{name}`")), "{wire}: {failure}");
         }
-        let one = self.body(&self.request("hi", &[("stop", json!("END"))]), 1).to_string();
-        assert!(self.text || !self.accepts("stop") || one.contains("END"), "{wire}: one stop sequence is lost");
+        if self.accepts("stop") {
+            let one = self.body(&self.request("hi", &[("stop", json!("END"))]), 1).to_string();
+            assert!(one.contains("END"), "{wire}: one stop sequence is lost");
+        }
     }
 
     fn accepts(&self, name: &str) -> bool {
