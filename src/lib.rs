@@ -44,6 +44,7 @@
 //! | [`task`] | tasks: instances, splits, objective |
 //! | [`prompt`] | templates and rendering; token counting |
 //! | [`store`] | the durable things: responses, ledger, failures |
+//! | [`models`] | what is known of models: prices, limits, which parameters they take |
 //! | [`price`] | the price table; what a response did cost |
 //! | [`stats`] | intervals, paired tests, the racing model |
 //!
@@ -65,6 +66,7 @@ pub mod diagnostic;
 pub mod evaluate;
 pub mod event;
 pub mod metric;
+pub mod models;
 pub mod money;
 pub mod price;
 pub mod prompt;

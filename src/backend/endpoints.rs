@@ -12,8 +12,8 @@ use serde::Deserialize;
 pub use file::ConfigFile;
 
 use crate::diagnostic::{Error, Result, Source, suggestion};
+use crate::models::{self, KnownModel, known};
 use crate::price::Price;
-use crate::price::table::known;
 
 /// What answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -36,7 +36,7 @@ pub enum ProviderKind {
 }
 
 impl ProviderKind {
-    /// The word in files.
+    /// The word in farthing.toml, which is also the one in the built-in table of models.
     pub fn word(self) -> &'static str {
         match self {
             ProviderKind::Openai => "openai",
@@ -199,6 +199,8 @@ pub struct Model {
     pub routing: Routing,
     /// Its price; asked for under a budget, there must be one.
     pub price: Option<Price>,
+    /// Its price through the provider's batch API.
+    pub batch_price: Option<Price>,
     /// Tokens of prompt and answer together.
     pub context_window: Option<u64>,
     /// Most output tokens of one completion.
@@ -211,6 +213,8 @@ pub struct Model {
     pub rates: Rates,
     /// The limits that it shares with others: a key of [`Endpoints::groups`].
     pub group: Option<String>,
+    /// Its parameters are checked against what is known of a model of this name.
+    pub checked: bool,
 }
 
 /// All endpoints and models of a `farthing.toml`, or what there is without one.
@@ -258,6 +262,11 @@ impl Endpoints {
         file::read(source, folder)
     }
 
+    /// The models that the file names, by name.
+    pub fn named(&self) -> impl Iterator<Item = &Model> {
+        self.models.values()
+    }
+
     /// The model of a name: from the file, else the built-in table, else the only endpoint there is.
     pub fn model(&self, name: &str) -> Result<Model> {
         if let Some(model) = self.models.get(name) {
@@ -270,7 +279,7 @@ impl Endpoints {
             }
             return Ok(model.clone());
         }
-        let about = known(name);
+        let about = self.list.iter().find_map(|endpoint| builtin(endpoint, name));
         // Without a farthing.toml only models that are surely OpenAI's go to OpenAI.
         let stranger = self.source.is_none() && about.is_none() && self.list.iter().all(|endpoint| endpoint.vendor);
         let endpoint = match self.list.len() {
@@ -300,12 +309,14 @@ impl Model {
             endpoints: vec![endpoint],
             routing: Routing::default(),
             price: None,
+            batch_price: None,
             context_window: None,
             max_output_tokens: None,
             kind: None,
             tokenizer: None,
             rates: Rates::default(),
             group: None,
+            checked: true,
         }
     }
 }
@@ -346,6 +357,10 @@ impl Endpoint {
     }
 }
 
+fn builtin(endpoint: &Endpoint, model: &str) -> Option<&'static KnownModel> {
+    known(Some(endpoint.provider.word()), model)
+}
+
 fn is_mock(model: &str) -> bool {
     crate::backend::mock::MODELS.iter().any(|known| known.name == model)
 }
@@ -357,18 +372,26 @@ fn with_builtin(mut model: Model, endpoint: &Endpoint) -> Model {
             if let Some(known) = crate::backend::mock::MODELS.iter().find(|known| known.name == model.id) {
                 let price = |dollars: &str| crate::money::per_million(dollars).unwrap_or(crate::money::Usd::MAX);
                 let (input, output) = (price(known.input_price), price(known.output_price));
-                model.price = model.price.or(Some(Price { input, cached_input: input, output }));
+                model.price = model.price.or(Some(Price::flat(input, output)));
                 model.context_window = model.context_window.or(Some(known.context_window));
                 model.max_output_tokens = model.max_output_tokens.or(Some(known.max_output_tokens));
             }
         }
         ProviderKind::Replay | ProviderKind::Ollama => {}
         _ => {
-            if let Some(known) = known(&model.id) {
+            if let Some(known) = builtin(endpoint, &model.id) {
+                // Who writes a price writes all of it: the table's batch price belongs to the table's price.
+                if model.price.is_none() {
+                    model.batch_price = known.batch_price;
+                }
                 model.price = model.price.or(Some(known.price));
-                model.context_window = model.context_window.or(Some(known.context_window));
-                model.max_output_tokens = model.max_output_tokens.or(Some(known.max_output_tokens));
-                model.kind = model.kind.or(Some(if known.chat { ModelKind::Chat } else { ModelKind::Text }));
+                model.context_window = model.context_window.or(known.context_window);
+                model.max_output_tokens = model.max_output_tokens.or(known.max_output_tokens);
+                model.kind = model.kind.or(Some(match known.kind {
+                    models::Kind::Text => ModelKind::Text,
+                    models::Kind::Chat => ModelKind::Chat,
+                    models::Kind::Responses => ModelKind::Responses,
+                }));
             }
         }
     }

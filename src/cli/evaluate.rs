@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::cli::arguments::{Common, dollars};
 use crate::cli::{Embedded, colour, inputs, print, print_json, progress, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
-use crate::evaluate::{Plan, Served, Workload};
+use crate::evaluate::{Plan, Served, Workload, capability};
 use crate::money::Usd;
 use crate::report::table;
 use crate::runner::{Purse, Runner};
@@ -114,6 +114,7 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
             (Plan::new(&space, &configuration, &runner)?, runner)
         }
     };
+    capability::check_plan(&plan, |model| capability::of(&endpoints, model))?;
     let instances = workload.task.split(split);
     if instances.is_empty() {
         return Err(Error::usage(format!("the task `{}` has no instances in that split", workload.task.name)));

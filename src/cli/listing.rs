@@ -1,13 +1,12 @@
-//! `farthing metrics|strategies|models|schema`: what there is, from the declarations.
+//! `farthing metrics|strategies|schema`: what there is, from the declarations.
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::backend::{endpoints::ConfigFile, mock};
+use crate::backend::endpoints::ConfigFile;
 use crate::cli::{print, print_json};
 use crate::diagnostic::Result;
 use crate::metric;
-use crate::price::table::{self, MODELS};
 use crate::search::STRATEGIES;
 use crate::space::file::SpaceSchema;
 use crate::task::file::TaskFile;
@@ -76,35 +75,6 @@ pub fn strategies(arguments: &ListArguments) -> Result<u8> {
         );
     }
     print(&text)?;
-    Ok(0)
-}
-
-/// Lists the models of the built-in table.
-pub fn models(arguments: &ListArguments) -> Result<u8> {
-    let made_up = mock::MODELS.iter().map(|model| {
-        json!({"name": model.name, "provider": "mock", "input": model.input_price, "output": model.output_price,
-            "context_window": model.context_window, "max_output_tokens": model.max_output_tokens, "about": model.about})
-    });
-    // A token's price in picodollars is the price of a million tokens in millionths of a dollar.
-    let dollars = |price: crate::money::Usd| price.times(1_000_000).to_string();
-    let known = MODELS.iter().map(|model| {
-        json!({"name": model.name, "provider": model.provider, "input": dollars(model.price.input),
-            "cached_input": dollars(model.price.cached_input), "output": dollars(model.price.output),
-            "context_window": model.context_window, "max_output_tokens": model.max_output_tokens, "as_of": table::AS_OF})
-    });
-    let rows: Vec<_> = known.chain(made_up).collect();
-    if arguments.json {
-        print_json(&rows)?;
-        return Ok(0);
-    }
-    let mut shown = comfy_table::Table::new();
-    shown.load_preset(comfy_table::presets::NOTHING);
-    shown.set_header(["model", "provider", "input", "output", "context", "output limit"]);
-    for row in &rows {
-        let cell = |name: &str| row[name].as_str().map_or_else(|| row[name].to_string(), str::to_owned);
-        shown.add_row(["name", "provider", "input", "output", "context_window", "max_output_tokens"].map(cell));
-    }
-    print(&format!("{shown}\n\nDollars per million tokens, as of {}; farthing.toml overrides them.", table::AS_OF))?;
     Ok(0)
 }
 

@@ -6,6 +6,7 @@ mod evaluate;
 mod inputs;
 mod listing;
 mod mock;
+mod models;
 mod progress;
 mod report;
 mod test;
@@ -66,7 +67,7 @@ enum Command {
     /// List the search strategies
     Strategies(listing::ListArguments),
     /// List the models that are known with their prices
-    Models(listing::ListArguments),
+    Models(models::ModelsArguments),
     /// Print the JSON schema of a file format
     Schema(listing::SchemaArguments),
     /// Serve an OpenAI-compatible endpoint on loopback, from a cassette or with made-up answers
@@ -137,7 +138,7 @@ fn dispatch(command: Command, embedded: &Embedded) -> Result<u8> {
         Command::Report(arguments) => report::run(&arguments),
         Command::Metrics(arguments) => listing::metrics(&arguments),
         Command::Strategies(arguments) => listing::strategies(&arguments),
-        Command::Models(arguments) => listing::models(&arguments),
+        Command::Models(arguments) => models::run(&arguments),
         Command::Schema(arguments) => listing::schema(&arguments),
         Command::Mock(arguments) => mock::run(&arguments),
     }

@@ -11,7 +11,7 @@ use crate::backend::Endpoints;
 use crate::cli::arguments::{Common, dollars};
 use crate::cli::{Embedded, inputs, print, print_json, progress, report, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
-use crate::evaluate::{Plan, Served, Workload};
+use crate::evaluate::{Plan, Served, Workload, capability};
 use crate::money::Usd;
 use crate::report::{table, words};
 use crate::runner::{Purse, Runner};
@@ -105,6 +105,7 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         (true, Some(space)) => Plan::new(space, &subject.served.config, &runner)?,
         (true, None) => return Err(inputs::no_space(&workload)),
     };
+    capability::check_plan(&winner, |model| capability::of(&subject.endpoints, model))?;
     winner.request(&workload.task.test[0]).map_err(|failure| Error::usage(failure.message))?;
     let baseline = match (&baseline, &subject.space) {
         (Some(configuration), Some(space)) => Some(Arc::new(Plan::new(space, configuration, &runner)?)),

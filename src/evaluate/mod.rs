@@ -1,5 +1,6 @@
 //! One (configuration, instance) becomes a rendered request, responses, and metrics.
 
+pub mod capability;
 pub mod plan;
 pub mod served;
 pub mod workload;

@@ -110,7 +110,8 @@ impl Plan {
         let Some(purchase) = stored.purchase_of(known).filter(|_| known < n) else { return Usd::ZERO };
         let output: u64 = stored.samples().take(n).skip(known).map(|sample| sample.completion_tokens).sum();
         let price = &self.service.price;
-        price.prompt(purchase.response.prompt_tokens, purchase.response.cached_tokens) + price.output.times(output)
+        let prompt = purchase.response.prompt_tokens;
+        price.prompt(prompt, purchase.response.cached_tokens) + price.at(prompt).output.times(output)
     }
 
     /// What production pays for this instance: the prompt once, n completions, nothing cached.

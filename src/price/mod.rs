@@ -1,7 +1,5 @@
 //! Prices: what a token costs, what a request may cost at worst, what a response did cost.
 
-pub mod table;
-
 use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
@@ -17,35 +15,97 @@ pub struct Price {
     pub input: Usd,
     /// An input token that the endpoint had in its own prompt cache.
     pub cached_input: Usd,
+    /// An input token that the endpoint wrote to its prompt cache and billed as such.
+    pub cache_write: Usd,
+    /// An output token.
+    pub output: Usd,
+    /// What a token of a request with a long prompt costs instead, where that is more.
+    pub long: Option<Long>,
+}
+
+/// The price of one token of a request whose prompt is longer than some limit: all of its tokens are billed so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Long {
+    /// The limit: prompts of more tokens than this.
+    pub over: u64,
+    /// An input token.
+    pub input: Usd,
+    /// An input token from the prompt cache.
+    pub cached_input: Usd,
+    /// An input token written to the prompt cache.
+    pub cache_write: Usd,
     /// An output token.
     pub output: Usd,
 }
 
 impl Price {
-    /// A price from dollars per million tokens.
-    pub const fn per_million(input: f64, cached_input: f64, output: f64) -> Price {
-        // Six decimals of a dollar per million tokens is one picodollar a token; the table holds nothing finer.
-        const fn pico(dollars: f64) -> Usd {
-            Usd::from_pico((dollars * 1_000_000.0 + 0.5) as i64)
+    /// Nothing costs anything.
+    pub const FREE: Price = Price::flat(Usd::ZERO, Usd::ZERO);
+
+    /// A price that knows no prompt cache and no long prompts.
+    pub const fn flat(input: Usd, output: Usd) -> Price {
+        Price { input, cached_input: input, cache_write: input, output, long: None }
+    }
+
+    /// The price of a request with so long a prompt.
+    pub fn at(&self, prompt_tokens: u64) -> Price {
+        match self.long.filter(|long| prompt_tokens > long.over) {
+            Some(Long { input, cached_input, cache_write, output, .. }) => {
+                Price { input, cached_input, cache_write, output, long: None }
+            }
+            None => Price { long: None, ..*self },
         }
-        Price { input: pico(input), cached_input: pico(cached_input), output: pico(output) }
+    }
+
+    /// The price through a batch API: the rest is in the proportion of the input's prices, rounded up. Cached input is
+    /// taken at the full batch price, which is an upper bound: whether both discounts are given is not promised.
+    pub fn batch(&self, input: Usd, output: Usd) -> Price {
+        let part = |amount: Usd, whole: Usd, share: Usd| match u64::try_from(whole.pico()) {
+            Ok(whole) if whole > 0 => amount.scale_up(share.pico().unsigned_abs(), whole),
+            _ => share,
+        };
+        let scaled = |amount: Usd| part(amount, self.input, input);
+        let long = self.long.map(|long| Long {
+            over: long.over,
+            input: scaled(long.input),
+            cached_input: scaled(long.input),
+            cache_write: scaled(long.cache_write),
+            output: part(long.output, self.output, output),
+        });
+        Price { input, cached_input: input, cache_write: scaled(self.cache_write), output, long }
+    }
+
+    /// The most that an input token may be billed: under a bound nobody knows what will be cached.
+    pub fn dearest_input(&self) -> Usd {
+        self.input.max(self.cached_input).max(self.cache_write)
     }
 
     /// What a prompt costs, with what the endpoint had cached.
     pub fn prompt(&self, prompt_tokens: u64, cached_tokens: u64) -> Usd {
+        self.prompt_with_writes(prompt_tokens, cached_tokens, 0)
+    }
+
+    /// What a prompt costs, with what the endpoint had cached and what it wrote to its cache.
+    pub fn prompt_with_writes(&self, prompt_tokens: u64, cached_tokens: u64, written_tokens: u64) -> Usd {
+        let price = self.at(prompt_tokens);
         let cached = cached_tokens.min(prompt_tokens);
-        self.input.times(prompt_tokens - cached) + self.cached_input.times(cached)
+        let written = written_tokens.min(prompt_tokens - cached);
+        price.input.times(prompt_tokens - cached - written)
+            + price.cached_input.times(cached)
+            + price.cache_write.times(written)
     }
 
     /// What a response was billed.
     pub fn bill(&self, response: &Response) -> Usd {
-        self.prompt(response.prompt_tokens, response.cached_tokens) + self.output.times(response.completion_tokens())
+        self.prompt_with_writes(response.prompt_tokens, response.cached_tokens, response.cache_write_tokens)
+            + self.at(response.prompt_tokens).output.times(response.completion_tokens())
     }
 
     /// What production pays for a prompt and these completions: nothing is cached, the prompt is paid once.
     pub fn production<'a>(&self, prompt_tokens: u64, samples: impl IntoIterator<Item = &'a Sample>) -> Usd {
+        let price = self.at(prompt_tokens);
         let output: u64 = samples.into_iter().map(|sample| sample.completion_tokens).sum();
-        self.input.times(prompt_tokens) + self.output.times(output)
+        price.input.times(prompt_tokens) + price.output.times(output)
     }
 }
 
@@ -59,31 +119,59 @@ pub struct PriceTable {
     /// Dollars per million input tokens that the endpoint had cached; else as `input`.
     #[schemars(with = "Option<f64>")]
     pub cached_input: Option<Spanned<toml::Value>>,
+    /// Dollars per million input tokens that the endpoint writes to its cache; else as `input`.
+    #[schemars(with = "Option<f64>")]
+    pub cache_write: Option<Spanned<toml::Value>>,
     /// Dollars per million output tokens.
     #[schemars(with = "f64")]
     pub output: Spanned<toml::Value>,
+    /// Dollars per million input tokens through a batch API; needs `batch_output` too.
+    #[schemars(with = "Option<f64>")]
+    pub batch_input: Option<Spanned<toml::Value>>,
+    /// Dollars per million output tokens through a batch API; needs `batch_input` too.
+    #[schemars(with = "Option<f64>")]
+    pub batch_output: Option<Spanned<toml::Value>>,
 }
 
 impl PriceTable {
     /// The price, exactly as written.
     pub fn price(&self, source: &Source) -> Result<Price> {
-        let read = |value: &Spanned<toml::Value>| {
-            let text = match value.get_ref() {
-                toml::Value::Integer(int) => int.to_string(),
-                toml::Value::Float(float) => float.to_string(),
-                toml::Value::String(text) => text.clone(),
-                other => other.to_string(),
-            };
-            let wrong = |what: String| Error::usage(what).at(source, value.span(), "dollars per million tokens");
-            match per_million(&text) {
-                Ok(price) if price < Usd::ZERO => Err(wrong("a price cannot be negative".to_owned())),
-                Ok(price) => Ok(price),
-                Err(error) => Err(wrong(error.to_string())),
+        let input = read(source, &self.input)?;
+        let or_input = |value: &Option<Spanned<toml::Value>>| value.as_ref().map_or(Ok(input), |v| read(source, v));
+        Ok(Price {
+            cached_input: or_input(&self.cached_input)?,
+            cache_write: or_input(&self.cache_write)?,
+            ..Price::flat(input, read(source, &self.output)?)
+        })
+    }
+
+    /// The price through a batch API, where it is written.
+    pub fn batch_price(&self, source: &Source) -> Result<Option<Price>> {
+        match (&self.batch_input, &self.batch_output) {
+            (Some(input), Some(output)) => {
+                Ok(Some(self.price(source)?.batch(read(source, input)?, read(source, output)?)))
             }
-        };
-        let input = read(&self.input)?;
-        let cached_input = self.cached_input.as_ref().map_or(Ok(input), read)?;
-        Ok(Price { input, cached_input, output: read(&self.output)? })
+            (None, None) => Ok(None),
+            (Some(one), None) | (None, Some(one)) => Err(Error::usage(
+                "a batch price is `batch_input` and `batch_output`, both of them",
+            )
+            .at(source, one.span(), "the other one is missing")),
+        }
+    }
+}
+
+fn read(source: &Source, value: &Spanned<toml::Value>) -> Result<Usd> {
+    let text = match value.get_ref() {
+        toml::Value::Integer(int) => int.to_string(),
+        toml::Value::Float(float) => float.to_string(),
+        toml::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let wrong = |what: String| Error::usage(what).at(source, value.span(), "dollars per million tokens");
+    match per_million(&text) {
+        Ok(price) if price < Usd::ZERO => Err(wrong("a price cannot be negative".to_owned())),
+        Ok(price) => Ok(price),
+        Err(error) => Err(wrong(error.to_string())),
     }
 }
 
@@ -96,9 +184,65 @@ mod tests {
         Sample::new("", FinishReason::STOP, tokens)
     }
 
+    fn usd(text: &str) -> Usd {
+        per_million(text).unwrap()
+    }
+
+    #[test]
+    fn long_prompts_have_their_own_price() {
+        let long =
+            Long { over: 1000, input: usd("2"), cached_input: usd("1"), cache_write: usd("3"), output: usd("8") };
+        let price = Price { long: Some(long), ..Price::flat(usd("1"), usd("5")) };
+        assert_eq!(price.prompt(1000, 0), usd("1").times(1000));
+        assert_eq!(price.prompt(1001, 1), usd("2").times(1000) + usd("1"), "all tokens, not those above the limit");
+        assert_eq!(price.at(1001).output, usd("8"));
+        let answer = |prompt_tokens| Response {
+            samples: vec![sample(7)],
+            prompt_tokens,
+            cached_tokens: 0,
+            ..Response::default()
+        };
+        assert_eq!(price.bill(&answer(1001)), usd("2").times(1001) + usd("8").times(7));
+        assert_eq!(price.production(1001, &answer(1001).samples), price.bill(&answer(1001)));
+        assert_eq!(price.bill(&answer(10)), usd("1").times(10) + usd("5").times(7));
+    }
+
+    #[test]
+    fn cache_writes_have_their_own_price() {
+        let price = Price { cached_input: usd("0.1"), cache_write: usd("1.25"), ..Price::flat(usd("1"), usd("5")) };
+        let wanted = usd("1").times(50) + usd("0.1").times(20) + usd("1.25").times(30);
+        assert_eq!(price.prompt_with_writes(100, 20, 30), wanted);
+        assert_eq!(price.prompt_with_writes(10, 20, 30), usd("0.1").times(10), "more than there are");
+        assert_eq!(price.dearest_input(), usd("1.25"));
+        let batch = price.batch(usd("0.5"), usd("2.5"));
+        assert_eq!((batch.cached_input, batch.cache_write, batch.output), (usd("0.5"), usd("0.625"), usd("2.5")));
+        assert_eq!(Price::FREE.batch(usd("0.5"), usd("1")).cache_write, usd("0.5"));
+    }
+
+    #[test]
+    fn tables_are_read_exactly() {
+        let price = |text: &str| {
+            let source = Source::new("farthing.toml", text);
+            let table: PriceTable = toml::from_str(text).map_err(|error| Error::usage(error.to_string()))?;
+            Ok::<_, Error>((table.price(&source)?, table.batch_price(&source)?))
+        };
+        let (flat, batch) = price("input = 0.15\noutput = 0.6").unwrap();
+        assert_eq!((flat, batch), (Price::flat(usd("0.15"), usd("0.6")), None));
+        let (full, batch) = price(
+            "input = 3\ncached_input = 0.3\ncache_write = 3.75\noutput = 15\nbatch_input = 1.5\nbatch_output = \"7.5\"",
+        )
+        .unwrap();
+        assert_eq!((full.cached_input, full.cache_write), (usd("0.3"), usd("3.75")));
+        assert_eq!(batch.map(|b| (b.input, b.cache_write, b.output)), Some((usd("1.5"), usd("1.875"), usd("7.5"))));
+        assert!(price("input = 3\noutput = 15\nbatch_input = 1").unwrap_err().message().contains("both"));
+        assert!(
+            price("input = -3\noutput = 15").is_err() && price("input = 3\noutput = 15\ncache_write = -1").is_err()
+        );
+    }
+
     #[test]
     fn bills_are_exact() {
-        let price = Price::per_million(0.15, 0.075, 0.6);
+        let price = Price { cached_input: usd("0.075"), ..Price::flat(usd("0.15"), usd("0.6")) };
         let response = Response {
             samples: vec![sample(10), sample(5)],
             prompt_tokens: 100,

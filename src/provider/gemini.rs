@@ -197,10 +197,10 @@ impl Wire for Gemini {
         decode(request, n, body)
     }
 
-    /// Models of generation 2 give up to eight candidates; those of generation 3 answer "Multiple candidates is not
+    /// Models up to generation 2 give up to eight candidates; those of generation 3 answer "Multiple candidates is not
     /// enabled for this model" (googleapis/js-genai issue 1609, 2026-05).
     fn several(&self, request: &Request) -> bool {
-        version(&request.model).is_some_and(|(major, _)| major == 2)
+        version(&request.model).is_some_and(|(major, _)| major <= 2)
     }
 
     fn key_header(&self) -> &'static str {

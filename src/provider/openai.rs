@@ -11,7 +11,7 @@ use crate::provider::wire::{self, Call, Item, Object, Place, Wire};
 use crate::provider::{Failure, FailureKind, FinishReason, Input, Request, Response, refusal, responses};
 
 /// Asks in OpenAI's own form.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Openai {
     /// The endpoint is OpenAI itself: names of models say which parameters they take and which tokenizer bills them.
     pub vendor: bool,
@@ -19,6 +19,14 @@ pub struct Openai {
     pub responses: BTreeSet<String>,
     /// Models, by their id, that are not, whatever their name says.
     pub chat: BTreeSet<String>,
+    /// Whether a model of OpenAI's that is in neither is asked through the Responses API, where that is known.
+    pub known: fn(&str) -> Option<bool>,
+}
+
+impl Default for Openai {
+    fn default() -> Self {
+        Openai { vendor: false, responses: BTreeSet::new(), chat: BTreeSet::new(), known: |_| None }
+    }
 }
 
 const CHAT: &[(&str, Place)] = &[
@@ -106,7 +114,8 @@ impl Openai {
         let model = request.model.as_str();
         matches!(request.input, Input::Messages(_))
             && !self.chat.contains(model)
-            && (self.responses.contains(model) || (self.vendor && only_responses(model)))
+            && (self.responses.contains(model)
+                || (self.vendor && (self.known)(model).unwrap_or_else(|| only_responses(model))))
     }
 
     /// The fields of a body for a request that does not go through the Responses API, and the path.

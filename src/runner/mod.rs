@@ -109,7 +109,7 @@ impl Runner {
                 ));
             }
             services.push(Arc::new(Service {
-                price: model.price.unwrap_or(Price { input: Usd::ZERO, cached_input: Usd::ZERO, output: Usd::ZERO }),
+                price: model.price.unwrap_or(Price::FREE),
                 chat: kind != ModelKind::Text,
                 vendor: endpoint.vendor,
                 max_retries: endpoint.max_retries,

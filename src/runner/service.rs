@@ -66,7 +66,8 @@ impl Service {
         match foretold {
             Ok(response) if first < response.samples.len() => {
                 let output: u64 = response.samples[first..].iter().map(|sample| sample.completion_tokens).sum();
-                self.price.prompt(response.prompt_tokens, response.cached_tokens) + self.price.output.times(output)
+                self.price.prompt(response.prompt_tokens, response.cached_tokens)
+                    + self.price.at(response.prompt_tokens).output.times(output)
             }
             _ => Usd::ZERO,
         }
@@ -100,8 +101,9 @@ impl Service {
         let input = counted.unwrap_or_else(|| tokens::input_bound(request));
         let drawn = request.params.get("best_of").and_then(Value::as_u64).unwrap_or(0).max(wanted as u64);
         let output = self.output_limit(request).unwrap_or(UNLIMITED_OUTPUT);
-        let input_price = self.price.input.max(self.price.cached_input);
-        input_price.times(input) + self.price.output.times(output.saturating_mul(drawn))
+        // A bound on the prompt over the limit of long prompts takes their price.
+        let price = self.price.at(input);
+        price.dearest_input().times(input) + price.output.times(output.saturating_mul(drawn))
     }
 
     /// All samples of a request where the source knows them beforehand.

@@ -22,7 +22,7 @@ pub use trial::Trial;
 
 use crate::backend::Endpoints;
 use crate::diagnostic::{Error, Result};
-use crate::evaluate::{Plan, Workload};
+use crate::evaluate::{Plan, Workload, capability};
 use crate::event::{Event, Reader};
 use crate::money::Usd;
 use crate::provider::Failure;
@@ -301,6 +301,7 @@ impl Study {
     /// Opens what the study needs and looks everything up that can be wrong, before anything is spent.
     pub fn prepare(&mut self) -> Result<Prepared> {
         let runner = open_runner(&self.space, &self.endpoints, &self.settings)?;
+        capability::check_space(&self.space, |model| capability::of(&self.endpoints, model))?;
         // Prompts and models must fit each other whatever is drawn.
         for model in self.space.models() {
             for prompt in &self.space.prompts {

@@ -111,8 +111,8 @@ impl Trial {
             return None;
         }
         let price = &self.plan.service.price;
-        let outputs: Vec<f64> =
-            answered.iter().map(|done| done.completion_tokens as f64 * price.output.as_f64()).collect();
+        let output = |done: &&Finished| done.completion_tokens as f64 * price.at(done.prompt_tokens).output.as_f64();
+        let outputs: Vec<f64> = answered.iter().map(output).collect();
         let seen = answered.len();
         let (mean_output, error) = mean_and_error(&outputs);
         let tokens: f64 = answered.iter().map(|done| done.prompt_tokens as f64).sum();
@@ -125,7 +125,7 @@ impl Trial {
             }
             _ => (tokens / seen as f64, 1.0),
         };
-        let mean = mean_input * price.input.as_f64() + mean_output;
+        let mean = mean_input * price.at(mean_input.round() as u64).input.as_f64() + mean_output;
         Some(Production { mean, error: error * share_unseen.sqrt(), seen })
     }
 

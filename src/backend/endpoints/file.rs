@@ -148,6 +148,8 @@ struct ModelTable {
     /// A `tokenizer.json` (as models on Hugging Face have it) that counts its tokens, relative to this file.
     #[schemars(with = "Option<String>")]
     tokenizer: Option<Spanned<String>>,
+    /// false: its parameters are not checked against what is known of a model of this name (default true).
+    check_parameters: Option<bool>,
     /// Requests of this model sent in any minute.
     #[schemars(with = "Option<u32>")]
     requests_per_minute: Option<Spanned<u32>>,
@@ -369,6 +371,7 @@ fn model(
         }
     };
     let price = spec.price.as_ref().map(|price| price.price(source)).transpose()?;
+    let batch_price = spec.price.as_ref().map(|price| price.batch_price(source)).transpose()?.flatten();
     for (limit, what) in [(spec.context_window, "context_window"), (spec.max_output_tokens, "max_output_tokens")] {
         if limit == Some(0) {
             return Err(wrong(source, format!("`{what}` must be above 0"), table.span(), "in this model"));
@@ -394,11 +397,13 @@ fn model(
         endpoints,
         routing: spec.routing,
         price,
+        batch_price,
         context_window: spec.context_window,
         max_output_tokens: spec.max_output_tokens,
         kind: spec.kind,
         rates: rates(source, &spec.requests_per_minute, &spec.tokens_per_minute, &spec.max_concurrency)?,
         group: group(source, &spec.limit, groups)?,
+        checked: spec.check_parameters.unwrap_or(true),
         ..Model::named(name, first)
     };
     Ok(with_builtin(model, &list[first]))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::backend::{Endpoint, ModelKind, ProviderKind};
-use crate::price::table::known;
+use crate::models::{Kind, known};
 use crate::provider::Wire;
 use crate::provider::anthropic::Anthropic;
 use crate::provider::azure::Azure;
@@ -19,6 +19,7 @@ pub(super) fn wire(endpoint: &Endpoint) -> Box<dyn Wire> {
     };
     let openai = |vendor: bool| Openai {
         vendor,
+        known: |id| known(Some("openai"), id).map(|known| known.kind == Kind::Responses),
         responses: of_kind(|kind| kind == ModelKind::Responses),
         chat: of_kind(|kind| kind != ModelKind::Responses),
     };
@@ -35,7 +36,7 @@ pub(super) fn wire(endpoint: &Endpoint) -> Box<dyn Wire> {
             Box::new(Anthropic {
                 version: endpoint.api_version.clone(),
                 outputs,
-                most: |id| known(id).map(|known| known.max_output_tokens),
+                most: |id| known(Some("anthropic"), id)?.max_output_tokens,
             })
         }
         ProviderKind::Ollama => Box::new(Ollama),

@@ -1,0 +1,394 @@
+//! The check before a cent is spent: does any configuration ask a model for what it cannot do?
+
+use std::collections::BTreeMap;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha12Rng;
+use serde_json::Value;
+
+use crate::backend::Endpoints;
+use crate::backend::endpoints::ProviderKind;
+use crate::diagnostic::{Error, Result};
+use crate::evaluate::Plan;
+use crate::models::{self, Capabilities};
+use crate::search::Domain;
+use crate::space::parameter::{api_parameter, same};
+use crate::space::{Configuration, Parameter, Role, Space, Values};
+
+/// Spaces of at most so many points are gone through; of larger ones, configurations are drawn.
+const POINTS: usize = 2_000;
+/// Draws that look for a configuration in which a model meets a value that it refuses.
+const DRAWS: usize = 2_000;
+/// Known models that an error names as ones that can.
+const EXAMPLES: usize = 3;
+
+/// What a model takes, as the endpoint that serves it is set up. A server at an address of the user's own is held to what
+/// is known only of models whose names are in the table; `check_parameters = false` in `farthing.toml` waives that too.
+pub fn of(endpoints: &Endpoints, model: &str) -> Capabilities {
+    let Ok(found) = endpoints.model(model) else { return Capabilities::ANY };
+    match endpoints.list.get(found.endpoints[0]) {
+        _ if !found.checked => Capabilities::ANY,
+        Some(endpoint) if !matches!(endpoint.provider, ProviderKind::Replay | ProviderKind::Mock) => {
+            Capabilities::of(endpoint.provider.word(), &found.id)
+        }
+        _ => Capabilities::ANY,
+    }
+}
+
+/// A configuration that asks a model for what it refuses.
+struct Found {
+    model: String,
+    parameter: String,
+    why: String,
+    asked: Value,
+}
+
+/// Checks that no configuration of a space, and not its baseline, asks a model for what it refuses.
+///
+/// `of` says what a model takes. Conditions and constraints are respected: a small space is gone through, in a larger one
+/// every value that some model refuses is looked for by seeded draws, so a combination that constraints make very rare may
+/// pass; the endpoint refuses it then.
+///
+/// # Errors
+/// Bad input: names the parameter and the model, points at the parameter, and says which models can.
+pub fn check_space(space: &Space, of: impl Fn(&str) -> Capabilities) -> Result<()> {
+    let mut models = space.models();
+    models.extend(space.baseline.as_ref().and_then(|baseline| Some(baseline.get("model")?.as_str()?.to_owned())));
+    let strict: BTreeMap<String, Capabilities> =
+        models.iter().map(|model| (model.clone(), of(model))).filter(|(_, all)| !all.any()).collect();
+    if strict.is_empty() {
+        return Ok(());
+    }
+    let wrong = |configuration: &Configuration| {
+        let model = configuration.get("model").and_then(Value::as_str)?;
+        let (parameter, why) = refused(strict.get(model)?, model, &configuration.0)?;
+        let asked = configuration.get(&parameter).cloned().unwrap_or_default();
+        Some(Found { model: model.to_owned(), parameter, why, asked })
+    };
+    let small = space.size().is_some_and(|points| points <= POINTS as u128);
+    let found = space.baseline.as_ref().and_then(wrong).or_else(|| match small.then(|| space.enumerate(POINTS)) {
+        Some(Ok(all)) => all.iter().find_map(wrong),
+        _ => models.iter().find_map(|model| drawn(space, model, strict.get(model)?, &wrong)),
+    });
+    found.map_or(Ok(()), |found| Err(error(space, &models, &of, &found)))
+}
+
+/// Checks the one configuration of a plan.
+///
+/// # Errors
+/// Bad input: names the parameter and the model, and says which known models can.
+pub fn check_plan(plan: &Plan, of: impl Fn(&str) -> Capabilities) -> Result<()> {
+    check(&plan.service.model.name, &plan.params, of)
+}
+
+/// Checks the parameters that one model is sent.
+///
+/// # Errors
+/// As [`check_plan`].
+pub fn check(model: &str, params: &BTreeMap<String, Value>, of: impl Fn(&str) -> Capabilities) -> Result<()> {
+    let Some((parameter, why)) = refused(&of(model), model, params) else { return Ok(()) };
+    let asked = params.get(&parameter).cloned().unwrap_or_default();
+    let help = match others(&parameter, &asked) {
+        Some(others) if parameter == "model" => format!("use a model like {others}"),
+        Some(others) => format!("leave `{parameter}` out, or use a model like {others}"),
+        None => format!("leave `{parameter}` out"),
+    };
+    let found = Found { model: model.to_owned(), parameter, why, asked };
+    Err(Error::usage(found.message("the configuration")).help(help))
+}
+
+/// What a model refuses of these settings: API parameters alone, and the model itself.
+fn refused(all: &Capabilities, model: &str, settings: &BTreeMap<String, Value>) -> Option<(String, String)> {
+    if let Some(why) = all.refuses("model", &Value::from(model)) {
+        return Some(("model".to_owned(), why));
+    }
+    let sent = settings.iter().filter(|(name, _)| api_parameter(name).is_some());
+    all.refuses_any(&sent.map(|(name, value)| (name.clone(), value.clone())).collect())
+}
+
+/// Looks for a configuration that a model refuses: its refused values are pinned one by one, the rest is drawn.
+fn drawn(
+    space: &Space,
+    model: &str,
+    all: &Capabilities,
+    wrong: &impl Fn(&Configuration) -> Option<Found>,
+) -> Option<Found> {
+    let mut rng = ChaCha12Rng::seed_from_u64(0);
+    let asked = Value::from(model);
+    let excluded = |parameter: &&Parameter| {
+        let of_model = |values: &[Value]| values.iter().any(|value| same(value, &asked));
+        parameter.when.iter().any(|condition| condition.parameter == "model" && !of_model(&condition.values))
+    };
+    let named: Vec<&str> = all.named().collect();
+    let about = |parameter: &&Parameter| {
+        parameter.role == Role::Api && named.contains(&parameter.name.as_str()) && !excluded(parameter)
+    };
+    let parameters: Vec<&Parameter> = space.parameters.iter().filter(about).collect();
+    let mut pins: Vec<Option<(&str, Value)>> = Vec::new();
+    if all.refuses("model", &asked).is_some() {
+        pins.push(None);
+    }
+    for parameter in &parameters {
+        let refused = samples(&parameter.values, &mut rng);
+        let refused = refused.into_iter().filter(|value| all.refuses(&parameter.name, value).is_some());
+        pins.extend(refused.map(|value| Some((parameter.name.as_str(), value))));
+    }
+    // What is refused only together has no value to pin.
+    pins.push(None);
+    if parameters.is_empty() && pins.len() == 1 {
+        return None;
+    }
+    let share = (DRAWS / pins.len()).max(100);
+    for pin in pins {
+        for _ in 0..share {
+            let values = space.parameters.iter().map(|parameter| {
+                let drawn = parameter.values.draw(&mut rng);
+                let value = match &pin {
+                    _ if parameter.role == Role::Model => asked.clone(),
+                    Some((name, value)) if *name == parameter.name => value.clone(),
+                    _ => drawn,
+                };
+                (parameter.name.clone(), value)
+            });
+            let configuration = space.settle(&values.collect());
+            let found = wrong(&configuration).filter(|_| space.broken(&configuration).is_none());
+            if found.is_some() {
+                return found;
+            }
+        }
+    }
+    None
+}
+
+/// Values of a parameter that stand for all: every choice, or the ends of a range and some between.
+fn samples(values: &Values, rng: &mut ChaCha12Rng) -> Vec<Value> {
+    match values {
+        Values::Constant(value) => vec![value.clone()],
+        Values::Choices(choices) => choices.clone(),
+        Values::Float { low, high, .. } => {
+            let mut some = vec![values.first()];
+            some.extend((0..4).map(|_| values.draw(rng)));
+            // The upper end may lie off the grid of a step.
+            some.extend(values.count().is_none().then(|| Value::from(*high)).filter(|_| low < high));
+            some.extend(values.count().filter(|count| *count > 0).map(|count| values.nth(count - 1)));
+            some
+        }
+        Values::Int { .. } => {
+            let last = values.count().map(|count| values.nth(count - 1));
+            std::iter::once(values.first()).chain(last).collect()
+        }
+    }
+}
+
+impl Found {
+    fn message(&self, asker: &str) -> String {
+        let Found { model, parameter, why, asked } = self;
+        match parameter.as_str() {
+            "model" => format!("`{model}` takes {why}"),
+            _ => format!("{asker} asks `{model}` for `{parameter}` = {asked}, and it takes {why}"),
+        }
+    }
+}
+
+fn error(space: &Space, models: &[String], of: &impl Fn(&str) -> Capabilities, found: &Found) -> Error {
+    let Found { model, parameter, asked, .. } = found;
+    let mut help = String::new();
+    let can = |other: &&String| of(other).refuses(parameter, asked).is_none() && *other != model;
+    let able: Vec<&String> = models.iter().filter(can).collect();
+    let mut able: Vec<String> = able.into_iter().map(|name| format!("`{name}`")).collect();
+    able.dedup();
+    let only = able.iter().map(|name| name.replace('`', "\"")).collect::<Vec<_>>().join(", ");
+    match (parameter.as_str(), able.is_empty()) {
+        ("model", _) => help += "take it out of the space",
+        (_, false) => {
+            help +=
+                &format!("of this space {} can: write when = {{ model = [{only}] }} into `{parameter}`", listed(&able));
+        }
+        (_, true) => help += &format!("no model of this space can: leave `{parameter}` out"),
+    }
+    if let Some(others) = others(parameter, asked) {
+        help += &format!("; of the known models, {others} and others can (see `farthing models`)");
+    }
+    help += &format!(
+        "; an endpoint that takes it all the same: [models.\"{model}\"] check_parameters = false in farthing.toml"
+    );
+    let error = Error::usage(found.message("the space")).help(help);
+    match &space.origin {
+        Some((source, spans)) => match spans.parameters.get(parameter) {
+            Some(span) => error.at(source, span.clone(), "this parameter"),
+            None => error,
+        },
+        None => error,
+    }
+}
+
+fn listed(names: &[String]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => one.clone(),
+        [all @ .., last] => format!("{} and {last}", all.join(", ")),
+    }
+}
+
+/// Some known models that take a value of a parameter, for people: of each provider one, by its family's name.
+fn others(parameter: &str, asked: &Value) -> Option<String> {
+    let mut names: Vec<&str> = Vec::new();
+    let mut providers: Vec<&str> = Vec::new();
+    for row in models::all().iter().rev() {
+        // Azure's models are OpenAI's.
+        if row.kind != models::Kind::Chat
+            || row.provider == "azure"
+            || models::family(&row.name) != row.name
+            || providers.contains(&row.provider.as_str())
+        {
+            continue;
+        }
+        let all = Capabilities::of(&row.provider, &row.name);
+        let alone: BTreeMap<String, Value> = [(parameter.to_owned(), asked.clone())].into();
+        if all.refuses_any(&alone).is_none() {
+            names.push(&row.name);
+            providers.push(&row.provider);
+        }
+    }
+    let names: Vec<String> = names.iter().take(EXAMPLES).map(|name| format!("`{name}`")).collect();
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnostic::Source;
+    use serde_json::json;
+    use std::path::Path;
+
+    const HEAD: &str = r#"
+[space]
+name = "x"
+[params.prompt]
+type = "categorical"
+choices = [{ name = "a", template = "{{ q }}" }]
+"#;
+
+    fn space(text: &str) -> Space {
+        let source = Source::new("space.toml", format!("{HEAD}{text}"));
+        crate::space::file::read(&source, Path::new(".")).unwrap()
+    }
+
+    fn openai(model: &str) -> Capabilities {
+        Capabilities::of("openai", model)
+    }
+
+    fn problem(text: &str) -> Option<Error> {
+        check_space(&space(text), openai).err()
+    }
+
+    const MODELS: &str = "[params.model]\ntype = \"categorical\"\nchoices = [\"gpt-4o\", \"o3-mini\"]\n";
+
+    #[test]
+    fn the_error_names_the_parameter_the_model_and_who_can() {
+        let text = format!("{MODELS}[params.temperature]\ntype = \"float\"\nlow = 0.0\nhigh = 0.9\n");
+        let error = problem(&text).unwrap();
+        assert!(error.message().contains("`o3-mini`") && error.message().contains("`temperature`"), "{error:?}");
+        assert_eq!(error.location().unwrap(), "space.toml:10:9", "the parameter's name in the file");
+        let help = error.advice().unwrap();
+        assert!(help.contains("of this space `gpt-4o` can: write when = { model = [\"gpt-4o\"] }"), "{help}");
+        assert!(help.contains("of the known models, `"), "{help}");
+    }
+
+    #[test]
+    fn the_default_is_no_refusal() {
+        assert!(problem(&format!("{MODELS}[params.temperature]\nvalue = 1.0\n")).is_none());
+        assert!(problem(&format!("{MODELS}[params.temperature]\nvalue = 0.5\n")).is_some());
+        assert!(problem(&format!("{MODELS}[params.max_tokens]\nvalue = 100\n[params.n]\nvalue = 3\n")).is_none());
+    }
+
+    #[test]
+    fn conditions_and_constraints_are_respected() {
+        for range in ["type = \"categorical\"\nchoices = [0.0, 0.5]", "type = \"float\"\nlow = 0.0\nhigh = 0.9"] {
+            let temperature = format!("{MODELS}[params.temperature]\n{range}\n");
+            assert!(problem(&temperature).is_some(), "{range}");
+            assert!(problem(&format!("{temperature}when = {{ model = \"gpt-4o\" }}\n")).is_none(), "{range}");
+            let ruled_out = "[[constraints]]\nexpr = \"model == 'gpt-4o'\"\n";
+            assert!(problem(&format!("{temperature}{ruled_out}")).is_none(), "{range}");
+            let gated = "when = { sampling = \"hot\" }\n[params.sampling]\ntype = \"categorical\"\nchoices = [\"hot\", \"cold\"]\n";
+            assert!(problem(&format!("{temperature}{gated}")).is_some(), "{range}");
+            let apart = "[[constraints]]\nexpr = \"not (model == 'o3-mini' and sampling == 'hot')\"\n";
+            assert!(problem(&format!("{temperature}{gated}{apart}")).is_none(), "{range}");
+        }
+    }
+
+    #[test]
+    fn a_rare_value_of_a_large_space_is_found() {
+        let rare = r#"
+[params.max_tokens]
+type = "int"
+low = 1
+high = 4096
+[params.seed]
+type = "int"
+low = 0
+high = 1000000
+[params.stop]
+type = "categorical"
+choices = [[], ["a"], ["b"], ["c"], ["a", "b", "c", "d", "e"]]
+"#;
+        let models: Vec<String> = (0..40).map(|at| format!("\"served-{at}\"")).collect();
+        let list = format!("[params.model]\ntype = \"categorical\"\nchoices = [{}, \"gpt-4o\"]\n", models.join(", "));
+        let error = problem(&format!("{list}{rare}")).unwrap();
+        assert!(error.message().contains("`gpt-4o`") && error.message().contains("more than 4 texts"), "{error:?}");
+        assert!(error.advice().unwrap().contains("`served-0`"), "{error:?}");
+    }
+
+    #[test]
+    fn what_is_refused_together_is_found_in_any_space() {
+        let models = "[params.model]\nvalue = \"gpt-5.1\"\n";
+        for effort in ["type = \"categorical\"\nchoices = [\"none\", \"high\"]", "value = \"low\""] {
+            for temperature in ["value = 0.3", "type = \"float\"\nlow = 0.0\nhigh = 0.9"] {
+                let both =
+                    format!("{models}[params.reasoning_effort]\n{effort}\n[params.temperature]\n{temperature}\n");
+                let error = problem(&both).unwrap();
+                assert!(error.message().contains("while it reasons"), "{error:?}");
+            }
+        }
+        assert!(problem(&format!("{models}[params.temperature]\nvalue = 0.3\n")).is_none());
+    }
+
+    #[test]
+    fn the_baseline_is_checked_too() {
+        let text =
+            format!("{MODELS}[params.temperature]\nvalue = 1.0\n[baseline]\nmodel = \"o3-mini\"\ntemperature = 0.2\n");
+        assert!(problem(&text).unwrap().message().contains("0.2"));
+    }
+
+    #[test]
+    fn a_model_that_cannot_be_asked_is_named() {
+        let error = problem("[params.model]\ntype = \"categorical\"\nchoices = [\"gpt-4o\", \"o1-pro\"]\n").unwrap();
+        assert!(error.message().contains("`o1-pro` takes no chat completions"), "{error:?}");
+        assert_eq!(error.location().unwrap(), "space.toml:7:9");
+    }
+
+    #[test]
+    fn one_configuration_is_checked() {
+        let params = |value: Value| -> BTreeMap<String, Value> { serde_json::from_value(value).unwrap() };
+        assert!(check("gpt-4o", &params(json!({"temperature": 0.3, "stop": "x"})), openai).is_ok());
+        let error = check("o3", &params(json!({"temperature": 0.3})), openai).unwrap_err();
+        assert!(error.message().contains("the configuration asks `o3` for `temperature` = 0.3"), "{error:?}");
+        assert!(error.advice().unwrap().contains("leave `temperature` out, or use a model like `"), "{error:?}");
+        assert!(
+            check("o3", &params(json!({"temperature": 1, "note": "x"})), openai).is_ok(),
+            "other fields are the user's"
+        );
+    }
+
+    #[test]
+    fn capabilities_go_by_the_endpoint() {
+        let read = |text: &str| Endpoints::read(&Source::new("farthing.toml", text), Path::new(".")).unwrap();
+        assert!(!of(&Endpoints::standard(), "o3").any());
+        let own = "[endpoints.own]\nprovider = \"openai\"\nbase_url = \"http://127.0.0.1:1/v1\"\n";
+        assert!(!of(&read(own), "o3").any(), "a gateway to OpenAI's models");
+        assert!(of(&read(own), "llama").any(), "a server of the user's own");
+        assert!(of(&read(&format!("{own}[models.o3]\ncheck_parameters = false\n")), "o3").any());
+        assert!(of(&read("[endpoints.fake]\nprovider = \"mock\"\n"), "o3").any());
+        assert!(of(&Endpoints::standard(), "nobody-knows-it").any());
+    }
+}
