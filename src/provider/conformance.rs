@@ -112,8 +112,10 @@ impl Subject<'_> {
             let (_, place) = place.unwrap_or_else(|| panic!("{wire}: no place is known for `{name}`"));
             let mut params = vec![(*name, example(name))];
             match *name {
-                "tool_choice" | "parallel_tool_calls" => params.push(("tools", example("tools"))),
-                "top_logprobs" => params.push(("logprobs", example("logprobs"))),
+                "tool_choice" | "parallel_tool_calls" if self.accepts("tools") => {
+                    params.push(("tools", example("tools")))
+                }
+                "top_logprobs" if self.accepts("logprobs") => params.push(("logprobs", example("logprobs"))),
                 _ => {}
             }
             let request = self.request("hi", &params);
