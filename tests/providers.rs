@@ -1,5 +1,7 @@
 //! Every provider over real HTTP: what arrives at the endpoint, under which address and key, and what is made of its reply.
 
+mod support;
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,9 +12,10 @@ use axum::extract::{Request as HttpRequest, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use farthing::backend::http::Http;
-use farthing::backend::{self, Auth, Backend, Endpoint, Endpoints, ProviderKind};
+use farthing::backend::{self, About, Auth, Backend, Endpoint, Endpoints, ModelKind, ProviderKind};
 use farthing::diagnostic::Source;
 use farthing::provider::{FailureKind, FinishReason, Input, Message, Request};
+use farthing::serve::mock::{MockServer, Options};
 use serde_json::{Value, json};
 
 /// A request as it arrived.
@@ -345,4 +348,156 @@ fn a_file_holds_no_keys() {
     assert_eq!((good.list[0].headers.len(), good.list[0].drop_params.len()), (2, 1));
     let error = read("[models.m]\ntokenizer = \"none.json\"").unwrap_err();
     assert!(error.to_string().contains("there is no file"), "{error}");
+}
+
+/// Ways to the mock endpoint, which has code of its own for every format: the endpoint, the model, and the text it is
+/// asked by in place of messages.
+fn ways(server: &MockServer) -> Vec<(&'static str, Endpoint, tempfile::TempDir)> {
+    let root = format!("http://{}", server.address());
+    let way = |name, provider, path: &str| {
+        let (endpoint, folder) = endpoint(provider, format!("{root}{path}"));
+        (name, endpoint, folder)
+    };
+    let mut responses = way("responses", ProviderKind::Openai, "/v1");
+    let about = About { kind: Some(ModelKind::Responses), max_output_tokens: None };
+    responses.1.about.insert("mock-small".to_owned(), about);
+    vec![
+        way("openai", ProviderKind::Openai, "/v1"),
+        responses,
+        way("azure", ProviderKind::Azure, ""),
+        way("anthropic", ProviderKind::Anthropic, "/v1"),
+        way("ollama", ProviderKind::Ollama, ""),
+        way("gemini", ProviderKind::Gemini, "/v1beta"),
+    ]
+}
+
+fn mock(options: Options) -> MockServer {
+    let key = Some("sk-planted-0123456789".to_owned());
+    MockServer::start(Options { key, models: support::server_prices(), ..options }).unwrap()
+}
+
+fn problem(n: u32) -> Request {
+    let ask = request("mock-small", json!({"temperature": 0.7, "max_tokens": 60}));
+    let text = "Ann has 12 apples, buys 3 bags of 7 and gives 5 away. How many apples has she? Think step by step.";
+    let message = Message { role: "user".into(), content: text.into() };
+    Request { input: Input::Messages(vec![message]), n, ..ask }
+}
+
+/// Two accounts of the same money, by code that has nothing in common: what the endpoint billed, and what we read.
+#[tokio::test]
+async fn what_is_read_is_what_was_billed() {
+    let mut texts = Vec::new();
+    for cached in [false, true] {
+        let names: Vec<&str> = ways(&mock(Options::default())).iter().map(|way| way.0).collect();
+        for name in names {
+            let server = mock(Options { cache_prompts: cached, ..Options::default() });
+            let (_, endpoint, _folder) = ways(&server).into_iter().find(|way| way.0 == name).unwrap();
+            let price = support::server_prices()["mock-small"];
+            let price = farthing::price::Price {
+                cached_input: price.cached_input,
+                ..farthing::price::Price::flat(price.input, price.output)
+            };
+            let backend = backend::open(&endpoint).unwrap();
+            let asked = problem(3);
+            let (mut samples, mut billed, mut calls) = (Vec::new(), farthing::Usd::ZERO, 0);
+            while samples.len() < 3 {
+                let response =
+                    backend.call(&asked, samples.len()).await.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+                billed = billed + price.bill(&response);
+                calls += 1;
+                samples.extend(response.samples);
+            }
+            assert_eq!(calls, if backend.several(&asked) { 1 } else { 3 }, "{name}");
+            match (name, cached) {
+                // Ollama does not say what it had cached.
+                ("ollama", true) => assert!(billed >= server.ledger().billed),
+                _ => assert_eq!(billed, server.ledger().billed, "{name}, cached {cached}"),
+            }
+            assert!(samples.iter().all(|sample| !sample.text.is_empty()), "{name}: {samples:?}");
+            texts.push(samples.into_iter().map(|sample| (sample.text, sample.finish_reason)).collect::<Vec<_>>());
+        }
+    }
+    assert!(texts.windows(2).all(|pair| pair[0] == pair[1]), "the same model answers through every format: {texts:?}");
+}
+
+#[tokio::test]
+async fn every_fault_has_its_class_in_every_format() {
+    use FailureKind::{
+        Authentication, BadRequest, Connection, ContextTooLong, MalformedReply, QuotaExceeded, RateLimit, Server,
+        UnknownModel,
+    };
+    let server = mock(Options::default());
+    let second = Some(Duration::from_secs(1));
+    for (fault, kind, billed, wait) in [
+        ("400", BadRequest, false, None),
+        ("401", Authentication, false, None),
+        ("403", Authentication, false, None),
+        ("404", UnknownModel, false, None),
+        ("408", Server, false, None),
+        ("409", Server, false, None),
+        ("413", ContextTooLong, false, None),
+        ("422", BadRequest, false, None),
+        ("500", Server, false, None),
+        ("502", Server, true, None),
+        ("503", Server, false, None),
+        ("504", Server, true, None),
+        ("529", Server, false, None),
+        ("context_length_exceeded", ContextTooLong, false, None),
+        ("429", RateLimit, false, None),
+        ("rate_limit", RateLimit, false, second),
+        ("rate_limit_headers", RateLimit, false, second),
+        ("insufficient_quota", QuotaExceeded, false, None),
+        ("redirect", BadRequest, false, None),
+        ("close", Connection, true, None),
+        ("cut", Connection, true, None),
+        ("reset_body", Connection, true, None),
+        ("cut_json", MalformedReply, true, None),
+        ("malformed", MalformedReply, true, None),
+        ("html", MalformedReply, true, None),
+        ("no_choices", MalformedReply, true, None),
+    ] {
+        for (name, mut endpoint, _folder) in ways(&server) {
+            endpoint.headers.insert("x-mock-fault".to_owned(), fault.to_owned());
+            let error = backend::open(&endpoint).unwrap().call(&problem(1), 0).await.map(|response| response.samples);
+            let error = error.expect_err(&format!("{name}: {fault}"));
+            assert_eq!((error.failure.kind, error.may_be_billed), (kind, billed), "{name}: {fault}: {}", error.failure);
+            assert!(
+                wait.is_none() || error.retry_after.is_some_and(|wish| wish <= second.unwrap() * 2),
+                "{name}: {fault}: {error:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn odd_answers_are_answers() {
+    let server = mock(Options::default());
+    for fault in ["no_usage", "usage_negative", "usage_huge", "usage_text", "other_model", "content_filter", "refusal"]
+    {
+        for (name, mut endpoint, _folder) in ways(&server) {
+            endpoint.headers.insert("x-mock-fault".to_owned(), fault.to_owned());
+            let before = server.ledger().billed;
+            let response = backend::open(&endpoint).unwrap().call(&problem(1), 0).await;
+            let response = response.unwrap_or_else(|error| panic!("{name}: {fault}: {error:?}"));
+            let price = support::server_prices()["mock-small"];
+            let price = farthing::price::Price::flat(price.input, price.output);
+            let spoilt = fault.contains("usage");
+            assert_eq!(response.estimated, spoilt, "{name}: {fault}");
+            let really = server.ledger().billed - before;
+            assert!(price.bill(&response) >= really, "{name}: {fault}: bounded from above");
+            assert!(spoilt || price.bill(&response) == really, "{name}: {fault}");
+            match fault {
+                "other_model" => assert_eq!(response.model.as_deref(), Some("another-model"), "{name}"),
+                // Anthropic's one word for both.
+                "content_filter" if name == "anthropic" => {
+                    assert_eq!(response.samples[0].finish_reason, FinishReason::REFUSAL);
+                }
+                "content_filter" => {
+                    assert_eq!(response.samples[0].finish_reason, FinishReason::CONTENT_FILTER, "{name}");
+                }
+                "refusal" => assert!(!response.samples[0].text.is_empty() || name == "gemini", "{name}: {response:?}"),
+                _ => {}
+            }
+        }
+    }
 }

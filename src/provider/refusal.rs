@@ -140,6 +140,8 @@ fn class(status: u16, told: &Told) -> FailureKind {
             "insufficient credits",
             "requests per day (rpd)",
         ])
+        // Google says this of every limit.
+        || (!google && told.says(&["exceeded your current quota"]))
         || (google && told.says(&["perday", "per day"]));
     let no_model = told.code(&["model_not_found", "deploymentnotfound", "unknown_model"])
         || (told.says(&["model"])
