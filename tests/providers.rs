@@ -403,7 +403,7 @@ async fn what_is_read_is_what_was_billed() {
             while samples.len() < 3 {
                 let response =
                     backend.call(&asked, samples.len()).await.unwrap_or_else(|error| panic!("{name}: {error:?}"));
-                billed = billed + price.bill(&response);
+                billed += price.bill(&response);
                 calls += 1;
                 samples.extend(response.samples);
             }
@@ -427,7 +427,7 @@ async fn every_fault_has_its_class_in_every_format() {
         UnknownModel,
     };
     let server = mock(Options::default());
-    let second = Some(Duration::from_secs(1));
+    let (second, longest) = (Some(Duration::from_secs(1)), Duration::from_secs(2));
     for (fault, kind, billed, wait) in [
         ("400", BadRequest, false, None),
         ("401", Authentication, false, None),
@@ -457,12 +457,18 @@ async fn every_fault_has_its_class_in_every_format() {
         ("no_choices", MalformedReply, true, None),
     ] {
         for (name, mut endpoint, _folder) in ways(&server) {
+            // Claude may end its turn without a word: an empty list is an answer there (Anthropic's page on stop reasons).
+            if (name, fault) == ("anthropic", "no_choices") {
+                continue;
+            }
             endpoint.headers.insert("x-mock-fault".to_owned(), fault.to_owned());
             let error = backend::open(&endpoint).unwrap().call(&problem(1), 0).await.map(|response| response.samples);
             let error = error.expect_err(&format!("{name}: {fault}"));
+            // Google says the same of every limit; only the details, which this fault has not, tell a day's from a minute's.
+            let kind = if (name, kind) == ("gemini", QuotaExceeded) { RateLimit } else { kind };
             assert_eq!((error.failure.kind, error.may_be_billed), (kind, billed), "{name}: {fault}: {}", error.failure);
             assert!(
-                wait.is_none() || error.retry_after.is_some_and(|wish| wish <= second.unwrap() * 2),
+                wait.is_none() || error.retry_after.is_some_and(|wish| wish <= longest),
                 "{name}: {fault}: {error:?}"
             );
         }
@@ -492,7 +498,8 @@ async fn odd_answers_are_answers() {
                 "content_filter" if name == "anthropic" => {
                     assert_eq!(response.samples[0].finish_reason, FinishReason::REFUSAL);
                 }
-                "content_filter" => {
+                // Ollama has no filter.
+                "content_filter" if name != "ollama" => {
                     assert_eq!(response.samples[0].finish_reason, FinishReason::CONTENT_FILTER, "{name}");
                 }
                 "refusal" => assert!(!response.samples[0].text.is_empty() || name == "gemini", "{name}: {response:?}"),

@@ -200,12 +200,10 @@ pub(super) fn json<'a, T: Deserialize<'a>>(body: &'a [u8], spare: &'a mut Vec<u8
         Ok(reply) => return Ok(reply),
         Err(error) => error,
     };
-    if !error.is_eof() {
-        if let Some(mended) = mended(body) {
-            *spare = mended;
-            if let Ok(reply) = serde_json::from_slice(spare) {
-                return Ok(reply);
-            }
+    if let Some(mended) = mended(body).filter(|_| !error.is_eof()) {
+        *spare = mended;
+        if let Ok(reply) = serde_json::from_slice(spare) {
+            return Ok(reply);
         }
     }
     Err(malformed(format!("the reply is not the JSON of a completion ({error}): {}", refusal::excerpt(body))))

@@ -26,7 +26,7 @@ pub struct Http {
     keys: Keys,
     drop_params: Vec<String>,
     /// Addresses as parsed, by path: most endpoints have one.
-    addresses: RwLock<Vec<(Cow<'static, str>, Url)>>,
+    addresses: RwLock<Vec<(String, Url)>>,
     /// Largest reply that is read, in bytes.
     largest: usize,
 }
@@ -90,7 +90,7 @@ impl Http {
     }
 
     /// The whole address of a path.
-    fn address(&self, path: &Cow<'static, str>) -> Result<Url, CallError> {
+    fn address(&self, path: &str) -> Result<Url, CallError> {
         let known = self.addresses.read().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, url)) = known.iter().find(|(known, _)| known == path) {
             return Ok(url.clone());
@@ -100,7 +100,7 @@ impl Http {
         let url = url.map_err(|error| self.failed(FailureKind::BadRequest, format!("no address: {error}"), false))?;
         let mut known = self.addresses.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() < ADDRESSES {
-            known.push((path.clone(), url.clone()));
+            known.push((path.to_owned(), url.clone()));
         }
         Ok(url)
     }
