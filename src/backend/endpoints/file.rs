@@ -248,7 +248,7 @@ fn header(source: &Source, name: &str, value: &Spanned<String>) -> Result<()> {
 fn seconds(source: &Source, seconds: &Option<Spanned<f64>>) -> Result<Option<Duration>> {
     let Some(seconds) = seconds else { return Ok(None) };
     let duration = Duration::try_from_secs_f64(*seconds.get_ref()).ok().filter(|duration| !duration.is_zero());
-    let problem = || wrong(source, "this takes a number of seconds above 0", seconds.span(), "here");
+    let problem = || wrong(source, "a timeout is a number of seconds above 0", seconds.span(), "here");
     duration.ok_or_else(problem).map(Some)
 }
 
