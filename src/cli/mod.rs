@@ -3,6 +3,7 @@
 
 mod arguments;
 mod evaluate;
+mod first;
 mod inputs;
 mod listing;
 mod mock;

@@ -118,6 +118,9 @@ pub struct Response {
     /// The endpoint that answered, by the user's name for it, where several could have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
+    /// How many completions were asked for, where fewer came: then the rest costs the prompt again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<u32>,
     /// True where a share of the tokens, or all of them, was estimated rather than billed by the sample.
     #[serde(default)]
     pub estimated: bool,
@@ -173,7 +176,8 @@ pub enum FailureKind {
 impl FailureKind {
     /// True where the configuration itself is the reason, so that missing instances count against it.
     pub fn own(self) -> bool {
-        matches!(self, FailureKind::ContextTooLong | FailureKind::ContentFilter | FailureKind::Refused)
+        use FailureKind::{BadRequest, ContentFilter, ContextTooLong, Refused};
+        matches!(self, ContextTooLong | ContentFilter | Refused | BadRequest)
     }
 
     /// True where trying again, later, may help.
