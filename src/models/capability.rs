@@ -214,10 +214,6 @@ impl Rule {
 fn openai(provider: &str, model: &str) -> Capabilities {
     let Some(known) = known(Some(provider), model) else { return Capabilities::ANY };
     let mut all = Capabilities { most_completions: Some(128), ..Capabilities::ANY };
-    if known.kind == Kind::Responses {
-        let why = "no chat completions: OpenAI serves it through the Responses API alone";
-        all.rule("model", Takes::Nothing, why);
-    }
     all.lacks(&["top_k", "min_p", "repetition_penalty"], NOT_OPENAI);
     all.rule("stop", Takes::Texts(4), "OpenAI's API takes no more");
     if known.kind == Kind::Text {
@@ -261,11 +257,7 @@ fn openai(provider: &str, model: &str) -> Capabilities {
 fn anthropic(model: &str) -> Capabilities {
     let mut all = Capabilities { most_completions: Some(1), ..Capabilities::ANY };
     all.lacks(&["presence_penalty", "frequency_penalty", "repetition_penalty", "min_p", "logit_bias"], NOT_ANTHROPIC);
-    all.lacks(&["seed", "logprobs", "top_logprobs", "best_of", "parallel_tool_calls", "verbosity"], NOT_ANTHROPIC);
-    all.lacks(
-        &["response_format", "reasoning_effort"],
-        "Anthropic's API has its own `output_config` (with body = true)",
-    );
+    all.lacks(&["seed", "logprobs", "top_logprobs", "best_of", "verbosity"], NOT_ANTHROPIC);
     all.rule("stop", Takes::Visible, "Anthropic's API wants a visible character in each");
     match known(Some("anthropic"), model).map(|known| known.sampling) {
         Some(Sampling::No) => {
@@ -385,7 +377,7 @@ mod tests {
 
     #[test]
     fn anthropic_lacks_what_its_api_lacks() {
-        for name in ["seed", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "response_format"] {
+        for name in ["seed", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs"] {
             assert!(refused("anthropic", "claude-sonnet-4-5", name, json!(1)), "{name}");
             assert!(refused("anthropic", "claude-of-tomorrow", name, json!(1)), "{name}: no model of it takes that");
         }

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 pub use budget::{Admission, Hold, Purse};
 pub use service::{Service, fingerprint};
 
-use crate::backend::{self, Backend, Endpoint, Endpoints, Equivalence, Model, ModelKind, Rates};
+use crate::backend::{self, Backend, Endpoint, Endpoints, Equivalence, Model, ModelKind, ProviderKind, Rates};
 use crate::diagnostic::{Error, Result};
 use crate::price::Price;
 use crate::provider::{Failure, Request, Sample};
@@ -212,10 +212,12 @@ impl Runner {
         }
         let seats = opening.seats(endpoints, &model)?;
         check_equals(&model, &serving, &seats)?;
-        let (backend, vendor) = (&seats[0].backend, serving.iter().all(|endpoint| endpoint.vendor));
+        // Only OpenAI's own tokenizers and defaults are known.
+        let openai = |endpoint: &&Endpoint| endpoint.vendor && endpoint.provider == ProviderKind::Openai;
+        let (backend, vendor) = (&seats[0].backend, serving.iter().all(openai));
         let kind = model.kind.or_else(|| backend.kind(name)).unwrap_or(ModelKind::Chat);
         let limited = model.max_output_tokens.is_some() || model.context_window.is_some();
-        let knows_the_bill = backend.in_process() && serving[0].provider == backend::ProviderKind::Replay;
+        let knows_the_bill = backend.in_process() && serving[0].provider == ProviderKind::Replay;
         if budget && !bounded && !limited && !knows_the_bill && (kind != ModelKind::Text || !vendor) {
             return Err(Error::usage(format!("nothing bounds what a completion of `{name}` may cost")).help(format!(
                 "set max_tokens in the space, or in {file}: [models.\"{name}\"] max_output_tokens = ..."
