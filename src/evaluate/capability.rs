@@ -61,7 +61,7 @@ pub fn check_space(space: &Space, of: impl Fn(&str) -> Capabilities) -> Result<(
     }
     let wrong = |configuration: &Configuration| {
         let model = configuration.get("model").and_then(Value::as_str)?;
-        let (parameter, why) = refused(strict.get(model)?, model, &configuration.0)?;
+        let (parameter, why) = refused(strict.get(model)?, &configuration.0)?;
         let asked = configuration.get(&parameter).cloned().unwrap_or_default();
         Some(Found { model: model.to_owned(), parameter, why, asked })
     };
@@ -86,10 +86,9 @@ pub fn check_plan(plan: &Plan, of: impl Fn(&str) -> Capabilities) -> Result<()> 
 /// # Errors
 /// As [`check_plan`].
 pub fn check(model: &str, params: &BTreeMap<String, Value>, of: impl Fn(&str) -> Capabilities) -> Result<()> {
-    let Some((parameter, why)) = refused(&of(model), model, params) else { return Ok(()) };
+    let Some((parameter, why)) = refused(&of(model), params) else { return Ok(()) };
     let asked = params.get(&parameter).cloned().unwrap_or_default();
     let help = match others(&parameter, &asked) {
-        Some(others) if parameter == "model" => format!("use a model like {others}"),
         Some(others) => format!("leave `{parameter}` out, or use a model like {others}"),
         None => format!("leave `{parameter}` out"),
     };
@@ -97,11 +96,8 @@ pub fn check(model: &str, params: &BTreeMap<String, Value>, of: impl Fn(&str) ->
     Err(Error::usage(found.message("the configuration")).help(help))
 }
 
-/// What a model refuses of these settings: API parameters alone, and the model itself.
-fn refused(all: &Capabilities, model: &str, settings: &BTreeMap<String, Value>) -> Option<(String, String)> {
-    if let Some(why) = all.refuses("model", &Value::from(model)) {
-        return Some(("model".to_owned(), why));
-    }
+/// What a model refuses of these settings: API parameters alone.
+fn refused(all: &Capabilities, settings: &BTreeMap<String, Value>) -> Option<(String, String)> {
     let sent = settings.iter().filter(|(name, _)| api_parameter(name).is_some());
     all.refuses_any(&sent.map(|(name, value)| (name.clone(), value.clone())).collect())
 }
@@ -125,9 +121,6 @@ fn drawn(
     };
     let parameters: Vec<&Parameter> = space.parameters.iter().filter(about).collect();
     let mut pins: Vec<Option<(&str, Value)>> = Vec::new();
-    if all.refuses("model", &asked).is_some() {
-        pins.push(None);
-    }
     for parameter in &parameters {
         let refused = samples(&parameter.values, &mut rng);
         let refused = refused.into_iter().filter(|value| all.refuses(&parameter.name, value).is_some());
@@ -183,10 +176,7 @@ fn samples(values: &Values, rng: &mut ChaCha12Rng) -> Vec<Value> {
 impl Found {
     fn message(&self, asker: &str) -> String {
         let Found { model, parameter, why, asked } = self;
-        match parameter.as_str() {
-            "model" => format!("`{model}` takes {why}"),
-            _ => format!("{asker} asks `{model}` for `{parameter}` = {asked}, and it takes {why}"),
-        }
+        format!("{asker} asks `{model}` for `{parameter}` = {asked}, and it takes {why}")
     }
 }
 
@@ -198,13 +188,12 @@ fn error(space: &Space, models: &[String], of: &impl Fn(&str) -> Capabilities, f
     let mut able: Vec<String> = able.into_iter().map(|name| format!("`{name}`")).collect();
     able.dedup();
     let only = able.iter().map(|name| name.replace('`', "\"")).collect::<Vec<_>>().join(", ");
-    match (parameter.as_str(), able.is_empty()) {
-        ("model", _) => help += "take it out of the space",
-        (_, false) => {
+    match able.is_empty() {
+        false => {
             help +=
                 &format!("of this space {} can: write when = {{ model = [{only}] }} into `{parameter}`", listed(&able));
         }
-        (_, true) => help += &format!("no model of this space can: leave `{parameter}` out"),
+        true => help += &format!("no model of this space can: leave `{parameter}` out"),
     }
     if let Some(others) = others(parameter, asked) {
         help += &format!("; of the known models, {others} and others can (see `farthing models`)");
@@ -361,10 +350,11 @@ choices = [[], ["a"], ["b"], ["c"], ["a", "b", "c", "d", "e"]]
     }
 
     #[test]
-    fn a_model_that_cannot_be_asked_is_named() {
-        let error = problem("[params.model]\ntype = \"categorical\"\nchoices = [\"gpt-4o\", \"o1-pro\"]\n").unwrap();
-        assert!(error.message().contains("`o1-pro` takes no chat completions"), "{error:?}");
-        assert_eq!(error.location().unwrap(), "space.toml:7:9");
+    fn a_model_of_the_responses_api_has_no_stop() {
+        let models = "[params.model]\ntype = \"categorical\"\nchoices = [\"gpt-4o\", \"o1-pro\"]\n";
+        assert!(problem(models).is_none());
+        let error = problem(&format!("{models}[params.stop]\nvalue = [\"x\"]\n")).unwrap();
+        assert!(error.message().contains("the Responses API"), "{error:?}");
     }
 
     #[test]

@@ -200,7 +200,6 @@ impl Rule {
     fn words(&self) -> String {
         let Rule { parameter, takes, why } = self;
         match takes {
-            _ if *parameter == "model" => why.to_string(),
             Takes::Nothing => format!("no `{parameter}`: {why}"),
             Takes::Only(number) => format!("no `{parameter}` but {number}: {why}"),
             Takes::UpTo(most) => format!("no `{parameter}` above {most}: {why}"),
@@ -214,6 +213,11 @@ impl Rule {
 fn openai(provider: &str, model: &str) -> Capabilities {
     let Some(known) = known(Some(provider), model) else { return Capabilities::ANY };
     let mut all = Capabilities { most_completions: Some(128), ..Capabilities::ANY };
+    if known.kind == Kind::Responses {
+        all.most_completions = Some(1);
+        let why = "it is served through the Responses API, which has none";
+        all.lacks(&["stop", "seed", "logit_bias", "presence_penalty", "frequency_penalty"], why);
+    }
     all.lacks(&["top_k", "min_p", "repetition_penalty"], NOT_OPENAI);
     all.rule("stop", Takes::Texts(4), "OpenAI's API takes no more");
     if known.kind == Kind::Text {
@@ -358,9 +362,8 @@ mod tests {
             !refused("openai", "gpt-3.5-turbo-instruct", "best_of", json!(3))
                 && refused("openai", "gpt-4o", "best_of", json!(3))
         );
-        assert!(
-            refused("openai", "o1-pro", "model", json!("o1-pro")) && !refused("openai", "o1", "model", json!("o1"))
-        );
+        assert!(refused("openai", "o1-pro", "seed", json!(1)) && !refused("openai", "o1", "seed", json!(1)));
+        assert!(!Capabilities::of("openai", "o1-pro").several());
     }
 
     #[test]
