@@ -130,8 +130,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection> {
 /// Has a reader see the file through memory: pages are neither read nor copied then, a third of a look-up. But after every
 /// commit SQLite maps the file anew, which takes longer than that saves: so only while nobody writes.
 pub(super) fn map(conn: &Connection, on: bool) -> rusqlite::Result<()> {
-    // The first part of a large file only: what is mapped counts as memory of the process.
-    let size = if on { 128 << 20 } else { 0 };
+    let size = if on { 1 << 30 } else { 0 };
     conn.query_row(&format!("PRAGMA mmap_size = {size}"), [], |_| Ok(()))
 }
 
