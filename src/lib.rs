@@ -33,6 +33,7 @@
 //! | [`cli`] | what was typed becomes what it means; exit codes |
 //! | [`serve`] | what listens on loopback: the mock endpoint |
 //! | [`report`] | HTML page, plots, tables, exports: reads a study, changes nothing |
+//! | [`client`] | one request at a time, for programs: budget, store, failover, logs |
 //! | [`study`] | the loop: ask the search, evaluate, tell it; events, resume, ranking, held-out test |
 //! | [`search`] | who decides what to try next: pure, synchronous, no I/O, no clock |
 //! | [`evaluate`] | one (configuration, instance) becomes a rendered request, responses, metrics |
@@ -61,6 +62,7 @@
 
 pub mod backend;
 pub mod cli;
+pub mod client;
 pub mod declaration;
 pub mod diagnostic;
 pub mod evaluate;

@@ -136,6 +136,8 @@ fn one_bad_configuration_is_missing_at_any_concurrency() {
         let outcome = Setup { concurrency, ..Setup::default() }.run(&server).unwrap();
         let missing: Vec<usize> = outcome.trials.iter().map(farthing::study::Trial::missing).collect();
         assert_eq!(missing, [0, 30, 0, 0, 30, 0], "concurrency {concurrency}");
+        let unreliable: Vec<bool> = outcome.trials.iter().map(farthing::study::Trial::unreliable).collect();
+        assert_eq!(unreliable, [false, true, false, false, true, false], "it is the configuration's own fault");
     }
 }
 

@@ -132,6 +132,15 @@ pub struct Rates {
     pub max_concurrency: Option<u32>,
 }
 
+/// What an endpoint needs to know of a model to ask it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// How it is asked.
+    pub kind: Option<ModelKind>,
+    /// Most output tokens of one completion.
+    pub max_output_tokens: Option<u64>,
+}
+
 /// An endpoint, ready to be opened.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
@@ -143,7 +152,7 @@ pub struct Endpoint {
     pub base_url: String,
     /// The base URL is the provider's own.
     pub vendor: bool,
-    /// The environment variables that hold keys; several share the load.
+    /// The environment variables that hold keys; all that are set share the load.
     pub api_key_envs: Vec<String>,
     /// A file that holds the key.
     pub api_key_file: Option<PathBuf>,
@@ -155,8 +164,10 @@ pub struct Endpoint {
     pub deployments: BTreeMap<String, String>,
     /// Further headers of every request.
     pub headers: BTreeMap<String, String>,
-    /// Parameters that are not sent.
+    /// Parameters that are not sent. `n` among them: one completion a request.
     pub drop_params: Vec<String>,
+    /// What `farthing.toml` says of models that are asked here, by their id.
+    pub about: BTreeMap<String, About>,
     /// What may be sent.
     pub rates: Rates,
     /// The limits that it shares with others: a key of [`Endpoints::groups`].
@@ -196,6 +207,8 @@ pub struct Model {
     pub max_output_tokens: Option<u64>,
     /// How it is asked, where that was said.
     pub kind: Option<ModelKind>,
+    /// A `tokenizer.json` that counts its tokens.
+    pub tokenizer: Option<PathBuf>,
     /// What may be sent to it.
     pub rates: Rates,
     /// The limits that it shares with others: a key of [`Endpoints::groups`].
@@ -257,6 +270,13 @@ impl Endpoints {
     /// The model of a name: from the file, else the built-in table, else the only endpoint there is.
     pub fn model(&self, name: &str) -> Result<Model> {
         if let Some(model) = self.models.get(name) {
+            if let Some(path) = &model.tokenizer {
+                crate::prompt::tokens::give(&model.id, path).map_err(|error| {
+                    Error::usage(format!("the tokenizer {} cannot be read: {error}", path.display())).help(format!(
+                        "a tokenizer.json as models on Hugging Face have it; named in [models.\"{name}\"]"
+                    ))
+                })?;
+            }
             return Ok(model.clone());
         }
         let about = self.list.iter().find_map(|endpoint| builtin(endpoint, name));
@@ -293,6 +313,7 @@ impl Model {
             context_window: None,
             max_output_tokens: None,
             kind: None,
+            tokenizer: None,
             rates: Rates::default(),
             group: None,
             checked: true,
@@ -316,6 +337,7 @@ impl Endpoint {
             deployments: BTreeMap::new(),
             headers: BTreeMap::new(),
             drop_params: Vec::new(),
+            about: BTreeMap::new(),
             rates: Rates::default(),
             group: None,
             timeout: Duration::from_secs(60),

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use endpoints::{Auth, Endpoint, Endpoints, Equivalence, Model, ModelKind, ProviderKind, Rates, Routing};
+pub use endpoints::{About, Auth, Endpoint, Endpoints, Equivalence, Model, ModelKind, ProviderKind, Rates, Routing};
 
 use crate::diagnostic::Result;
 use crate::provider::{Failure, Request, Response};
@@ -45,6 +45,11 @@ pub trait Backend: Send + Sync {
     /// Answers come from this process: nothing is billed that is not received, so no reservation need outlive a crash.
     fn in_process(&self) -> bool {
         false
+    }
+
+    /// Several completions of this request come in one call; else each is asked for by itself.
+    fn several(&self, _request: &Request) -> bool {
+        true
     }
 
     /// How a model is asked, where the source knows.

@@ -4,6 +4,7 @@
 mod arguments;
 mod cache;
 mod evaluate;
+mod first;
 mod inputs;
 mod listing;
 mod mock;

@@ -139,6 +139,7 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
     let spent_usd = pipeline.runner.store().spent(&scope)?.total();
     let complete = subject.run.zip(locked).filter(|_| tested.ending == Ending::Done);
     if let Some(((path, _, mut summary), folder)) = complete {
+        summary.claims.hold_out(&holdout);
         summary.holdout = Some(holdout.clone());
         summary.holdout_cost_usd = tested.cost;
         let rows = report::rows_of(&path)?;

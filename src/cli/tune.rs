@@ -7,12 +7,13 @@ use clap::Args;
 
 use crate::cli::arguments::{Common, dollars};
 use crate::cli::progress::{self, EventLog};
-use crate::cli::{Embedded, colour, inputs, print, print_json, report, with_runtime};
+use crate::cli::{Embedded, colour, first, inputs, print, print_json, report, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
-use crate::evaluate::Served;
+use crate::evaluate::{Served, Workload};
 use crate::money::Usd;
 use crate::report::page::Examples;
 use crate::report::{observations, table};
+use crate::space::{Configuration, Space};
 use crate::store::Cache;
 use crate::study::folder::{self, Hashes, Inputs, RunFolder, StudyFile};
 use crate::study::{Outcome, Prepared, Settings, Stop, StopReason, Study, settings};
@@ -40,6 +41,18 @@ pub struct TuneArguments {
     /// Set this share of the budget aside for the test split, and spend it there at the end
     #[arg(long, value_name = "S", allow_hyphen_values = true)]
     test_share: Option<f64>,
+    /// Stop when going on is expected to gain less than this, in units of the objective
+    #[arg(long, value_name = "M", allow_hyphen_values = true)]
+    margin: Option<f64>,
+    /// Try the configurations of this file first ([config], several [[config]], or a best.toml); may be repeated
+    #[arg(long = "try", value_name = "FILE")]
+    try_files: Vec<PathBuf>,
+    /// Try the best configurations of this earlier run of the task first; may be repeated
+    #[arg(long = "from", value_name = "RUN")]
+    from: Vec<PathBuf>,
+    /// Write a configuration file for each point of the frontier of score against production cost
+    #[arg(long)]
+    pareto: bool,
     /// What the store gives is free: only money really spent counts against the budget
     #[arg(long)]
     reuse_savings: bool,
@@ -73,7 +86,7 @@ pub fn run(arguments: TuneArguments, embedded: &Embedded) -> Result<u8> {
     if let Some(log) = EventLog::create(&shown.join("events.jsonl")) {
         study.add_reader(Box::new(log));
     }
-    let quiet = arguments.common.quiet;
+    let (quiet, pareto) = (arguments.common.quiet, study.settings().pareto);
     if !quiet {
         study.add_reader(progress::display(study.workload().task.tune.len()));
     }
@@ -86,7 +99,7 @@ pub fn run(arguments: TuneArguments, embedded: &Embedded) -> Result<u8> {
         )),
         _ => error,
     })?;
-    write(&folder, &outcome).map_err(|error| {
+    write(&folder, &outcome, pareto).map_err(|error| {
         // Money was spent by now, so this is no fault of the command line.
         Error::internal(error.message())
             .help(format!("what was paid for is kept: farthing tune --resume {} writes it again", shown.display()))
@@ -109,7 +122,7 @@ fn begun(arguments: &TuneArguments, embedded: &Embedded, stop: &Arc<Stop>) -> Re
         folder::check_free(out)?;
     }
     let defaults = Settings::default();
-    let settings = Settings {
+    let mut settings = Settings {
         strategy: arguments.strategy.clone().unwrap_or(defaults.strategy),
         seed: arguments.common.seed.unwrap_or(defaults.seed),
         budget: Some(budget),
@@ -120,11 +133,15 @@ fn begun(arguments: &TuneArguments, embedded: &Embedded, stop: &Arc<Stop>) -> Re
         store: arguments.common.store(),
         cache: arguments.common.cache(),
         concurrency: arguments.common.concurrency(),
+        margin: arguments.margin,
+        pareto: arguments.pareto,
+        first: Vec::new(),
     };
     settings.check()?;
     let workload = inputs::workload(embedded, arguments.task.as_deref())?;
     let (space, space_path) = inputs::space(embedded, &workload, arguments.space.as_deref())?;
     let (endpoints, endpoints_path) = inputs::endpoints(&workload, arguments.common.endpoints.as_deref())?;
+    settings.first = tried_first(arguments, &workload, &space)?;
     let places = Inputs {
         name: workload.task.name.clone(),
         task: arguments.task.as_deref().map(inputs::absolute),
@@ -152,6 +169,10 @@ fn begun(arguments: &TuneArguments, embedded: &Embedded, stop: &Arc<Stop>) -> Re
     };
     let folder = RunFolder::create(out, &file)?;
     Ok((study, prepared, folder))
+}
+
+fn tried_first(arguments: &TuneArguments, workload: &Workload, space: &Space) -> Result<Vec<Configuration>> {
+    first::configurations(&arguments.try_files, &arguments.from, workload, space, arguments.common.quiet)
 }
 
 fn hashes(study: &Study) -> Result<Hashes> {
@@ -207,6 +228,10 @@ fn resumed(
         let text = |budget: Option<Usd>| budget.map_or("none".to_owned(), |budget| budget.to_string());
         return changed("--inference-budget", text(was.inference_budget), text(arguments.inference_budget));
     }
+    if arguments.margin.is_some() && arguments.margin != was.margin {
+        let text = |margin: Option<f64>| margin.map_or("none".to_owned(), |margin| margin.to_string());
+        return changed("--margin", text(was.margin), text(arguments.margin));
+    }
     if arguments.reuse_savings && !was.reuse_savings {
         return changed("--reuse-savings", "off".to_owned(), "on".to_owned());
     }
@@ -237,6 +262,7 @@ fn resumed(
     if let Some(concurrency) = arguments.common.concurrency {
         file.settings.concurrency = concurrency as usize;
     }
+    file.settings.pareto |= arguments.pareto;
     let store = Path::new(&was.store);
     if was.store == "memory:" || (!was.store.contains("://") && !store.is_file()) {
         return Err(Error::usage(format!("the store of this run, {}, is gone, and with it what was spent", was.store))
@@ -244,7 +270,7 @@ fn resumed(
     }
     let workload = match (&embedded.workload, &file.inputs.task) {
         (Some(workload), None) => workload.clone(),
-        (None, Some(task)) => crate::evaluate::Workload::load(task)?,
+        (None, Some(task)) => Workload::load(task)?,
         (None, None) => {
             return Err(Error::usage("this run's task is written in Rust: go on with the program that began it"));
         }
@@ -255,6 +281,12 @@ fn resumed(
         (None, Some(space)) => space.clone(),
         (None, None) => return Err(inputs::no_space(&workload)),
     };
+    if !(arguments.try_files.is_empty() && arguments.from.is_empty())
+        && tried_first(arguments, &workload, &space)? != was.first
+    {
+        let (was, is) = (format!("{} configurations to try first", was.first.len()), "others".to_owned());
+        return changed("", was, is);
+    }
     let endpoints = match &file.inputs.endpoints {
         Some(path) => crate::backend::Endpoints::load(path)?,
         None => crate::backend::Endpoints::standard(),
@@ -282,22 +314,36 @@ fn resumed(
     if prepared.look_ahead() != file.look_ahead {
         return changed("a look-ahead of", file.look_ahead.to_string(), prepared.look_ahead().to_string());
     }
-    if file.settings.budget != was.budget {
+    if file.settings.budget != was.budget || file.settings.pareto != was.pareto {
         folder.write("study.toml", folder::to_toml(&file)?)?;
     }
     Ok((study, prepared, folder))
 }
 
 /// Writes what the study came to.
-fn write(folder: &RunFolder, outcome: &Outcome) -> Result<()> {
+fn write(folder: &RunFolder, outcome: &Outcome, pareto: bool) -> Result<()> {
     let (name, bytes) = observations::encode(outcome)?;
     folder.write(name, bytes)?;
     match outcome.best() {
         Some(best) => folder.write("best.toml", Served::of(&outcome.summary.task, &best.plan).to_toml()?)?,
         None => folder.remove("best.toml"),
     }
+    let frontier = if pareto { outcome.summary.pareto.as_slice() } else { &[] };
+    for (at, point) in frontier.iter().enumerate() {
+        let served = Served::of(&outcome.summary.task, &outcome.trials[point.trial].plan);
+        folder.write(&pareto_file(at), served.to_toml()?)?;
+    }
+    // A run that goes on may have had a longer frontier before.
+    (frontier.len()..)
+        .take_while(|&at| folder.path.join(pareto_file(at)).exists())
+        .for_each(|at| folder.remove(&pareto_file(at)));
     let rows = crate::report::rows::rows(outcome);
     report::write(folder, &outcome.summary, &rows, &Examples::of(outcome, 5))
+}
+
+/// The configuration files of the frontier, from the cheapest on.
+fn pareto_file(at: usize) -> String {
+    format!("pareto-{}.toml", at + 1)
 }
 
 fn show(arguments: &TuneArguments, outcome: &Outcome, folder: &Path) -> Result<()> {

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
+use crate::price::Price;
 use crate::prompt::{Body, Context, Fields, Prompt};
-use crate::provider::{Failure, FailureKind, Request};
+use crate::provider::{Failure, FailureKind, Input, Request};
 use crate::runner::{Runner, Service};
 use crate::space::parameter::whole;
 use crate::space::{Configuration, Role, Space};
@@ -29,6 +30,8 @@ pub struct Plan {
     pub n: u32,
     /// The template variables.
     pub variables: BTreeMap<String, Value>,
+    /// One request gives all n completions.
+    several: bool,
     rendered: Arc<Fields>,
 }
 
@@ -88,8 +91,11 @@ impl Plan {
             }
             _ => {}
         }
-        let rendered = Fields::new(&variables);
-        Ok(Plan { configuration, prompt, service, params, n: n.max(1), variables, rendered })
+        let (rendered, n) = (Fields::new(&variables), n.max(1));
+        // What decides is who answers and the parameters, not the prompt.
+        let input = if service.chat { Input::Messages(Vec::new()) } else { Input::Text(String::new()) };
+        let several = service.several(&Request { model: service.model.id.clone(), input, params: params.clone(), n });
+        Ok(Plan { configuration, prompt, service, params, n, variables, several, rendered })
     }
 
     /// The request for one instance.
@@ -104,19 +110,82 @@ impl Plan {
         Ok(Request { model: self.service.model.id.clone(), input, params: self.params.clone(), n: self.n })
     }
 
-    /// What the study pays for samples `known..n`: the prompt that bought the first of them, and their output.
+    /// What the study pays for samples `known..n`: their output, and the prompt. That is counted once, and again where an
+    /// endpoint gave fewer completions than it was asked for; or for each sample, where a request gives only one. How an
+    /// earlier study divided its purchases changes nothing.
     pub fn study_cost(&self, stored: &Stored, known: usize) -> Usd {
-        let n = self.n as usize;
-        let Some(purchase) = stored.purchase_of(known).filter(|_| known < n) else { return Usd::ZERO };
-        let output: u64 = stored.samples().take(n).skip(known).map(|sample| sample.completion_tokens).sum();
-        let price = &self.service.price;
-        let prompt = purchase.response.prompt_tokens;
-        price.prompt(prompt, purchase.response.cached_tokens) + price.at(prompt).output.times(output)
+        study_cost(&self.service.price, self.several, stored, known, self.n as usize)
     }
 
-    /// What production pays for this instance: the prompt once, n completions, nothing cached.
+    /// What production pays for this instance: n completions, nothing cached, and the prompt once, or n times where a
+    /// request gives only one completion.
     pub fn production_cost(&self, stored: &Stored) -> Usd {
         let prompt = stored.purchases.first().map_or(0, |purchase| purchase.response.prompt_tokens);
-        self.service.price.production(prompt, stored.samples().take(self.n as usize))
+        let price = &self.service.price;
+        let further = price.prompt(prompt, 0).times(self.prompts() - 1);
+        price.production(prompt, stored.samples().take(self.n as usize)) + further
+    }
+
+    /// How often production pays the prompt.
+    pub fn prompts(&self) -> u64 {
+        if self.several { 1 } else { u64::from(self.n) }
+    }
+}
+
+fn study_cost(price: &Price, several: bool, stored: &Stored, known: usize, n: usize) -> Usd {
+    let (mut cost, mut again) = (Usd::ZERO, true);
+    for purchase in &stored.purchases {
+        let (first, response) = (purchase.first, &purchase.response);
+        let end = (first + response.samples.len()).min(n);
+        let skip = known.saturating_sub(first);
+        if first + skip >= end {
+            continue;
+        }
+        let used = &response.samples[skip..end - first];
+        let output: u64 = used.iter().map(|sample| sample.completion_tokens).sum();
+        let prompts = if several { u64::from(again) } else { used.len() as u64 };
+        cost += price.at(response.prompt_tokens).output.times(output) + price.prompt_of(response).times(prompts);
+        again = response.asked.is_some_and(|asked| asked as usize > response.samples.len());
+    }
+    cost
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::{FinishReason, Response, Sample};
+    use crate::store::Purchase;
+
+    /// Purchases of so many samples, of one output token each, after prompts of 100 tokens.
+    fn stored(sizes: &[(usize, Option<u32>)]) -> Stored {
+        let mut stored = Stored::default();
+        for &(size, asked) in sizes {
+            let samples = vec![Sample::new("", FinishReason::STOP, 1); size];
+            let response = Response { samples, prompt_tokens: 100, asked, ..Response::default() };
+            stored.purchases.push(Purchase { first: stored.len(), response });
+        }
+        stored
+    }
+
+    #[test]
+    fn a_prompt_is_counted_as_often_as_an_empty_store_would_have_paid_it() {
+        let price = Price::flat(Usd::from_pico(1_000_000), Usd::from_pico(1_000_000));
+        let cost =
+            |several, stored: &Stored, known, n| study_cost(&price, several, stored, known, n).pico() / 1_000_000;
+        let whole = stored(&[(3, None)]);
+        assert_eq!([0, 1, 3].map(|known| cost(true, &whole, known, 3)), [103, 102, 0]);
+        assert_eq!(
+            cost(true, &stored(&[(1, None), (2, None)]), 0, 3),
+            103,
+            "bought before for less: as on a cold store"
+        );
+        let fewer = stored(&[(2, Some(4)), (1, Some(2)), (1, None)]);
+        assert_eq!(cost(true, &fewer, 0, 4), 304, "each request that came short costs the prompt again");
+        assert_eq!((cost(true, &fewer, 0, 2), cost(true, &fewer, 2, 4)), (102, 202));
+        for sizes in [&[(3, None)][..], &[(1, None), (1, None), (1, None)]] {
+            assert_eq!(cost(false, &stored(sizes), 0, 3), 303, "a prompt each");
+            assert_eq!(cost(false, &stored(sizes), 1, 3), 202);
+        }
+        assert_eq!(cost(true, &Stored::default(), 0, 3), 0);
     }
 }

@@ -1,6 +1,6 @@
 //! A task with its metrics built: what evaluations are judged by.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::diagnostic::{Error, Result, nearest, suggestion};
 use crate::metric::{self, FnMetric, IntoMetrics, Metric, Metrics};
 use crate::provider::Sample;
 use crate::space::Space;
-use crate::task::{self, Direction, Instance, Objective, Split, Task};
+use crate::task::{self, Direction, Instance, Objective, Split, Task, Then};
 
 /// A task and the functions that judge it.
 #[derive(Clone)]
@@ -20,6 +20,8 @@ pub struct Workload {
     metrics: Vec<Arc<dyn Metric>>,
     /// The names of the metrics that are known beforehand; those of functions and programs are known when they speak.
     names: Vec<String>,
+    /// The lowest and the highest value of metrics where that is known beforehand.
+    ranges: BTreeMap<String, (f64, f64)>,
     /// The functions of a Rust program cannot be read again from a file: its task is meant by name.
     pub in_rust: bool,
 }
@@ -40,6 +42,7 @@ impl Workload {
     pub fn from_task(task: Task) -> Result<Workload> {
         let (mut metrics, mut names, mut open): (Vec<Arc<dyn Metric>>, Vec<String>, bool) =
             (Vec::new(), Vec::new(), false);
+        let mut ranges = BTreeMap::new();
         for table in &task.metrics {
             let built = metric::build(table)?;
             for (split, instances) in [(Split::Tune, &task.tune), (Split::Test, &task.test)] {
@@ -57,18 +60,20 @@ impl Workload {
             built.prepare()?;
             open |= built.output.is_none();
             names.push(table.name.clone());
+            let finite = |range: &(f64, f64)| range.0.is_finite() && range.1.is_finite();
+            ranges.extend(built.range.filter(finite).map(|range| (table.name.clone(), range)));
             metrics.push(built.metric);
         }
-        let objective = &task.objective.metric;
-        if !open && !names.contains(objective) {
-            let error = Error::usage(format!("the objective `{objective}` is no metric of this task"))
-                .help(suggestion(objective, names.iter().map(String::as_str)));
+        // A program names its values itself, so where there is one an unknown name may be right.
+        if let Some((name, span)) = task.objective_names.iter().find(|(name, _)| !open && !names.contains(name)) {
+            let error = Error::usage(format!("the objective `{name}` is no metric of this task"))
+                .help(suggestion(name, names.iter().map(String::as_str)));
             return Err(match &task.source {
-                Some(source) => error.at(source, task.objective_span.clone(), "this metric"),
+                Some(source) => error.at(source, span.clone(), "this metric"),
                 None => error,
             });
         }
-        Ok(Workload { task: Arc::new(task), metrics, names, in_rust: false })
+        Ok(Workload { task: Arc::new(task), metrics, names, ranges, in_rust: false })
     }
 
     /// The same task with other instances in its test split.
@@ -87,7 +92,17 @@ impl Workload {
         for metric in &self.metrics {
             all.extend(metric::judge(metric.as_ref(), instance, responses)?);
         }
-        let objective = &self.task.objective.metric;
+        let Objective { metric: objective, weights, .. } = &self.task.objective;
+        if !weights.is_empty() {
+            let mut sum = 0.0;
+            for (name, weight) in weights {
+                sum += weight * all.get(name).ok_or_else(|| format!("no metric gave `{name}`, which has a weight"))?;
+            }
+            if !sum.is_finite() {
+                return Err("the weighted sum of the metrics is not finite".to_owned());
+            }
+            all.insert(objective.clone(), sum);
+        }
         match all.contains_key(objective) {
             true => Ok(all),
             false => {
@@ -95,6 +110,23 @@ impl Workload {
                 Err(format!("no metric gave the objective `{objective}`; given: {}", given.join(", ")))
             }
         }
+    }
+
+    /// The lowest and the highest value of the objective, where that is known before anything is looked at: as the task
+    /// says, else as its metrics declare.
+    pub fn range(&self) -> Option<(f64, f64)> {
+        let Objective { metric, weights, range, .. } = &self.task.objective;
+        if let Some([low, high]) = range {
+            return Some((*low, *high));
+        }
+        if weights.is_empty() {
+            return self.ranges.get(metric).copied();
+        }
+        weights.iter().try_fold((0.0, 0.0), |(low, high), (name, weight)| {
+            let (least, most) = self.ranges.get(name)?;
+            let (a, b) = (weight * least, weight * most);
+            Some((low + a.min(b), high + a.max(b)))
+        })
     }
 
     /// Checks a space against the data: every template finds its names in the instances or among the parameters, and no
@@ -253,6 +285,9 @@ pub struct TaskBuilder {
     id: Option<String>,
     metrics: Vec<(String, Arc<dyn Metric>)>,
     objective: Option<Objective>,
+    then: Vec<Then>,
+    tolerance: Option<f64>,
+    range: Option<[f64; 2]>,
     holdout: f64,
 }
 
@@ -268,6 +303,9 @@ impl TaskBuilder {
             id: None,
             metrics: Vec::new(),
             objective: None,
+            then: Vec::new(),
+            tolerance: None,
+            range: None,
             holdout: 0.25,
         }
     }
@@ -333,17 +371,57 @@ impl TaskBuilder {
     }
 
     fn objective(mut self, metric: impl Into<String>, direction: Direction) -> TaskBuilder {
-        self.objective = Some(Objective { metric: metric.into(), direction });
+        self.objective = Some(Objective { metric: metric.into(), direction, ..Objective::default() });
+        self
+    }
+
+    /// A weighted sum of metrics decides, under a name of its own; more is better.
+    #[must_use]
+    pub fn maximize_sum<N: Into<String>>(
+        mut self,
+        name: impl Into<String>,
+        weights: impl IntoIterator<Item = (N, f64)>,
+    ) -> TaskBuilder {
+        let weights = weights.into_iter().map(|(metric, weight)| (metric.into(), weight)).collect();
+        self.objective = Some(Objective { metric: name.into(), weights, ..Objective::default() });
+        self
+    }
+
+    /// What decides among configurations that the objective does not tell apart; may be called again for what comes next.
+    #[must_use]
+    pub fn then(mut self, metric: impl Into<String>, direction: Direction) -> TaskBuilder {
+        self.then.push(Then { metric: metric.into(), direction, tolerance: 0.0 });
+        self
+    }
+
+    /// How much of the objective may be given up for what [`then`](Self::then) names.
+    #[must_use]
+    pub fn tolerance(mut self, tolerance: f64) -> TaskBuilder {
+        self.tolerance = Some(tolerance);
+        self
+    }
+
+    /// The lowest and the highest value that the objective can have: claims that hold at any time need it.
+    #[must_use]
+    pub fn range(mut self, low: f64, high: f64) -> TaskBuilder {
+        self.range = Some([low, high]);
         self
     }
 
     /// Checks it and puts it together.
     pub fn build(self) -> Result<Workload> {
-        let Some(objective) = self.objective else {
+        let Some(mut objective) = self.objective else {
             return Err(Error::usage("the task has no objective").help("call .maximize(metric) or .minimize(metric)"));
         };
         if self.metrics.is_empty() {
             return Err(Error::usage("the task has no metric").help("call .metric(name, function)"));
+        }
+        (objective.then, objective.tolerance, objective.range) = (self.then, self.tolerance, self.range);
+        if objective.range.is_some_and(|[low, high]| !(low < high && low.is_finite() && high.is_finite())) {
+            return Err(Error::usage("the objective's range is (lowest, highest)"));
+        }
+        if objective.tolerance.is_some_and(|tolerance| !(tolerance >= 0.0 && tolerance.is_finite())) {
+            return Err(Error::usage("the objective's tolerance must be a number of at least 0"));
         }
         let all = task::data::from_values(&self.name, self.tune, self.id.as_deref())?;
         let (tune, test) = match self.test {
@@ -362,8 +440,9 @@ impl TaskBuilder {
             stratify: None,
             source: None,
             objective_span: 0..0,
+            objective_names: Vec::new(),
         };
         let (names, metrics) = self.metrics.into_iter().unzip();
-        Ok(Workload { task: Arc::new(task), metrics, names, in_rust: true })
+        Ok(Workload { task: Arc::new(task), metrics, names, ranges: BTreeMap::new(), in_rust: true })
     }
 }

@@ -95,10 +95,14 @@ impl Price {
             + price.cache_write.times(written)
     }
 
+    /// What the prompt of a response was billed.
+    pub fn prompt_of(&self, response: &Response) -> Usd {
+        self.prompt_with_writes(response.prompt_tokens, response.cached_tokens, response.cache_write_tokens)
+    }
+
     /// What a response was billed.
     pub fn bill(&self, response: &Response) -> Usd {
-        self.prompt_with_writes(response.prompt_tokens, response.cached_tokens, response.cache_write_tokens)
-            + self.at(response.prompt_tokens).output.times(response.completion_tokens())
+        self.prompt_of(response) + self.at(response.prompt_tokens).output.times(response.completion_tokens())
     }
 
     /// What production pays for a prompt and these completions: nothing is cached, the prompt is paid once.

@@ -1,6 +1,59 @@
-//! Counting tokens: exactly, with the tokenizer of OpenAI's model families; else an upper bound from bytes.
+//! Counting tokens: exactly, with the tokenizer of OpenAI's model families or one that `farthing.toml` gives for a model;
+//! else an upper bound from bytes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::provider::{Input, Request};
+
+/// A tokenizer from a `tokenizer.json`.
+#[cfg(feature = "tokenizers")]
+type Given = tokenizers::Tokenizer;
+/// A build without the feature has none.
+#[cfg(not(feature = "tokenizers"))]
+type Given = std::convert::Infallible;
+
+/// The tokenizers that were given, by the model's id at its endpoint.
+static GIVEN: RwLock<BTreeMap<String, (PathBuf, Arc<Given>)>> = RwLock::new(BTreeMap::new());
+
+/// Counts a model's tokens with the tokenizer of a `tokenizer.json` (Hugging Face's form) from now on, in this process.
+/// `Err` says in words what is wrong with the file.
+pub fn give(model: &str, path: &Path) -> Result<(), String> {
+    let known = GIVEN.read().unwrap_or_else(PoisonError::into_inner).get(model).is_some_and(|(old, _)| old == path);
+    if known {
+        return Ok(());
+    }
+    let tokenizer = Arc::new(load(path)?);
+    GIVEN.write().unwrap_or_else(PoisonError::into_inner).insert(model.to_owned(), (path.to_owned(), tokenizer));
+    Ok(())
+}
+
+#[cfg(feature = "tokenizers")]
+fn load(path: &Path) -> Result<Given, String> {
+    let text = std::fs::read(path).map_err(|error| error.to_string())?;
+    Given::from_bytes(text).map_err(|error| error.to_string())
+}
+
+#[cfg(not(feature = "tokenizers"))]
+fn load(_path: &Path) -> Result<Given, String> {
+    Err("this farthing was built without the feature `tokenizers`".to_owned())
+}
+
+/// True where a tokenizer was [given](give) for a model.
+pub fn given(model: &str) -> bool {
+    GIVEN.read().unwrap_or_else(PoisonError::into_inner).contains_key(model)
+}
+
+#[cfg(feature = "tokenizers")]
+fn count_by(tokenizer: &Given, text: &str) -> Option<u64> {
+    tokenizer.encode_fast(text, false).ok().map(|encoding| encoding.len() as u64)
+}
+
+#[cfg(not(feature = "tokenizers"))]
+fn count_by(tokenizer: &Given, _text: &str) -> Option<u64> {
+    match *tokenizer {}
+}
 
 /// What a message may cost beside its text: role, separators, and what a server's chat template adds.
 const PER_MESSAGE: u64 = 16;
@@ -22,11 +75,15 @@ pub fn input_bound(request: &Request) -> u64 {
 
 /// True where [`count`] knows the model's tokenizer.
 pub fn knows(model: &str) -> bool {
-    tiktoken_rs::tokenizer::get_tokenizer(model).is_some()
+    given(model) || tiktoken_rs::tokenizer::get_tokenizer(model).is_some()
 }
 
 /// How many tokens a text is for a model, where its tokenizer is known.
 pub fn count(model: &str, text: &str) -> Option<u64> {
+    let given = GIVEN.read().unwrap_or_else(PoisonError::into_inner).get(model).map(|(_, tokenizer)| tokenizer.clone());
+    if let Some(tokenizer) = given {
+        return count_by(&tokenizer, text);
+    }
     let bpe = tiktoken_rs::bpe_for_model(model).ok()?;
     // Its regex gives up, by a panic, on a million blanks in a row: such a text has no count.
     let counted = || bpe.encode_ordinary(text).len() as u64;
@@ -34,18 +91,31 @@ pub fn count(model: &str, text: &str) -> Option<u64> {
 }
 
 /// The input tokens of a request by its model's own tokenizer, as OpenAI counts them: three a message and three for the
-/// answer beside the texts. `None` where the tokenizer is not known or the request holds more than text.
+/// answer beside the texts; with a tokenizer that was given, with room for what a server's chat template adds. `None` where
+/// the tokenizer is not known or the request holds more than text.
 pub fn input_count(request: &Request) -> Option<u64> {
+    // gpt-3.5-turbo-0301 needed four a message; one more than three is the safe side.
+    let (per_request, per_message) = if given(&request.model) { (PER_REQUEST, PER_MESSAGE) } else { (3, 4) };
     if ["tools", "functions", "response_format"].iter().any(|name| request.params.contains_key(*name)) {
         return None;
     }
     match &request.input {
         Input::Text(text) => count(&request.model, text),
-        Input::Messages(messages) => messages.iter().try_fold(3, |sum, message| {
-            // gpt-3.5-turbo-0301 needed four a message; one more than three is the safe side.
-            Some(sum + 4 + count(&request.model, &message.role)? + count(&request.model, &message.content)?)
+        Input::Messages(messages) => messages.iter().try_fold(per_request, |sum, message| {
+            Some(sum + per_message + count(&request.model, &message.role)? + count(&request.model, &message.content)?)
         }),
     }
+}
+
+/// Whether a request and `output` tokens of answer fit a context window of `window` tokens: `None` where that cannot be told
+/// without the model's tokenizer. Counts only where the bound from bytes does not settle it.
+pub fn fits_context(request: &Request, output: u64, window: u64) -> Option<bool> {
+    let left = window.saturating_sub(output);
+    if output <= window && input_bound(request) <= left {
+        return Some(true);
+    }
+    // Four a message and three a request is what OpenAI counts at least; what a chat template adds may be more.
+    input_count(request).map(|count| output <= window && count <= left)
 }
 
 /// Splits a bill for `total` output tokens over texts in proportion to their tokens (bytes where the tokenizer is not
@@ -92,6 +162,40 @@ mod tests {
         assert_eq!(shares("gpt-4o", &["one", "one two three four five six seven", ""], 12), [2, 9, 1]);
         assert_eq!(shares("unknown", &["", ""], 5), [3, 2]);
         assert_eq!(shares("unknown", &[], 0), Vec::<u64>::new());
+    }
+
+    #[test]
+    fn a_context_is_judged_by_bytes_then_by_count() {
+        let text = "hello world ".repeat(50);
+        let request = chat("gpt-4o", &text);
+        assert_eq!(fits_context(&request, 100, 1000), Some(true));
+        assert_eq!(fits_context(&request, 100, 300), Some(true), "by count: about 110 tokens of 600 bytes");
+        assert_eq!(fits_context(&request, 100, 150), Some(false));
+        assert_eq!(fits_context(&request, 10, 5), Some(false));
+        assert_eq!(fits_context(&chat("unknown", &text), 100, 300), None);
+    }
+
+    /// A tokenizer of words, as small as the form allows.
+    #[cfg(feature = "tokenizers")]
+    #[test]
+    fn a_given_tokenizer_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        let json = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "one": 1, "two": 2}, "unk_token": "[UNK]"},
+        });
+        std::fs::write(&path, json.to_string()).unwrap();
+        assert_eq!(count("words-of-mine", "one two three"), None);
+        give("words-of-mine", &path).unwrap();
+        give("words-of-mine", &path).unwrap();
+        assert_eq!(count("words-of-mine", "one two three"), Some(3));
+        assert_eq!(input_count(&chat("words-of-mine", "one two")), Some(64 + 16 + 1 + 2));
+        std::fs::write(&path, "{}").unwrap();
+        assert!(give("other-words", &path).is_err());
+        assert!(give("other-words", &folder.path().join("none.json")).is_err());
+        assert!(!given("other-words"));
     }
 
     proptest! {

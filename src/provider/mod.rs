@@ -1,7 +1,16 @@
 //! Wire formats as pure functions: a [`Request`] becomes an HTTP call, an HTTP reply becomes a [`Response`] or a
 //! [`Failure`]. One file a provider; no I/O here, so recorded replies are enough to test them.
 
+pub mod anthropic;
+pub mod azure;
+pub mod conformance;
+pub mod gemini;
+pub mod ollama;
 pub mod openai;
+mod read;
+pub mod refusal;
+mod responses;
+pub mod wire;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,6 +18,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use wire::{Call, Method, Place, Refusal, Wire};
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -107,6 +118,9 @@ pub struct Response {
     /// The endpoint that answered, by the user's name for it, where several could have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
+    /// How many completions were asked for, where fewer came: then the rest costs the prompt again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<u32>,
     /// True where a share of the tokens, or all of them, was estimated rather than billed by the sample.
     #[serde(default)]
     pub estimated: bool,
@@ -123,13 +137,13 @@ impl Response {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
-    /// The prompt does not fit the model's context window.
+    /// The prompt does not fit the model's context window, or what the endpoint takes at once (HTTP 413).
     ContextTooLong,
     /// A content filter refused the prompt or every completion.
     ContentFilter,
     /// The model refused.
     Refused,
-    /// The request as such is wrong (HTTP 400, 413, 422): it would fail for every instance.
+    /// The request as such is wrong (HTTP 400, 422), or the provider cannot express it: it would fail for every instance.
     BadRequest,
     /// The key was not accepted (HTTP 401, 403).
     Authentication,
@@ -162,7 +176,8 @@ pub enum FailureKind {
 impl FailureKind {
     /// True where the configuration itself is the reason, so that missing instances count against it.
     pub fn own(self) -> bool {
-        matches!(self, FailureKind::ContextTooLong | FailureKind::ContentFilter | FailureKind::Refused)
+        use FailureKind::{BadRequest, ContentFilter, ContextTooLong, Refused};
+        matches!(self, ContextTooLong | ContentFilter | Refused | BadRequest)
     }
 
     /// True where trying again, later, may help.
@@ -223,3 +238,6 @@ impl Failure {
         Failure { kind, message: message.into() }
     }
 }
+
+#[cfg(test)]
+mod tests;

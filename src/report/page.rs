@@ -181,6 +181,7 @@ fn view(summary: &Summary, rows: &[RankingRow], examples: &Examples) -> Value {
                 .push("The instances that chose it flatter it: farthing test scores it on held-out ones.".to_owned());
         }
     }
+    sentences.extend(words::claims(summary));
     sentences.push(words::stopped(summary));
     let messages = |messages: &[(String, String)]| -> Vec<Value> {
         messages.iter().map(|(role, text)| json!([words::cut(role, SHORT), words::cut(text, TEXT)])).collect()
@@ -321,6 +322,8 @@ fn table_row(row: &RankingRow, varying: &[usize], track: &Track) -> Value {
         "instances": format!("{}{missing}", words::count(row.instances as u64)),
         "price": row.production_cost_usd_per_instance.map_or("-".to_owned(), words::dollars),
         "cost": words::dollars(row.study_cost_usd),
+        "p_best": row.p_best.map_or("–".to_owned(), words::probability),
+        "pareto": row.pareto,
         "best": winner,
         "baseline": row.baseline,
         "config": varying.iter().filter_map(pair).collect::<Vec<_>>(),
@@ -393,6 +396,15 @@ fn method(summary: &Summary) -> Vec<String> {
     ];
     if summary.inference_budget_usd.is_some() {
         texts.push("Only a configuration whose expected price over all tuning instances is within the inference budget can be best.".to_owned());
+    }
+    if !summary.claims.may_be_best.is_empty() {
+        texts.push("P(best) is the probability that a configuration is the best of those tried, on further instances like these: the share of draws from that model in which it leads. Those that may still be best together hold the best one with 95 %.".to_owned());
+    }
+    if summary.claims.method.as_deref() == Some("bootstrap_oob") {
+        texts.push("The best of many looks better than it is. The corrected score draws the tuning instances anew 500 times: those drawn choose a configuration, those left out score it.".to_owned());
+    }
+    if summary.claims.versus_baseline.is_some() {
+        texts.push("The winner and the baseline are compared on the tuning instances by betting on their difference (Waudby-Smith & Ramdas 2024): evidence of 20 is what is claimed at, whenever one looks, and for all configurations that could have won.".to_owned());
     }
     if summary.holdout.is_some() {
         texts.push("The held-out instances were not looked at before the best configuration was chosen. It and the baseline answered the same of them, and their difference is tested in pairs.".to_owned());

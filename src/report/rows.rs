@@ -47,6 +47,12 @@ pub struct RankingRow {
     pub reason: Option<String>,
     /// Every parameter of the space, in the space's order; `None` where it is inactive.
     pub configuration: Vec<(String, Option<Value>)>,
+    /// The probability that it is the best of those tried; `None` where it cannot be.
+    #[serde(default)]
+    pub p_best: Option<f64>,
+    /// True where no other beats it in both expected score and production cost.
+    #[serde(default)]
+    pub pareto: bool,
 }
 
 impl RankingRow {
@@ -110,6 +116,8 @@ pub fn rows(outcome: &Outcome) -> Vec<RankingRow> {
             study_cost_usd: trial.cost(),
             reason: ranked.reason.clone(),
             configuration: names.iter().map(|name| ((*name).clone(), trial.configuration.get(name).cloned())).collect(),
+            p_best: outcome.p_best.get(ranked.trial).copied().flatten(),
+            pareto: outcome.summary.pareto.iter().any(|point| point.trial == trial.number),
         }
     };
     outcome.ranking.iter().map(row).collect()
@@ -133,6 +141,9 @@ const COLUMNS: [&str; 15] = [
     "study_cost_usd",
     "reason",
 ];
+
+/// The columns after those of the parameters; runs of earlier versions lack them.
+const LAST: [&str; 2] = ["p_best", "pareto"];
 
 /// What stands before a parameter's name.
 const PREFIX: &str = "config.";
@@ -173,8 +184,8 @@ pub fn write_csv(rows: &[RankingRow]) -> String {
         }
     }
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let header =
-        COLUMNS.iter().map(|column| (*column).to_owned()).chain(names.iter().map(|name| format!("{PREFIX}{name}")));
+    let own = |columns: &[&str]| columns.iter().map(|column| (*column).to_owned()).collect::<Vec<_>>();
+    let header = own(&COLUMNS).into_iter().chain(names.iter().map(|name| format!("{PREFIX}{name}"))).chain(own(&LAST));
     // Writing to memory cannot fail, and every record has the header's length.
     let _ = writer.write_record(header);
     for row in rows {
@@ -202,7 +213,8 @@ pub fn write_csv(rows: &[RankingRow]) -> String {
             let value = row.configuration.iter().find(|(own, _)| own == name).and_then(|(_, value)| value.as_ref());
             value.map_or(String::new(), value_cell)
         };
-        let _ = writer.write_record(fixed.into_iter().chain(names.iter().map(parameter)));
+        let last = [float(row.p_best), row.pareto.to_string()];
+        let _ = writer.write_record(fixed.into_iter().chain(names.iter().map(parameter)).chain(last));
     }
     let bytes = writer.into_inner().unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()
@@ -220,6 +232,7 @@ pub fn read_csv(text: &str) -> Result<Vec<RankingRow>> {
             Error::usage(format!("the ranking has no column `{column}`")).help(suggestion(column, headers.iter()))
         })?);
     }
+    let last = LAST.map(|column| headers.iter().position(|header| header == column));
     let parameters: Vec<(usize, &str)> =
         headers.iter().enumerate().filter_map(|(at, header)| Some((at, header.strip_prefix(PREFIX)?))).collect();
     let mut rows = Vec::new();
@@ -266,6 +279,8 @@ pub fn read_csv(text: &str) -> Result<Vec<RankingRow>> {
                 .iter()
                 .map(|(at, name)| ((*name).to_owned(), record.get(*at).and_then(cell_value)))
                 .collect(),
+            p_best: last[0].and_then(|at| record.get(at)?.parse().ok()).filter(|p: &f64| p.is_finite()),
+            pareto: last[1].and_then(|at| record.get(at)) == Some("true"),
         });
     }
     Ok(rows)
@@ -295,7 +310,7 @@ mod tests {
         let text = write_csv(&rows);
         assert_eq!(
             text.lines().next().unwrap(),
-            "rank,trial,id,standing,baseline,score,ci_low,ci_high,posterior_mean,posterior_sd,instances,missing,production_cost_usd_per_instance,study_cost_usd,reason,config.prompt,config.trigger,config.model,config.temperature,config.max_tokens"
+            "rank,trial,id,standing,baseline,score,ci_low,ci_high,posterior_mean,posterior_sd,instances,missing,production_cost_usd_per_instance,study_cost_usd,reason,config.prompt,config.trigger,config.model,config.temperature,config.max_tokens,p_best,pareto"
         );
         assert_eq!(read_csv(&text).unwrap(), rows);
         assert_eq!(write_csv(&super::rows(&testing::outcome())), text);
@@ -364,6 +379,7 @@ mod tests {
                 instances: at, missing: 2 * at, production_cost_usd_per_instance: (at > 0).then_some(Usd::from_pico(cost)),
                 study_cost_usd: Usd::from_pico(cost), reason: reason.clone(),
                 configuration: vec![(names.0.clone(), a.clone()), (names.1.clone(), b.clone())],
+                p_best: numbers[0], pareto: at == 1,
             };
             let rows: Vec<RankingRow> = values.iter().enumerate().map(row).collect();
             let text = write_csv(&rows);

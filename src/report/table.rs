@@ -41,15 +41,17 @@ pub fn ranking(rows: &[RankingRow], metric: &str, limit: usize, color: bool) -> 
     }
     let varying = words::varying(&shown);
     let metric = words::line(&words::cut(metric, 24));
-    let mut table = plain_table(["", &metric, "judged", "$/instance", "cost", "configuration"], 5);
+    let mut table = plain_table(["", &metric, "P(best)", "judged", "$/instance", "cost", "configuration"], 6);
     let mut paints = Vec::new();
     for row in &shown {
         let eligible = row.standing == Standing::Eligible;
         table.add_row([
             if eligible { row.rank.to_string() } else { "-".to_owned() },
             words::scored(row.score, row.ci95()),
+            row.p_best.map_or("-".to_owned(), words::probability),
             row.instances.to_string(),
-            row.production_cost_usd_per_instance.map_or("-".to_owned(), words::dollars),
+            row.production_cost_usd_per_instance.map_or("-".to_owned(), words::dollars)
+                + if row.pareto { " *" } else { "" },
             words::dollars(row.study_cost_usd),
             about(row, &varying),
         ]);
@@ -62,6 +64,9 @@ pub fn ranking(rows: &[RankingRow], metric: &str, limit: usize, color: bool) -> 
     let mut text = painted(&table, &paints, color);
     if rows.len() > shown.len() {
         text += &format!("and {} more in ranking.csv\n", words::count((rows.len() - shown.len()) as u64));
+    }
+    if shown.iter().any(|row| row.pareto) {
+        text += "* No other has both a better expected score and a lower price.\n";
     }
     if shown.iter().any(|row| row.instances != shown[0].instances) {
         text += "Ordered by the score expected on all instances, which allows for luck where few were judged.\n";
@@ -152,6 +157,7 @@ pub fn answer(summary: &Summary, folder: Option<&str>) -> String {
         }
         None => lines.extend(words::baseline(summary)),
     }
+    lines.extend(words::claims(summary));
     lines.push(format!("{} {}", words::stopped(summary), words::spent(summary)));
     lines.extend(summary.notes.iter().map(|note| format!("Note: {}", words::line(&words::cut(note, 600)))));
     if summary.stop_reason == StopReason::Interrupted {
@@ -282,6 +288,7 @@ mod tests {
     fn the_table_is_what_people_read() {
         let mut rows = testing::some_rows(9);
         rows[7].standing = Standing::Infeasible;
+        (rows[7].p_best, rows[8].p_best) = (None, None);
         rows[7].reason = Some("about $0.0009 an instance in production, over the inference budget of $0.0005".into());
         rows[8].standing = Standing::Unjudged;
         (rows[8].score, rows[8].ci_low, rows[8].ci_high, rows[8].instances, rows[8].missing) = (None, None, None, 0, 4);
@@ -289,29 +296,36 @@ mod tests {
         let table = ranking(&rows, "accuracy", 20, false);
         fits(&table);
         insta::assert_snapshot!(table, @r#"
-           accuracy              judged  $/instance      cost  configuration
+           accuracy              P(best)  judged  $/instance      cost  configuration
         ────────────────────────────────────────────────────────────────────────────────────────────────────
-        1  0.800 [0.740, 0.850]     250    $0.00002  $0.00123  prompt=cot model=gpt-4o-mini temperature=0.0
-                                                               trigger="Let's think step by step."
-        2  0.790 [0.730, 0.840]     249    $0.00016  $0.00123  prompt=direct model=gpt-4o temperature=0.1
-        3  0.780 [0.720, 0.830]     248     $0.0003  $0.00123  prompt=direct model=gpt-4o-mini
-                                                               temperature=0.2
-        4  0.770 [0.710, 0.820]     247     $0.0001  $0.00123  baseline: prompt=cot model=gpt-4o
-                                                               temperature=0.3 trigger="Let's think step by
-                                                               step."
-        5  0.760 [0.700, 0.810]     246    $0.00024  $0.00123  prompt=direct model=gpt-4o-mini
-                                                               temperature=0.4
-        6  0.750 [0.690, 0.800]     245    $0.00004  $0.00123  prompt=direct model=gpt-4o temperature=0.5
-        7  0.740 [0.680, 0.790]     244    $0.00018  $0.00123  prompt=cot model=gpt-4o-mini temperature=0.6
-                                                               trigger="Let's think step by step."
-        -  0.730 [0.670, 0.780]     243    $0.00032  $0.00123  prompt=direct model=gpt-4o temperature=0.7
-                                                               cannot be best: about $0.0009 an instance in
-                                                               production, over the inference budget of
-                                                               $0.0005
-        -  -                          0           -  $0.00123  prompt=direct model=gpt-4o-mini
-                                                               temperature=0.8
-                                                               4 instances are missing
-                                                               cannot be best: no instance was judged
+        1  0.800 [0.740, 0.850]     0.50     250  $0.00002 *  $0.00123  prompt=cot model=gpt-4o-mini
+                                                                        temperature=0.0 trigger="Let's think
+                                                                        step by step."
+        2  0.790 [0.730, 0.840]     0.25     249    $0.00016  $0.00123  prompt=direct model=gpt-4o
+                                                                        temperature=0.1
+        3  0.780 [0.720, 0.830]     0.12     248     $0.0003  $0.00123  prompt=direct model=gpt-4o-mini
+                                                                        temperature=0.2
+        4  0.770 [0.710, 0.820]     0.06     247     $0.0001  $0.00123  baseline: prompt=cot model=gpt-4o
+                                                                        temperature=0.3 trigger="Let's think
+                                                                        step by step."
+        5  0.760 [0.700, 0.810]     0.03     246    $0.00024  $0.00123  prompt=direct model=gpt-4o-mini
+                                                                        temperature=0.4
+        6  0.750 [0.690, 0.800]     0.02     245    $0.00004  $0.00123  prompt=direct model=gpt-4o
+                                                                        temperature=0.5
+        7  0.740 [0.680, 0.790]    <0.01     244    $0.00018  $0.00123  prompt=cot model=gpt-4o-mini
+                                                                        temperature=0.6 trigger="Let's think
+                                                                        step by step."
+        -  0.730 [0.670, 0.780]        -     243    $0.00032  $0.00123  prompt=direct model=gpt-4o
+                                                                        temperature=0.7
+                                                                        cannot be best: about $0.0009 an
+                                                                        instance in production, over the
+                                                                        inference budget of $0.0005
+        -  -                           -       0           -  $0.00123  prompt=direct model=gpt-4o-mini
+                                                                        temperature=0.8
+                                                                        4 instances are missing
+                                                                        cannot be best: no instance was
+                                                                        judged
+        * No other has both a better expected score and a lower price.
         Ordered by the score expected on all instances, which allows for luck where few were judged.
         "#);
         let short = ranking(&rows, "accuracy", 3, false);

@@ -116,5 +116,7 @@ pub fn row(at: usize, score: Option<f64>, ci95: Option<[f64; 2]>, cost: Option<U
             ("trigger".into(), if at.is_multiple_of(3) { text("Let's think step by step.") } else { None }),
             ("max_tokens".into(), Some(Value::from(256))),
         ],
+        p_best: Some(0.5_f64.powi(at as i32 + 1)),
+        pareto: at == 0,
     }
 }

@@ -175,13 +175,73 @@ pub fn baseline(summary: &Summary) -> Option<String> {
     Some(format!("The baseline has {}{}.", judged(baseline), price.unwrap_or_default()))
 }
 
+/// A probability with two digits: `0.41`, `<0.01`, `>0.99`.
+pub fn probability(p: f64) -> String {
+    match p {
+        _ if p <= 0.0 => "0".to_owned(),
+        _ if p >= 1.0 => "1".to_owned(),
+        _ if p < 0.01 => "<0.01".to_owned(),
+        _ if p > 0.99 => ">0.99".to_owned(),
+        _ => format!("{p:.2}"),
+    }
+}
+
+/// What may be claimed beside the scores: who may be best, the corrected score, the winner against the baseline.
+pub fn claims(summary: &Summary) -> Vec<String> {
+    let claims = &summary.claims;
+    let mut texts = Vec::new();
+    let (Some(best), Some(p_best)) = (&summary.best, claims.p_best) else { return texts };
+    let may = plural(claims.may_be_best_count as u64, "configuration");
+    let is = probability(p_best);
+    texts.push(match claims.may_be_best_count {
+        _ if claims.nothing_differs => format!(
+            "Nothing differs, as far as was seen: the configurations are no further apart than chance puts them. \
+             {may} may be best; P(best) of this one is {is}."
+        ),
+        0 | 1 if summary.trials > 1 => format!("No other configuration tried may still be best: P(best) is {is}."),
+        0 | 1 => return Vec::new(),
+        _ => format!("{may} may still be best; P(best) of this one is {is}."),
+    });
+    if let Some(score) = claims.corrected_score.filter(|_| claims.method.as_deref() == Some("bootstrap_oob")) {
+        let metric = line(&cut(&summary.metric, 60));
+        let score = scored(Some(score), claims.corrected_ci95);
+        texts.push(format!("Corrected for having been chosen among many, its {metric} is {score}."));
+    }
+    if let Some(versus) = &claims.versus_baseline {
+        let [low, high] = versus.confidence_sequence;
+        let on = format!(
+            "on {} that both answered: {} [{}, {}], valid at any time of looking",
+            plural(versus.pairs as u64, "tuning instance"),
+            signed(versus.difference),
+            signed(low),
+            signed(high)
+        );
+        texts.push(match versus.claim.as_str() {
+            "better" => format!("It is shown to be better than the baseline {on}."),
+            "worse" => format!("It is shown to be worse than the baseline {on}."),
+            _ => format!("It is not shown to be better than the baseline {on}."),
+        });
+    }
+    let then = summary.best_expected.as_ref().filter(|other| other.id != best.id);
+    texts.extend(then.map(|other| {
+        format!("The first metric alone would choose {} ({}).", other.id, scored(other.score, other.ci95))
+    }));
+    texts
+}
+
 /// Why the study stopped.
 pub fn stopped(summary: &Summary) -> String {
     match summary.stop_reason {
         StopReason::Budget => {
             "It stopped because the rest of the budget bought nothing more that was wanted.".to_owned()
         }
-        StopReason::Converged => "It stopped because no further look could change the answer.".to_owned(),
+        StopReason::Converged => match (summary.margin, summary.claims.expected_gain) {
+            (Some(margin), Some(gain)) if gain < margin => format!(
+                "It stopped because going on is expected to gain {}, below the margin of {margin}.",
+                number(gain)
+            ),
+            _ => "It stopped because no further look could change the answer.".to_owned(),
+        },
         StopReason::Exhausted => "It stopped because everything there is was evaluated.".to_owned(),
         StopReason::MaxTrials => {
             format!(

@@ -30,12 +30,15 @@ struct Accounts {
     held: Usd,
     holds: usize,
     /// Holds that wait for money for another attempt, by their places in the order of asking: the first comes first.
-    waiting: BTreeSet<u64>,
+    waiting: BTreeSet<Ticket>,
     /// Holds given out so far.
     tickets: u64,
     /// Holds that wait for another evaluation of the same request.
     blocked: usize,
 }
+
+/// A place in the order of asking, and the part of a hold that was divided.
+type Ticket = (u64, u32);
 
 /// The answer to whether an evaluation may be sent.
 #[derive(Debug)]
@@ -108,8 +111,23 @@ impl Purse {
         accounts.held += real;
         accounts.holds += 1;
         accounts.tickets += 1;
-        let ticket = accounts.tickets;
-        Admission::Go(Hold { purse: self.clone(), study, real, paid: Usd::ZERO, ticket })
+        let ticket = (accounts.tickets, 0);
+        Admission::Go(Hold { purse: self.clone(), study, real, paid: Usd::ZERO, ticket, divided: false })
+    }
+
+    /// Asks to send something, and waits for what is in flight to settle where it does not fit yet. `None` where it does
+    /// not fit although everything has. Callers that ask one after the other are admitted in that order.
+    pub async fn admit_in_time(self: &Arc<Purse>, study: Usd, real: Usd) -> Option<Hold> {
+        loop {
+            let changed = self.changed.notified();
+            let mut changed = std::pin::pin!(changed);
+            changed.as_mut().enable();
+            match self.admit(study, real) {
+                Admission::Go(hold) => return Some(hold),
+                Admission::Never { .. } => return None,
+                Admission::Wait => changed.await,
+            }
+        }
     }
 
     /// Someone with a hold now waits for another evaluation of the same request, or no longer does.
@@ -159,7 +177,9 @@ pub struct Hold {
     real: Usd,
     paid: Usd,
     /// Its place in the order of asking.
-    ticket: u64,
+    ticket: Ticket,
+    /// It waits for its parts.
+    divided: bool,
 }
 
 impl Hold {
@@ -224,6 +244,32 @@ impl Hold {
         }
     }
 
+    /// Divides its money into equal parts, for requests that are sent side by side. Each part is given back by itself as
+    /// soon as it is dropped; the whole waits for them until [`gather`](Self::gather).
+    pub fn divide(&mut self, parts: u32) -> Vec<Hold> {
+        let mut accounts = self.purse.accounts();
+        accounts.holds += parts as usize;
+        accounts.blocked += usize::from(!self.divided);
+        drop(accounts);
+        self.divided = true;
+        let (mut left, ticket) = (std::mem::take(&mut self.real), self.ticket);
+        let part = |number: u32| {
+            let share = Usd::from_pico(left.pico().div_euclid(i64::from(parts - number)));
+            left -= share;
+            let ticket = (ticket.0, ticket.1 + number + 1);
+            Hold { purse: self.purse.clone(), study: Usd::ZERO, real: share, paid: Usd::ZERO, ticket, divided: false }
+        };
+        (0..parts).map(part).collect()
+    }
+
+    /// Its parts are done, and booked so much.
+    pub fn gather(&mut self, paid: Usd) {
+        self.paid += paid;
+        if std::mem::take(&mut self.divided) {
+            self.purse.block(false);
+        }
+    }
+
     /// Ends it: the study's cost is settled, the rest of the money is given back.
     pub fn settle(self, study_cost: Usd) {
         self.purse.accounts().study_settled += study_cost;
@@ -236,16 +282,17 @@ impl Drop for Hold {
         accounts.study_held -= self.study;
         accounts.held -= self.real;
         accounts.holds -= 1;
+        accounts.blocked -= usize::from(self.divided && accounts.blocked > 0);
         drop(accounts);
         self.purse.changed.notify_waiters();
     }
 }
 
 /// Counts one who waits, for as long as it does.
-struct Waits<'a>(&'a Purse, u64);
+struct Waits<'a>(&'a Purse, Ticket);
 
 impl<'a> Waits<'a> {
-    fn new(purse: &'a Purse, ticket: u64) -> Waits<'a> {
+    fn new(purse: &'a Purse, ticket: Ticket) -> Waits<'a> {
         purse.accounts().waiting.insert(ticket);
         purse.changed.notify_waiters();
         Waits(purse, ticket)
@@ -308,6 +355,35 @@ mod tests {
             go(purse.admit(usd(9), usd(0))).settle(usd(9));
         }
         assert_eq!(purse.study_cost(), usd(45));
+    }
+
+    #[tokio::test]
+    async fn a_hold_is_divided_and_nobody_waits_for_ever() {
+        let purse = Purse::new(Some(usd(10)), false, Usd::ZERO);
+        let mut hold = go(purse.admit(usd(10), usd(10)));
+        let mut parts = hold.divide(3);
+        assert_eq!(parts.iter().map(Hold::real).collect::<Vec<_>>(), [usd(3), usd(3), usd(4)]);
+        assert_eq!(purse.held(), usd(10));
+        let (mut last, mut second, first) = (parts.pop().unwrap(), parts.pop().unwrap(), parts.pop().unwrap());
+        second.spend(usd(3));
+        last.spend(usd(4));
+        drop(first);
+        assert!(second.top_up(usd(2)), "the first left its share");
+        drop(second);
+        // Nobody else can give anything back: the whole only waits for its parts.
+        assert!(!last.top_up_in_time(usd(4)).await);
+        drop(last);
+        hold.gather(usd(7));
+        assert_eq!((hold.paid(), purse.held(), purse.spent()), (usd(7), usd(0), usd(7)));
+        hold.settle(usd(7));
+        // Let go in the middle, it leaves nothing behind.
+        let mut hold = go(purse.admit(usd(3), usd(3)));
+        let parts = hold.divide(2);
+        drop(hold);
+        drop(parts);
+        assert_eq!(purse.held(), usd(0));
+        let mut hold = go(purse.admit(usd(1), usd(1)));
+        assert!(!hold.top_up_in_time(usd(4)).await && hold.top_up_in_time(usd(3)).await);
     }
 
     proptest! {

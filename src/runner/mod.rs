@@ -1,29 +1,36 @@
-//! One request answered: single flight, then the store, the budget, the rate limit, the backend, and retries.
+//! One request answered: single flight, then the store, the budget, the limits, an endpoint, and retries or another one.
+//!
+//! `purchase` buys what the store does not have, `routes` says which endpoint is asked and when, `throttle` makes requests
+//! wait for the `limits`, and [`budget`] for money.
 
 pub mod budget;
-pub mod limits;
+mod limits;
+mod purchase;
+mod routes;
 pub mod service;
+mod throttle;
 
-use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+#[cfg(test)]
+mod tests;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
-use serde_json::json;
-use tokio::sync::{Semaphore, watch};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 
 pub use budget::{Admission, Hold, Purse};
 pub use service::{Service, fingerprint};
 
-use crate::backend::{self, Backend, CallError, Endpoints, ModelKind};
+use crate::backend::{self, Backend, Endpoint, Endpoints, Equivalence, Model, ModelKind, Rates};
 use crate::diagnostic::{Error, Result};
-use crate::money::Usd;
 use crate::price::Price;
-use crate::prompt::tokens;
-use crate::provider::{Failure, FailureKind, Input, Request};
-use crate::store::{Closing, Fingerprint, RequestRecord, SharedStore, Stored};
-use limits::Limits;
+use crate::provider::{Failure, Request, Sample};
+use crate::store::{Fingerprint, SharedStore, Stored};
+use limits::{Limit, Window};
+use routes::Seat;
+use throttle::{Lane, Throttle};
 
 /// What answering a request brought.
 #[derive(Debug)]
@@ -34,41 +41,127 @@ pub struct Answered {
     pub requests: u64,
 }
 
+impl Answered {
+    /// The samples of a repeat: of n samples each, block 0 is the first n, block 1 those after them.
+    pub fn block(&self, repeat: u32, n: u32) -> impl Iterator<Item = &Sample> {
+        self.stored.samples().skip(repeat as usize * n as usize).take(n as usize)
+    }
+}
+
+/// How a request is to be answered, beside what it says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Only by this one of the model's endpoints (see [`Service::endpoints`]); what is stored counts whoever answered it.
+    pub endpoint: Option<usize>,
+    /// Of those that wait for a limit, the smallest goes first; equal ones in the order of coming.
+    pub priority: i32,
+}
+
 /// Answers requests: every answer is durable before it is returned, and paid for at most once.
 pub struct Runner {
     store: SharedStore,
-    services: Vec<Arc<Service>>,
+    services: RwLock<Vec<Arc<Service>>>,
     flights: Mutex<HashMap<Fingerprint, Arc<tokio::sync::Mutex<()>>>>,
-    concurrency: Semaphore,
-    stopping: watch::Sender<bool>,
+    /// Every limit, and who waits for them. The run's own is a little wider than what is sent at once, so that the ledger's
+    /// entries for the next ones are made while others are under way.
+    throttle: Arc<Throttle>,
+    /// What is open, for models that are asked later.
+    opening: Mutex<Opening>,
+    /// What is sent at once.
+    wire: Semaphore,
+    stop: AtomicBool,
+    stopped: Notify,
+    /// Replies that named another model than the one asked, which was said.
+    strangers: Mutex<HashSet<(String, String)>>,
 }
 
-/// A rate limit passes by itself: it is waited for so many times longer than other failures.
-const PATIENCE: usize = 5;
-
-/// The waits between attempts: from a quarter of a second on, doubled up to 20 seconds, with jitter.
-fn backoff(times: usize) -> impl Iterator<Item = Duration> {
-    ExponentialBuilder::default()
-        .with_jitter()
-        .with_min_delay(Duration::from_millis(250))
-        .with_max_delay(Duration::from_secs(20))
-        .with_max_times(times)
-        .build()
+/// Endpoints, and limits by what they are of, as they are opened.
+struct Opening {
+    throttle: Arc<Throttle>,
+    /// The run's own limit, and its width.
+    run: (usize, usize),
+    backends: HashMap<usize, (Arc<dyn Backend>, usize)>,
+    groups: HashMap<String, usize>,
+    now: Instant,
 }
 
-/// The failure after the last attempt.
-fn given_up(attempts: u64, failure: Failure) -> Failure {
-    Failure::new(failure.kind, format!("{} (given up after {attempts} attempts)", failure.message))
+impl Opening {
+    fn new(concurrency: usize) -> Opening {
+        let (throttle, now) = (Arc::new(Throttle::default()), Instant::now());
+        // A quarter more wait for the ledger: a reservation that a crash leaves open counts as spent, so not many more.
+        let width = concurrency.saturating_add(concurrency / 4);
+        let most = Rates { max_concurrency: Some(u32::try_from(width).unwrap_or(u32::MAX)), ..Rates::default() };
+        let run = throttle.add_limit(Limit::new("the run", &most, now));
+        Opening { throttle, run: (run, width), backends: HashMap::new(), groups: HashMap::new(), now }
+    }
+
+    /// An endpoint's backend and limit.
+    fn backend(&mut self, endpoints: &Endpoints, at: usize) -> Result<(Arc<dyn Backend>, usize)> {
+        if let Some(open) = self.backends.get(&at) {
+            return Ok(open.clone());
+        }
+        let endpoint = &endpoints.list[at];
+        let backend = backend::open(endpoint)?;
+        let mut limit = Limit::new(format!("the endpoint `{}`", endpoint.name), &endpoint.rates, self.now);
+        if !backend.in_process() {
+            limit.window = Some(Window::new(self.run.1));
+        }
+        let open = (backend, self.throttle.add_limit(limit));
+        self.backends.insert(at, open.clone());
+        Ok(open)
+    }
+
+    /// The limit of a group.
+    fn group(&mut self, endpoints: &Endpoints, name: Option<&String>) -> Option<usize> {
+        let (name, rates) = endpoints.groups.get_key_value(name?)?;
+        let (throttle, now) = (&self.throttle, self.now);
+        let add = || throttle.add_limit(Limit::new(format!("[limits.{name}]"), rates, now));
+        Some(*self.groups.entry(name.clone()).or_insert_with(add))
+    }
+
+    /// The endpoints of a model with all limits that hold there.
+    fn seats(&mut self, endpoints: &Endpoints, model: &Model) -> Result<Vec<Seat>> {
+        let own = (model.rates != Rates::default()).then(|| {
+            self.throttle.add_limit(Limit::new(format!("the model `{}`", model.name), &model.rates, self.now))
+        });
+        let mut seats = Vec::new();
+        for &at in &model.endpoints {
+            let endpoint = &endpoints.list[at];
+            let (backend, limit) = self.backend(endpoints, at)?;
+            let groups = [self.group(endpoints, endpoint.group.as_ref()), self.group(endpoints, model.group.as_ref())];
+            let limits = [Some(self.run.0), Some(limit), own].into_iter().chain(groups).flatten().collect();
+            let lane: Lane = self.throttle.add_lane(limits);
+            seats.push(Seat::new(endpoint, backend, lane));
+        }
+        Ok(seats)
+    }
 }
 
-fn no_money(worst: Usd) -> CallError {
-    let message = format!("another attempt ({worst} dollars at worst) does not fit the budget");
-    CallError { failure: Failure::new(FailureKind::Budget, message), may_be_billed: false, retry_after: None }
-}
-
-fn stopped() -> CallError {
-    let failure = Failure::new(FailureKind::Interrupted, "the run was stopped before this was sent");
-    CallError { failure, may_be_billed: false, retry_after: None }
+/// Endpoints of one model must be interchangeable.
+fn check_equals(model: &Model, endpoints: &[&Endpoint], seats: &[Seat]) -> Result<()> {
+    let (Some(first), Some(head)) = (seats.first(), endpoints.first()) else {
+        return Err(Error::internal(format!("the model `{}` has no endpoint", model.name)));
+    };
+    for (seat, endpoint) in seats.iter().zip(endpoints).skip(1) {
+        let (one, other) = (&first.name, &seat.name);
+        if seat.backend.source() != first.backend.source() {
+            return Err(Error::usage(format!(
+                "the endpoints `{one}` and `{other}` of the model `{}` are different sources: one is {}, the other {}",
+                model.name,
+                first.backend.source(),
+                seat.backend.source()
+            ))
+            .help("samples of the one would be taken for the other's: give each a model of its own"));
+        }
+        if endpoint.equivalence != head.equivalence {
+            return Err(Error::usage(format!(
+                "the endpoints `{one}` and `{other}` of the model `{}` differ in `equivalence`",
+                model.name
+            ))
+            .help("their samples are kept together: give both the same"));
+        }
+    }
+    Ok(())
 }
 
 impl Runner {
@@ -82,51 +175,66 @@ impl Runner {
         budget: bool,
         bounded: bool,
     ) -> Result<Runner> {
-        let mut opened: HashMap<usize, (Arc<dyn Backend>, Arc<Limits>)> = HashMap::new();
-        let mut services = Vec::new();
-        for name in models {
-            let model = endpoints.model(name)?;
-            let endpoint = &endpoints.list[model.endpoints[0]];
-            let file = endpoints.source.as_ref().map_or("farthing.toml", |source| source.name());
-            if model.price.is_none() && budget {
-                return Err(Error::usage(format!("no price is known of the model `{name}`, so no budget can hold"))
-                    .help(format!("add to {file}: [models.\"{name}\"] with price = {{ input = 0.15, output = 0.60 }} in dollars per million tokens; 0 is a price too")));
-            }
-            let (backend, limits) = match opened.get(&model.endpoints[0]) {
-                Some(open) => open.clone(),
-                None => {
-                    let open = (backend::open(endpoint)?, Arc::new(Limits::new(endpoint)));
-                    opened.insert(model.endpoints[0], open.clone());
-                    open
-                }
-            };
-            let kind = model.kind.or_else(|| backend.kind(name)).unwrap_or(ModelKind::Chat);
-            let limited = model.max_output_tokens.is_some() || model.context_window.is_some();
-            let knows_the_bill = backend.in_process() && endpoint.provider == backend::ProviderKind::Replay;
-            if budget && !bounded && !limited && !knows_the_bill && (kind != ModelKind::Text || !endpoint.vendor) {
-                return Err(Error::usage(format!("nothing bounds what a completion of `{name}` may cost")).help(
-                    format!("set max_tokens in the space, or in {file}: [models.\"{name}\"] max_output_tokens = ..."),
-                ));
-            }
-            services.push(Arc::new(Service {
-                price: model.price.unwrap_or(Price::FREE),
-                chat: kind != ModelKind::Text,
-                vendor: endpoint.vendor,
-                max_retries: endpoint.max_retries,
-                model,
-                backend,
-                limits,
-                study_growth: AtomicU64::new(1000),
-                bill_growth: AtomicU64::new(1000),
-            }));
-        }
-        Ok(Runner {
+        let concurrency = concurrency.clamp(1, Semaphore::MAX_PERMITS);
+        let opening = Opening::new(concurrency);
+        let runner = Runner {
             store,
-            services,
+            services: RwLock::default(),
             flights: Mutex::default(),
-            concurrency: Semaphore::new(concurrency.max(1)),
-            stopping: watch::channel(false).0,
-        })
+            throttle: opening.throttle.clone(),
+            opening: Mutex::new(opening),
+            wire: Semaphore::new(concurrency),
+            stop: AtomicBool::new(false),
+            stopped: Notify::new(),
+            strangers: Mutex::default(),
+        };
+        for name in models {
+            runner.open_model(endpoints, name, budget, bounded)?;
+        }
+        Ok(runner)
+    }
+
+    /// The service of a model, opened if it was not. The endpoints must be the same every time.
+    pub fn open_model(&self, endpoints: &Endpoints, name: &str, budget: bool, bounded: bool) -> Result<Arc<Service>> {
+        if let Some(service) = self.service(name) {
+            return Ok(service);
+        }
+        let mut opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(service) = self.service(name) {
+            return Ok(service);
+        }
+        let model = endpoints.model(name)?;
+        let serving: Vec<&Endpoint> = model.endpoints.iter().map(|&at| &endpoints.list[at]).collect();
+        let file = endpoints.source.as_ref().map_or("farthing.toml", |source| source.name());
+        if model.price.is_none() && budget {
+            return Err(Error::usage(format!("no price is known of the model `{name}`, so no budget can hold"))
+                .help(format!("add to {file}: [models.\"{name}\"] with price = {{ input = 0.15, output = 0.60 }} in dollars per million tokens; 0 is a price too")));
+        }
+        let seats = opening.seats(endpoints, &model)?;
+        check_equals(&model, &serving, &seats)?;
+        let (backend, vendor) = (&seats[0].backend, serving.iter().all(|endpoint| endpoint.vendor));
+        let kind = model.kind.or_else(|| backend.kind(name)).unwrap_or(ModelKind::Chat);
+        let limited = model.max_output_tokens.is_some() || model.context_window.is_some();
+        let knows_the_bill = backend.in_process() && serving[0].provider == backend::ProviderKind::Replay;
+        if budget && !bounded && !limited && !knows_the_bill && (kind != ModelKind::Text || !vendor) {
+            return Err(Error::usage(format!("nothing bounds what a completion of `{name}` may cost")).help(format!(
+                "set max_tokens in the space, or in {file}: [models.\"{name}\"] max_output_tokens = ..."
+            )));
+        }
+        let service = Arc::new(Service {
+            price: model.price.unwrap_or(Price::FREE),
+            chat: kind != ModelKind::Text,
+            vendor,
+            by_family: serving[0].equivalence == Equivalence::Major,
+            model,
+            seats,
+            turns: AtomicU64::new(0),
+            warned: AtomicBool::new(false),
+            study_growth: AtomicU64::new(1000),
+            bill_growth: AtomicU64::new(1000),
+        });
+        self.services.write().unwrap_or_else(PoisonError::into_inner).push(service.clone());
+        Ok(service)
     }
 
     /// The same on another store: so that everything that can be wrong is looked at before the store's file appears.
@@ -137,12 +245,28 @@ impl Runner {
 
     /// The service of a model, if it was opened.
     pub fn service(&self, model: &str) -> Option<Arc<Service>> {
-        self.services.iter().find(|service| service.model.name == model).cloned()
+        let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
+        services.iter().find(|service| service.model.name == model).cloned()
     }
 
     /// Sends nothing more: what is in flight lands, what waits for a retry or its turn gives up.
     pub fn stop(&self) {
-        self.stopping.send_replace(true);
+        self.stop.store(true, Ordering::SeqCst);
+        self.stopped.notify_waiters();
+    }
+
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// Waits for the end.
+    async fn until_stopped(&self) {
+        let stopped = self.stopped.notified();
+        let mut stopped = std::pin::pin!(stopped);
+        stopped.as_mut().enable();
+        if !self.stopping() {
+            stopped.await;
+        }
     }
 
     /// The store.
@@ -160,12 +284,42 @@ impl Runner {
         scope: &str,
         hold: &mut Hold,
     ) -> Result<Result<Answered, Failure>> {
+        self.answer_as(Wish::default(), service, request, fingerprint, scope, hold).await
+    }
+
+    /// The same, as wished.
+    pub async fn answer_as(
+        &self,
+        wish: Wish,
+        service: &Service,
+        request: &Request,
+        fingerprint: &Fingerprint,
+        scope: &str,
+        hold: &mut Hold,
+    ) -> Result<Result<Answered, Failure>> {
         let flight = self.flight(fingerprint);
         let lock = flight.lock().await;
-        let outcome = self.buy(service, request, fingerprint, scope, hold).await;
+        let outcome = purchase::Buyer { runner: self, service, request, fingerprint, scope, wish }.buy(hold).await;
         drop(lock);
         self.land(fingerprint, flight);
         outcome
+    }
+
+    /// The samples of one repeat of an evaluation: block `repeat` of `request.n` samples, see [`Answered::block`]. The
+    /// blocks before it are bought too where they are missing.
+    #[allow(clippy::too_many_arguments, reason = "those of `answer`, and which block")]
+    pub async fn answer_repeat(
+        &self,
+        repeat: u32,
+        wish: Wish,
+        service: &Service,
+        request: &Request,
+        fingerprint: &Fingerprint,
+        scope: &str,
+        hold: &mut Hold,
+    ) -> Result<Result<Answered, Failure>> {
+        let request = Request { n: request.n.saturating_mul(repeat.saturating_add(1)), ..request.clone() };
+        self.answer_as(wish, service, &request, fingerprint, scope, hold).await
     }
 
     fn flight(&self, fingerprint: &Fingerprint) -> Arc<tokio::sync::Mutex<()>> {
@@ -178,132 +332,5 @@ impl Runner {
         if Arc::strong_count(&flight) <= 2 {
             flights.remove(fingerprint);
         }
-    }
-
-    async fn buy(
-        &self,
-        service: &Service,
-        request: &Request,
-        fingerprint: &Fingerprint,
-        scope: &str,
-        hold: &mut Hold,
-    ) -> Result<Result<Answered, Failure>> {
-        let mut stored = self.store.stored(fingerprint)?;
-        let mut requests = 0;
-        let retries = service.max_retries as usize;
-        let (mut delays, mut patient) = (backoff(retries), backoff(retries * PATIENCE));
-        while stored.len() < request.n as usize {
-            let first = stored.len();
-            requests += 1;
-            match self.attempt(service, request, first, fingerprint, scope, hold).await? {
-                Ok(all) => stored = all,
-                Err(error) if error.failure.kind == FailureKind::Budget => {
-                    // Its bound grew while it waited for its turn.
-                    requests -= 1;
-                    if let Err(failure) = self.afford(service, request, first, hold).await {
-                        return Ok(Err(failure));
-                    }
-                }
-                Err(error) if !error.failure.kind.transient() => return Ok(Err(error.failure)),
-                Err(error) => {
-                    match if error.failure.kind == FailureKind::RateLimit { patient.next() } else { delays.next() } {
-                        None => return Ok(Err(given_up(requests, error.failure))),
-                        Some(delay) => {
-                            // What was lost must be held anew, and before others that were asked later take it.
-                            if let Err(failure) = self.afford(service, request, first, hold).await {
-                                return Ok(Err(failure));
-                            }
-                            // The endpoint's own wish counts; but one that says "at once" again and again is not believed for ever.
-                            let wait = error.retry_after.map_or(delay, |wish| wish.max(delay / 4));
-                            tracing::info!(model = %request.model, reason = %error.failure, ?wait, "trying again");
-                            let mut stopping = self.stopping.subscribe();
-                            tokio::select! {
-                                () = tokio::time::sleep(wait) => {}
-                                _ = stopping.wait_for(|stop| *stop) => return Ok(Err(stopped().failure)),
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        Ok(Ok(Answered { stored, requests }))
-    }
-
-    /// Holds what another attempt may cost, waiting for others to settle where it does not fit yet.
-    async fn afford(&self, service: &Service, request: &Request, first: usize, hold: &mut Hold) -> Result<(), Failure> {
-        let worst = service.attempt_bound(request, first, hold.real());
-        if worst <= hold.real() {
-            return Ok(());
-        }
-        let mut stopping = self.stopping.subscribe();
-        tokio::select! {
-            fits = hold.top_up_in_time(worst) => if fits { Ok(()) } else { Err(no_money(worst).failure) },
-            _ = stopping.wait_for(|stop| *stop) => Err(stopped().failure),
-        }
-    }
-
-    /// One attempt, with its place in the ledger. The outer error is the store's.
-    async fn attempt(
-        &self,
-        service: &Service,
-        request: &Request,
-        first: usize,
-        fingerprint: &Fingerprint,
-        scope: &str,
-        hold: &mut Hold,
-    ) -> Result<Result<Stored, CallError>> {
-        let wanted = u64::from(request.n).saturating_sub(first as u64);
-        let output = service.output_limit(request).unwrap_or(1024).saturating_mul(wanted);
-        let tokens = (tokens::input_bound(request) / 3).saturating_add(output);
-        let mut stopping = self.stopping.subscribe();
-        let _place = tokio::select! {
-            place = service.limits.enter(tokens) => place,
-            _ = stopping.wait_for(|stop| *stop) => return Ok(Err(stopped())),
-        };
-        let _permit = self.concurrency.acquire().await.map_err(|_| Error::internal("the runner was closed"))?;
-        if *self.stopping.borrow() {
-            return Ok(Err(stopped()));
-        }
-        // Bounded only now: what was billed while this one waited for its turn may have taught more.
-        let worst = service.attempt_bound(request, first, hold.real());
-        if worst > hold.real() && !hold.top_up(worst) {
-            return Ok(Err(no_money(worst)));
-        }
-        let entry = match service.backend.in_process() {
-            true => None,
-            false => Some(self.store.reserve(scope, fingerprint, worst).await?),
-        };
-        match service.backend.call(request, first).await {
-            Ok(response) => {
-                let used = response.prompt_tokens.saturating_add(response.completion_tokens());
-                service.limits.refund(tokens.saturating_sub(used));
-                let bill = service.price.bill(&response);
-                service.billed(bill, request, first);
-                let record = self.record_of(service, request);
-                let stored = self.store.record(scope, fingerprint, &record, response, bill, entry).await?;
-                hold.spend(bill);
-                Ok(Ok(stored))
-            }
-            Err(error) => {
-                service.limits.refund(tokens);
-                if let Some(entry) = entry {
-                    let closing = if error.may_be_billed { Closing::Lost } else { Closing::Released };
-                    self.store.close(entry, closing).await?;
-                    if error.may_be_billed {
-                        hold.spend(worst);
-                    }
-                }
-                Ok(Err(error))
-            }
-        }
-    }
-
-    fn record_of(&self, service: &Service, request: &Request) -> RequestRecord {
-        let mut body = match &request.input {
-            Input::Messages(messages) => json!({"messages": messages}),
-            Input::Text(text) => json!({"prompt": text}),
-        };
-        body["params"] = json!(request.params);
-        RequestRecord { model: request.model.clone(), source: service.source().to_owned(), body: body.to_string() }
     }
 }

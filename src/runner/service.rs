@@ -1,16 +1,15 @@
 //! A model with who answers for it: what its requests may cost at worst, and the fingerprints of them.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::backend::{Backend, Model};
+use crate::backend::Model;
 use crate::money::Usd;
 use crate::price::Price;
 use crate::prompt::tokens;
 use crate::provider::{Failure, Input, Request, Response};
-use crate::runner::limits::Limits;
+use crate::runner::routes::Seat;
 use crate::space::configuration::canonical;
 use crate::space::parameter::whole;
 use crate::store::Fingerprint;
@@ -28,9 +27,14 @@ pub struct Service {
     pub chat: bool,
     /// The endpoint is the vendor's own, so that its tokenizer tells what will be billed.
     pub(super) vendor: bool,
-    pub(super) max_retries: u32,
-    pub(super) backend: Arc<dyn Backend>,
-    pub(super) limits: Arc<Limits>,
+    /// A dated snapshot of it is the same as its family.
+    pub(super) by_family: bool,
+    /// Its endpoints, at least one; all are the same source.
+    pub(super) seats: Vec<Seat>,
+    /// Requests that were shared out among them.
+    pub(super) turns: AtomicU64,
+    /// It was said that several completions at temperature 0 are one.
+    pub(super) warned: AtomicBool,
     /// The worst ratio of a bill to its bound seen so far, in thousandths (1,000 and above): of what the study's
     /// evaluations cost, and of the bills that came in.
     pub(super) study_growth: AtomicU64,
@@ -40,7 +44,23 @@ pub struct Service {
 impl Service {
     /// Who answers, as part of every fingerprint.
     pub fn source(&self) -> &str {
-        self.backend.source()
+        self.seats[0].backend.source()
+    }
+
+    /// The fingerprint of a request to it.
+    pub fn fingerprint(&self, request: &Request) -> Fingerprint {
+        let model = if self.by_family { crate::models::family(&request.model) } else { &request.model };
+        hashed(self.source(), model, request)
+    }
+
+    /// The names of its endpoints, in the user's order.
+    pub fn endpoints(&self) -> impl Iterator<Item = &str> {
+        self.seats.iter().map(|seat| seat.name.as_str())
+    }
+
+    /// One request can ask for several completions. Where it cannot, n completions are n requests, each with its prompt.
+    pub fn several(&self, request: &Request) -> bool {
+        self.seats.iter().all(|seat| seat.backend.several(request))
     }
 
     /// Most output tokens of one completion of a request; `None` where nothing bounds it.
@@ -75,25 +95,34 @@ impl Service {
 
     /// The bound of [`worst`](Self::worst) for sources that do not know the bill, as the study's cost has taught it.
     pub fn bound(&self, request: &Request, first: usize, tight: bool) -> Usd {
-        let growth = self.study_growth.load(Ordering::Relaxed);
-        self.raw_bound(request, first, tight).scale_up(growth, 1000)
+        self.grown(request, first, tight, &self.study_growth)
     }
 
     /// What an attempt may be billed: the byte bound where it is held already, else the tighter one.
     pub(super) fn attempt_bound(&self, request: &Request, first: usize, held: Usd) -> Usd {
-        let growth = self.bill_growth.load(Ordering::Relaxed);
-        let loose = self.raw_bound(request, first, false).scale_up(growth, 1000);
+        let loose = self.grown(request, first, false, &self.bill_growth);
         if loose <= held {
             return loose;
         }
-        match self.backend.foretell(request, first) {
+        match self.seats[0].backend.foretell(request, first) {
             Some(foretold) => foretold.map_or(Usd::ZERO, |response| self.price.bill(&response)),
-            None => loose.min(self.raw_bound(request, first, true).scale_up(growth, 1000)),
+            None => loose.min(self.grown(request, first, true, &self.bill_growth)),
         }
     }
 
-    fn raw_bound(&self, request: &Request, first: usize, tight: bool) -> Usd {
-        let wanted = (request.n as usize).saturating_sub(first);
+    /// What samples `first..n` may cost: one request, or one for each of them, with its prompt.
+    fn grown(&self, request: &Request, first: usize, tight: bool, growth: &AtomicU64) -> Usd {
+        let growth = growth.load(Ordering::Relaxed);
+        match (request.n as usize).saturating_sub(first) {
+            wanted if wanted > 1 && !self.several(request) => {
+                self.raw_bound(request, 1, tight).scale_up(growth, 1000).times(wanted as u64)
+            }
+            wanted => self.raw_bound(request, wanted, tight).scale_up(growth, 1000),
+        }
+    }
+
+    /// What one request for so many completions may cost.
+    fn raw_bound(&self, request: &Request, wanted: usize, tight: bool) -> Usd {
         if wanted == 0 {
             return Usd::ZERO;
         }
@@ -108,18 +137,19 @@ impl Service {
 
     /// All samples of a request where the source knows them beforehand.
     pub fn foretell(&self, request: &Request) -> Option<Result<Response, Failure>> {
-        self.backend.foretell(request, 0)
+        self.seats[0].backend.foretell(request, 0)
     }
 
     /// Answers come from this process.
     pub fn in_process(&self) -> bool {
-        self.backend.in_process()
+        self.seats[0].backend.in_process()
     }
 
     /// Compares a bill with its bound, so that the bounds of later attempts hold.
     pub(super) fn billed(&self, bill: Usd, request: &Request, first: usize) {
         if !self.in_process() {
-            grow(&self.bill_growth, bill, self.raw_bound(request, first, false));
+            let wanted = (request.n as usize).saturating_sub(first);
+            grow(&self.bill_growth, bill, self.raw_bound(request, wanted, false));
         }
     }
 
@@ -127,13 +157,18 @@ impl Service {
     /// evaluations hold. The largest ratio counts, so the order of learning does not matter.
     pub fn learn(&self, cost: Usd, request: &Request, first: usize, foretold: bool) {
         if !foretold {
-            grow(&self.study_growth, cost, self.raw_bound(request, first, false));
+            grow(&self.study_growth, cost, self.grown(request, first, false, &AtomicU64::new(1000)));
         }
     }
 }
 
-/// The fingerprint of a request: what is sent and changes what a model may answer (all but n), and who answers.
+/// The fingerprint of a request: what is sent and changes what a model may answer (all but n), and who answers. A service
+/// whose snapshots are equivalent has [its own](Service::fingerprint).
 pub fn fingerprint(source: &str, request: &Request) -> Fingerprint {
+    hashed(source, &request.model, request)
+}
+
+fn hashed(source: &str, model: &str, request: &Request) -> Fingerprint {
     let mut hasher = blake3::Hasher::new();
     let mut field = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -141,7 +176,7 @@ pub fn fingerprint(source: &str, request: &Request) -> Fingerprint {
     };
     field(b"farthing 1");
     field(source.as_bytes());
-    field(request.model.as_bytes());
+    field(model.as_bytes());
     match &request.input {
         Input::Messages(messages) => messages.iter().for_each(|message| {
             field(message.role.as_bytes());

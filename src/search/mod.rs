@@ -3,16 +3,28 @@
 //! A [`Strategy`] is asked for work and told results in the order of asking, so its decisions do not depend on the
 //! order in which replies came back. One strategy a file; [`STRATEGIES`] declares them all.
 
+pub mod blend;
+pub mod cfo;
 pub mod conformance;
 mod draws;
+pub mod encoding;
+mod full;
+mod gaussian;
+pub mod gp;
 pub mod grid;
 pub mod halving;
+pub mod hyperband;
 pub mod order;
+pub mod proposer;
+#[cfg(test)]
+mod proposer_tests;
 pub mod random;
 #[cfg(test)]
 mod recorded;
 pub mod simulate;
+pub mod sobol;
 mod sweep;
+pub mod tpe;
 
 use std::sync::Arc;
 
@@ -20,6 +32,7 @@ use rand_chacha::ChaCha12Rng;
 
 use crate::money::Usd;
 use crate::space::Configuration;
+use encoding::{Dimension, Point};
 
 /// Where configurations come from: what a strategy needs to know of a search space.
 pub trait Domain: Send + Sync {
@@ -32,6 +45,28 @@ pub trait Domain: Send + Sync {
 
     /// How many configurations there are at most (before constraints), where that is finite.
     fn size(&self) -> Option<u128>;
+
+    /// The parameters that vary, as models of the space see them. Empty where the domain does not say: then proposers
+    /// derive an encoding from the configurations' values ([`encoding::Derived`]).
+    fn dimensions(&self) -> Vec<Dimension> {
+        Vec::new()
+    }
+
+    /// The point of a configuration: a coordinate for each dimension.
+    fn encode(&self, _configuration: &Configuration) -> Point {
+        Point::new()
+    }
+
+    /// The configuration nearest to a place in the unit cube, which has a coordinate for every dimension, active or not.
+    /// `None` where it breaks a constraint.
+    fn decode(&self, _place: &[f64]) -> Option<Configuration> {
+        None
+    }
+
+    /// A configuration whose settings make it cheap, as far as can be told without prices.
+    fn low_cost(&self) -> Option<Configuration> {
+        None
+    }
 }
 
 /// What a strategy is given at the beginning.
@@ -50,6 +85,10 @@ pub struct Problem {
     pub seed: u64,
     /// Configurations that are tried first, whatever the strategy (the baseline).
     pub first: Vec<Configuration>,
+    /// Going on may end when it is expected to gain less than this, in units of the score. The study checks it by itself.
+    pub margin: Option<f64>,
+    /// What a configuration may cost an instance in production.
+    pub inference_budget: Option<Usd>,
     /// An inference budget is set, so configurations may be dropped as too dear.
     pub may_drop: bool,
 }
@@ -160,6 +199,54 @@ pub const STRATEGIES: &[Declaration] = &[
         source: "Textbook method",
         default: false,
         build: grid::build,
+    },
+    Declaration {
+        name: "sobol",
+        summary: "Covers the space evenly with a scrambled Sobol sequence and evaluates each configuration on all instances",
+        when: "As a baseline that leaves smaller gaps than random draws, or to map a space",
+        source: "Sobol' 1967; Joe & Kuo 2008; Owen scrambling after Burley 2020",
+        default: false,
+        build: sobol::build,
+    },
+    Declaration {
+        name: "tpe",
+        summary: "Tree-structured Parzen estimator over all parameters jointly; each configuration is evaluated on all instances",
+        when: "For some dozens of full evaluations, in spaces with conditions and many choices",
+        source: "Bergstra et al. 2011; Watanabe 2023",
+        default: false,
+        build: tpe::build,
+    },
+    Declaration {
+        name: "gp",
+        summary: "Gaussian process over numbers and choices with expected improvement; each configuration is evaluated on all instances",
+        when: "For few full evaluations of a space with few, mostly numeric parameters",
+        source: "Jones, Schonlau & Welch 1998; Rasmussen & Williams 2006",
+        default: false,
+        build: gp::build,
+    },
+    Declaration {
+        name: "cfo",
+        summary: "Local search in random directions (FLOW2) from a cheap start; each configuration is evaluated on all instances",
+        when: "Where cheap settings are a good start and better ones are near",
+        source: "Wu, Wang & Huang 2021",
+        default: false,
+        build: cfo::build,
+    },
+    Declaration {
+        name: "blend",
+        summary: "Local searches and TPE side by side, the next step to the one that promises most for its cost; full evaluations",
+        when: "To compare with FLAML's BlendSearch, or where both good starts and surprises are likely",
+        source: "Wang, Wu, Huang & Saied 2021",
+        default: false,
+        build: blend::build,
+    },
+    Declaration {
+        name: "hyperband",
+        summary: "Brackets of successive halving with random configurations, from many on few instances to few on all",
+        when: "Where it is not known how many instances tell configurations apart",
+        source: "Li et al. 2018",
+        default: false,
+        build: hyperband::build,
     },
 ];
 

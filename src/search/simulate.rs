@@ -68,6 +68,8 @@ impl Table {
             seed,
             first: Vec::new(),
             may_drop: false,
+            margin: None,
+            inference_budget: None,
         }
     }
 }

@@ -1,16 +1,25 @@
-//! An OpenAI-compatible endpoint on loopback, without a language model: `farthing mock`, and the counterparty of our
-//! tests. It keeps its own ledger with its own prices, independent of farthing's runner and budget, and it can be told
-//! to be slow, to lie about usage, and to fail in every way that endpoints fail.
+//! An endpoint on loopback, without a language model: `farthing mock`, and the counterparty of our tests. It keeps its
+//! own ledger with its own prices, independent of farthing's runner and budget, and it can be told to be slow, to lie
+//! about usage, and to fail in every way that endpoints fail.
 //!
 //! | route | what |
 //! |---|---|
-//! | `POST /v1/chat/completions` | completions of a conversation |
-//! | `POST /v1/completions` | completions of a text |
-//! | `GET /v1/models` | the models of the price table |
+//! | `POST /v1/chat/completions`, `/v1/completions`, `/v1/responses` | OpenAI; the first two stream, too |
+//! | `POST /openai/deployments/{deployment}/chat/completions`, `.../completions` | Azure |
+//! | `POST /v1/messages` | Anthropic |
+//! | `POST /api/chat`, `/api/generate`, `/api/show`, `GET /api/tags` | Ollama |
+//! | `POST /v1beta/models/{model}:generateContent` | Gemini |
+//! | `GET /v1/models`, `/v1/models/{id}`, `/v1beta/models` | the models of the price table |
+//! | `/v1/files`, `/v1/batches` (and the same under `/openai`) | OpenAI's files and batches, at half the price |
+//! | `/v1/messages/batches` | Anthropic's batches, at half the price |
 //! | `GET /ledger` | the [`Ledger`] as JSON |
-//! | `POST /reset` | forgets the ledger and which samples were given |
+//! | `POST /reset` | forgets the ledger, which samples were given, files and batches; fault rules begin anew |
+//! | `GET`, `POST`, `DELETE /faults` | the fault rules: `{"faults": ["503:rate=0.1"]}` replaces them |
+//! | `POST /clock/advance` | `{"seconds": 3600}` puts the endpoint's clock forward |
 //!
-//! Equal requests (n apart) go on where the last one ended: who asked for 3 samples and asks for 2 more gets new ones.
+//! All formats share one model behind them, one ledger, and the samples: equal requests (n apart) go on where the last
+//! one ended, so who asked for 3 samples and asks for 2 more gets new ones. The header `x-mock-fault: NAME` makes a
+//! single request fail ([`FAULTS`]).
 //!
 //! ```
 //! use farthing::serve::mock::{MockServer, Options};
@@ -22,35 +31,51 @@
 //! ```
 
 mod answers;
+mod anthropic;
+mod azure;
+mod batches;
+mod clock;
 pub mod faults;
+mod files;
+mod flow;
+mod gemini;
 mod ledger;
+mod limits;
+mod message_batches;
+mod ollama;
+mod openai;
+mod responses;
+mod routes;
+mod rules;
 mod socket;
 mod wire;
+mod work;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use axum::body::{Body, Bytes};
-use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
-use axum::http::{HeaderMap, Response as HttpResponse, StatusCode, header};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 pub use answers::{Answers, Cassette, Reply};
+pub use batches::BatchOptions;
+use clock::Clock;
 pub use faults::{Call, Fault, Faults, Latency};
+use files::{Shelf, Store};
 use ledger::Book;
-pub use ledger::{Ledger, ModelLedger, Price, Usage};
+pub use ledger::{Bills, Ledger, ModelLedger, Price, Usage};
+use limits::Limiter;
+pub use limits::Limits;
+use rules::Armed;
+pub use rules::{CONDITIONS, NAMES as FAULTS, Rule};
 use socket::{Door, Fuse};
-use wire::Refusal;
+use work::Outcome;
 
 use crate::backend::mock::MODELS;
 use crate::diagnostic::{Error, Result};
-use crate::provider::Request;
 
 /// How the endpoint behaves.
 #[derive(Clone)]
@@ -61,14 +86,20 @@ pub struct Options {
     pub models: BTreeMap<String, Price>,
     /// Who answers.
     pub answers: Answers,
-    /// If set, only `Authorization: Bearer KEY` is let in.
+    /// If set, only requests with this key are let in, in the header that the format has for it.
     pub key: Option<String>,
     /// How long an answer takes.
     pub latency: Latency,
     /// What is said about tokens, and billed.
     pub usage: Usage,
-    /// What goes wrong.
+    /// What goes wrong, as a function. It is asked after the rules.
     pub faults: Faults,
+    /// What goes wrong, as rules. They can be changed while it runs.
+    pub rules: Vec<Rule>,
+    /// What each key may do.
+    pub limits: Limits,
+    /// How batches go.
+    pub batches: BatchOptions,
     /// Bills a prompt that was billed before as cached.
     pub cache_prompts: bool,
     /// Threads that serve.
@@ -90,6 +121,9 @@ impl Default for Options {
             latency: Latency::None,
             usage: Usage::Truthful,
             faults: faults::none(),
+            rules: Vec::new(),
+            limits: Limits::default(),
+            batches: BatchOptions::default(),
             cache_prompts: false,
             threads: 1,
         }
@@ -125,8 +159,16 @@ impl MockServer {
             let _guard = runtime.enter();
             Door(TcpListener::from_std(listener).map_err(no_thread)?)
         };
-        let desk = Arc::new(Desk { options, book: Mutex::default() });
-        let service = router(desk.clone()).into_make_service_with_connect_info::<Fuse>();
+        let desk = Arc::new(Desk {
+            rules: RwLock::new(Arc::new(Armed::new(options.rules.clone()))),
+            limiter: Limiter::new(options.limits),
+            clock: Clock::new(),
+            store: Store::default(),
+            book: Mutex::default(),
+            address,
+            options,
+        });
+        let service = routes::router(desk.clone()).into_make_service_with_connect_info::<Fuse>();
         let (end, ended) = oneshot::channel::<()>();
         let serve = move || {
             runtime.block_on(async {
@@ -153,14 +195,25 @@ impl MockServer {
         self.address
     }
 
-    /// The ledger as it is now.
+    /// The ledger as it is now, with what batches have come to by now.
     pub fn ledger(&self) -> Ledger {
+        self.desk.settle();
         self.desk.book().ledger.clone()
     }
 
-    /// Forgets the ledger and which samples were given.
+    /// Forgets the ledger, which samples were given, files and batches; fault rules begin anew.
     pub fn reset(&self) {
-        self.desk.book().reset();
+        self.desk.reset();
+    }
+
+    /// Replaces the fault rules.
+    pub fn set_rules(&self, rules: impl IntoIterator<Item = Rule>) {
+        self.desk.arm(Armed::new(rules));
+    }
+
+    /// Puts the endpoint's clock forward: batches go on, limits fill up. Latencies take as long as before.
+    pub fn advance(&self, by: Duration) {
+        self.desk.clock.advance(by);
     }
 }
 
@@ -176,204 +229,77 @@ impl Drop for MockServer {
     }
 }
 
+/// Who pays: the label of a key.
+#[derive(Clone, Debug)]
+struct Payer(String);
+
 /// What all requests share.
 struct Desk {
     options: Options,
+    address: SocketAddr,
     book: Mutex<Book>,
+    rules: RwLock<Arc<Armed>>,
+    limiter: Limiter,
+    clock: Clock,
+    store: Store,
 }
 
 impl Desk {
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// A request that is open; leaving it, even because the client went away, closes it.
-struct Open<'a>(&'a Desk);
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.book().leave();
+    fn rules(&self) -> Arc<Armed> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
-}
 
-fn router(desk: Arc<Desk>) -> Router {
-    Router::new()
-        .route("/v1/chat/completions", post(async |s, f, h, b| complete(s, true, f, h, b).await))
-        .route("/v1/completions", post(async |s, f, h, b| complete(s, false, f, h, b).await))
-        .route("/v1/models", get(models))
-        .route("/ledger", get(async |State(desk): State<Arc<Desk>>| Json(desk.book().ledger.clone())))
-        .route("/reset", post(async |State(desk): State<Arc<Desk>>| desk.book().reset()))
-        .fallback(async || refuse(&Refusal::no_route()))
-        .layer(DefaultBodyLimit::disable())
-        .with_state(desk)
-}
-
-async fn models(State(desk): State<Arc<Desk>>, headers: HeaderMap) -> HttpResponse<Body> {
-    match authorized(&desk.options, &headers) {
-        Ok(()) => json_reply(200, &wire::models(desk.options.models.keys())),
-        Err(refusal) => refuse(&refusal),
+    fn arm(&self, rules: Armed) {
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
     }
-}
 
-fn authorized(options: &Options, headers: &HeaderMap) -> Result<(), Refusal> {
-    let Some(key) = &options.key else { return Ok(()) };
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    match given.and_then(|given| given.strip_prefix("Bearer ")) == Some(key) {
-        true => Ok(()),
-        false => Err(Refusal::unauthorized()),
+    fn reset(&self) {
+        self.book().reset();
+        self.limiter.reset();
+        self.arm(Armed::new(self.rules().rules()));
+        *self.store.shelf() = Shelf::default();
     }
-}
 
-/// One request for completions, from its arrival to its end.
-async fn complete(
-    State(desk): State<Arc<Desk>>,
-    chat: bool,
-    ConnectInfo(fuse): ConnectInfo<Fuse>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> HttpResponse<Body> {
-    let number = desk.book().enter();
-    let _open = Open(&desk);
-    let plan = match authorized(&desk.options, &headers).and_then(|()| plan(&desk, number, chat, &body)) {
-        Ok(plan) => plan,
-        Err(refusal) => {
-            tokio::time::sleep(desk.options.latency.of(number)).await;
-            return refuse(&refusal);
+    /// Brings batches up to now.
+    fn settle(&self) {
+        let now = self.clock.now();
+        let mut due = Vec::new();
+        {
+            let mut shelf = self.store.shelf();
+            for (&number, batch) in &mut shelf.batches {
+                let lines = batch.take(now);
+                due.push((false, number, batch.work().format, batch.work().key.clone(), lines));
+            }
+            for (&number, batch) in &mut shelf.message_batches {
+                let lines = batch.take(now);
+                due.push((true, number, batch.work().format, batch.work().key.clone(), lines));
+            }
         }
-    };
-    // What is billed is in the ledger by now: an endpoint works on, even if the client goes away.
-    if plan.fault.as_ref().is_none_or(|fault| fault.late) {
-        let latency = desk.options.latency.of(number);
-        if !latency.is_zero() {
-            tokio::time::sleep(latency).await;
-        }
-    }
-    let json = plan.reply.to_string();
-    let Some(fault) = plan.fault else {
-        desk.book().ledger.answered += 1;
-        return reply(200, "application/json", json);
-    };
-    match fault.kind {
-        faults::Kind::Status { code, headers, body } => {
-            let mut reply = reply(code, "application/json", body);
-            for (name, value) in headers {
-                if let (Ok(name), Ok(value)) = (name.parse::<header::HeaderName>(), value.parse()) {
-                    reply.headers_mut().insert(name, value);
+        // No lock is held while functions of the caller's run: they may look at the ledger.
+        for (messages, number, format, key, lines) in due {
+            let outcomes: Vec<(usize, Outcome)> =
+                lines.into_iter().map(|(at, body)| (at, work::answer(self, format, &key, body))).collect();
+            let mut shelf = self.store.shelf();
+            let work = match messages {
+                true => shelf.message_batches.get_mut(&number).map(|batch| batch.work()),
+                false => shelf.batches.get_mut(&number).map(|batch| batch.work()),
+            };
+            // A reset may have taken it away in between.
+            let Some(work) = work else { continue };
+            for (at, outcome) in outcomes {
+                if let Some(line) = work.lines.get_mut(at) {
+                    line.outcome = Some(outcome);
                 }
             }
-            reply
         }
-        faults::Kind::Hang => std::future::pending().await,
-        faults::Kind::Reset => {
-            fuse.reset();
-            reply(200, "application/json", json)
-        }
-        faults::Kind::Cut => {
-            // The head has about 110 bytes: it passes whole, and so does some of the body.
-            fuse.end_after(120 + json.len() / 2);
-            reply(200, "application/json", json)
-        }
-        faults::Kind::Malformed => {
-            let half = (0..=json.len() / 2).rev().find(|&at| json.is_char_boundary(at)).unwrap_or(0);
-            reply(200, "application/json", json[..half].to_owned())
-        }
-        faults::Kind::Html => {
-            let page =
-                "<!DOCTYPE html>\n<html><head><title>502 Bad Gateway</title></head><body>Bad Gateway</body></html>\n";
-            reply(200, "text/html", page.to_owned())
-        }
-        faults::Kind::Fewer | faults::Kind::NoChoices => reply(200, "application/json", json),
+        let mut shelf = self.store.shelf();
+        batches::write(&mut shelf, now);
+        message_batches::write(&mut shelf, now);
     }
-}
-
-/// What becomes of a request.
-struct Plan {
-    fault: Option<Fault>,
-    /// The good answer, or what is left of it.
-    reply: Value,
-}
-
-/// Decides what becomes of a request, bills it, and counts the samples that are given.
-fn plan(desk: &Desk, number: u64, chat: bool, body: &[u8]) -> Result<Plan, Refusal> {
-    let options = &desk.options;
-    let body: Value = serde_json::from_slice(body)
-        .map_err(|_| Refusal::bad(None, "We could not parse the JSON body of your request."))?;
-    desk.book().seen(ledger::hash(&body));
-    let request = wire::request(&body, chat)?;
-    let price = match options.models.get(&request.model) {
-        Some(price) => *price,
-        None if options.models.is_empty() => Price::FREE,
-        None => return Err(Refusal::unknown_model(&request.model)),
-    };
-    let input = serde_json::to_value(&request.input).unwrap_or_default();
-    let prompt = ledger::hash(&input);
-    let fingerprint = answers::key(&request.model, input, request.params.iter());
-
-    // No lock is held while functions of the caller's run: they may look at the ledger.
-    let mut call = Call { number, first: *desk.book().given(fingerprint), body };
-    let mut fault = (options.faults)(&call);
-    let silent = fault.as_ref().is_some_and(|fault| !fault.billed && matches!(fault.kind, faults::Kind::Status { .. }));
-    if silent {
-        return Ok(Plan { fault, reply: Value::Null });
-    }
-    let fewer = fault.as_ref().is_some_and(|fault| fault.kind == faults::Kind::Fewer);
-    if fault.is_none() || fewer {
-        // Taken in one go, or two equal requests would get the same samples. Where nothing reaches the client, nothing
-        // is taken: the next request gets these samples.
-        let mut book = desk.book();
-        let given = book.given(fingerprint);
-        call.first = *given;
-        *given += request.n as usize - usize::from(fewer);
-    }
-    let mut answer = match options.answers.answer(&request, &call)? {
-        Reply::Answer(answer) => answer,
-        Reply::Texts(texts) => answers::counted(&request, texts),
-        Reply::Fault(wrong) => {
-            fault = Some(wrong);
-            answers::counted(&request, Vec::new())
-        }
-    };
-    if fewer {
-        answer.samples.pop();
-    }
-    let tokens = {
-        let mut book = desk.book();
-        let billed = fault.as_ref().is_none_or(|fault| fault.billed);
-        let cached = billed && book.cached(prompt) && options.cache_prompts;
-        let tokens = options.usage.tokens(&answer, cached, allowed(&request, &price));
-        if billed {
-            book.bill(&request.model, &price, tokens);
-        }
-        tokens
-    };
-    if fault.as_ref().is_some_and(|fault| fault.kind == faults::Kind::NoChoices) {
-        answer.samples.clear();
-    }
-    let shown = (options.usage != Usage::None).then_some(tokens);
-    Ok(Plan { fault, reply: wire::reply(number, &request.model, chat, &answer, shown) })
-}
-
-/// The output tokens that a request allows.
-fn allowed(request: &Request, price: &Price) -> u64 {
-    let set = |name: &str| request.params.get(name).and_then(Value::as_f64).filter(|&most| most >= 1.0);
-    let most = set("max_tokens").or_else(|| set("max_completion_tokens")).map(|most| most as u64);
-    most.unwrap_or(price.max_output_tokens).saturating_mul(u64::from(request.n))
-}
-
-fn refuse(refusal: &Refusal) -> HttpResponse<Body> {
-    json_reply(refusal.status, &refusal.body())
-}
-
-fn json_reply(status: u16, body: &Value) -> HttpResponse<Body> {
-    reply(status, "application/json", body.to_string())
-}
-
-fn reply(status: u16, kind: &'static str, body: String) -> HttpResponse<Body> {
-    let mut reply = HttpResponse::new(Body::from(body));
-    *reply.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-    reply
 }
 
 #[cfg(test)]

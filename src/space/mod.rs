@@ -3,6 +3,7 @@
 pub mod builder;
 pub mod configuration;
 pub mod constraint;
+pub mod encoding;
 pub mod file;
 pub mod parameter;
 
@@ -22,6 +23,7 @@ pub use parameter::{Condition, Parameter, Role, Values};
 use crate::diagnostic::{Error, Result, Source, suggestion};
 use crate::prompt::Prompt;
 use crate::search::Domain;
+use crate::search::encoding::{Dimension, Point};
 use parameter::{api_parameter, same};
 
 /// Draws that may break constraints before a space is called empty.
@@ -368,6 +370,22 @@ impl Domain for Space {
     fn size(&self) -> Option<u128> {
         let count = |product: u128, parameter: &Parameter| product.checked_mul(parameter.values.count()?);
         self.parameters.iter().try_fold(1, count)
+    }
+
+    fn dimensions(&self) -> Vec<Dimension> {
+        encoding::dimensions(self)
+    }
+
+    fn encode(&self, configuration: &Configuration) -> Point {
+        encoding::encode(self, configuration)
+    }
+
+    fn decode(&self, place: &[f64]) -> Option<Configuration> {
+        encoding::decode(self, place)
+    }
+
+    fn low_cost(&self) -> Option<Configuration> {
+        encoding::low_cost(self)
     }
 }
 

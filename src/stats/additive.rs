@@ -38,6 +38,10 @@ pub struct Posterior {
     /// Of each row, the posterior standard deviation of that mean; 0 for a row observed on every column, and where all
     /// observations are equal. The uncertainty of the instances' difficulties, which moves all rows alike, is not in it.
     pub sd: Vec<Option<f64>>,
+    /// Of each row, the posterior mean and standard deviation of its value on further columns like these: what was
+    /// observed is a sample here, so it is not known even where every column was observed. As unsure of the columns'
+    /// difficulties as `sd`. `None` for a row without an observation.
+    pub beyond: Vec<Option<(f64, f64)>>,
     /// How many columns each row was observed on.
     pub count: Vec<usize>,
     /// The overall level: what is expected of a row without an observation. 0 where nothing was observed.
@@ -58,6 +62,7 @@ pub fn fit(observations: &[Observation], rows: usize, columns: usize) -> Posteri
     let mut posterior = Posterior {
         mean: vec![None; rows],
         sd: vec![None; rows],
+        beyond: vec![None; rows],
         count: vec![0; rows],
         level: 0.0,
         noise_sd: 0.0,
@@ -74,6 +79,9 @@ pub fn fit(observations: &[Observation], rows: usize, columns: usize) -> Posteri
         let (mean, sd) = if constant { (first, 0.0) } else { model.mean_over_all(seen, row, columns) };
         posterior.mean[row] = Some(finite(mean * scale));
         posterior.sd[row] = Some(finite(sd * scale));
+        let effect = model.level + model.row_effect[row];
+        let effect_sd = if constant { 0.0 } else { model.effect_variance(seen.len() as f64).sqrt() };
+        posterior.beyond[row] = Some((finite(effect * scale), finite(effect_sd * scale)));
         posterior.count[row] = seen.len();
     }
     posterior.level = finite(model.level * scale);
@@ -225,10 +233,15 @@ impl Model {
         let here: f64 = seen.iter().map(|&(column, _)| self.column_effect[column]).sum();
         let elsewhere = self.difficulty - here;
         let mean = (sum + (all - count) * (self.level + self.row_effect[row]) + elsewhere) / all;
-        let effect_variance = 1.0 / (count / self.noise + 1.0 / self.row_variance);
+        let effect_variance = self.effect_variance(count);
         let share = (all - count) / all;
         let variance = share * share * effect_variance + share / all * self.noise;
         (mean, variance.sqrt())
+    }
+
+    /// The posterior variance of the effect of a row that was observed so often.
+    fn effect_variance(&self, count: f64) -> f64 {
+        1.0 / (count / self.noise + 1.0 / self.row_variance)
     }
 }
 

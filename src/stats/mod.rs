@@ -3,8 +3,10 @@
 //! Every function gives finite numbers for finite inputs, and `None` where the inputs do not determine an answer.
 
 pub mod additive;
+pub mod eprocess;
 pub mod interval;
 pub mod paired;
+pub mod selection;
 
 pub use interval::{Estimate, estimate, mean_interval, t_interval, wilson};
 pub use paired::{Comparison, compare, mcnemar_exact, tango};

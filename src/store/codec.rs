@@ -65,6 +65,8 @@ struct Extra {
     reasoning_tokens: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asked: Option<u32>,
     /// By sample, where any has some.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<Present>,
@@ -92,6 +94,7 @@ pub(super) fn encode_extra(response: &Response) -> Option<String> {
         cache_write_tokens: response.cache_write_tokens,
         reasoning_tokens: response.reasoning_tokens,
         endpoint: response.endpoint.clone(),
+        asked: response.asked,
         tool_calls: by_sample(|sample| &sample.tool_calls),
         logprobs: by_sample(|sample| &sample.logprobs),
     };
@@ -107,6 +110,7 @@ pub(super) fn decode_extra(text: &str, response: &mut Response) -> Option<()> {
     response.cache_write_tokens = extra.cache_write_tokens;
     response.reasoning_tokens = extra.reasoning_tokens;
     response.endpoint = extra.endpoint;
+    response.asked = extra.asked;
     for (sample, value) in response.samples.iter_mut().zip(extra.tool_calls) {
         sample.tool_calls = value.into_iter().next();
     }

@@ -104,6 +104,15 @@ pub struct RequestRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EntryId(pub i64);
 
+/// A scope that no other run has. It decides nothing.
+pub fn fresh_scope(kind: &str) -> String {
+    use std::hash::{BuildHasher, Hasher};
+    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    let hash = blake3::hash(format!("{random} {now} {}", std::process::id()).as_bytes());
+    format!("{kind}-{}", &hash.to_hex()[..16])
+}
+
 /// How an open reservation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closing {

@@ -124,6 +124,7 @@ mod tests {
         use FailureKind::{BadRequest, Connection, ContextTooLong, Server};
         assert_eq!(diagnoses(&[Some(Connection)]), ["hopeless: connection"]);
         assert_eq!(diagnoses(&[Some(BadRequest)]), ["hopeless: bad request"]);
+        assert_eq!(diagnoses(&[Some(ContextTooLong), Some(BadRequest)]), ["keep 1", "hopeless: bad request"]);
         assert_eq!(diagnoses(&[None, Some(BadRequest), Some(ContextTooLong)]), ["-", "keep 1", "keep 1"]);
         let mut kinds = vec![Some(Server), Some(Server)];
         kinds.extend([None; SURELY_BACK + 1]);

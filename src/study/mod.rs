@@ -1,9 +1,11 @@
 //! The loop: ask the search, evaluate, tell it. Events, resume, ranking, the held-out test.
 
+pub mod claims;
 pub mod fixed;
 pub mod folder;
 pub mod health;
 pub mod pipeline;
+pub mod production;
 pub mod ranking;
 pub mod search_agenda;
 pub mod settings;
@@ -13,6 +15,7 @@ pub mod trial;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub use claims::{Against, Candidate, Claims, FrontierPoint};
 pub use pipeline::Stop;
 pub use ranking::{Ranked, Standing};
 pub use search_agenda::Readers;
@@ -28,9 +31,10 @@ use crate::money::Usd;
 use crate::provider::Failure;
 use crate::runner::{Purse, Runner};
 use crate::search::{self, Problem};
-use crate::space::Space;
+use crate::space::{Configuration, Space};
 use crate::store::{self, Fingerprint, MemoryStore, SharedStore};
 use crate::task::Instance;
+use claims::Evidence;
 use pipeline::{Ending, Pipeline};
 use search_agenda::SearchAgenda;
 
@@ -42,6 +46,8 @@ pub struct Outcome {
     pub trials: Vec<Trial>,
     /// The trials, best first.
     pub ranking: Vec<Ranked>,
+    /// The probability of each trial that it is the best; `None` for those that cannot be.
+    pub p_best: Vec<Option<f64>>,
     /// The task.
     pub workload: Workload,
     /// The space.
@@ -142,6 +148,20 @@ impl StudyBuilder {
     #[must_use]
     pub fn test_share(mut self, share: f64) -> StudyBuilder {
         self.settings.test_share = share;
+        self
+    }
+
+    /// The search ends when going on is expected to gain less than this, in units of the objective.
+    #[must_use]
+    pub fn margin(mut self, margin: f64) -> StudyBuilder {
+        self.settings.margin = Some(margin);
+        self
+    }
+
+    /// A configuration to try early: right after the baseline and those given before.
+    #[must_use]
+    pub fn try_first(mut self, configuration: Configuration) -> StudyBuilder {
+        self.settings.first.push(configuration);
         self
     }
 
@@ -302,6 +322,14 @@ impl Study {
     pub fn prepare(&mut self) -> Result<Prepared> {
         let runner = open_runner(&self.space, &self.endpoints, &self.settings)?;
         capability::check_space(&self.space, |model| capability::of(&self.endpoints, model))?;
+        for configuration in &self.settings.first {
+            Plan::new(&self.space, configuration, &runner)?;
+            if let Some(problem) = self.space.broken(configuration) {
+                return Err(Error::usage(format!(
+                    "{configuration}, to be tried first, breaks a constraint: {problem}"
+                )));
+            }
+        }
         // Prompts and models must fit each other whatever is drawn.
         for model in self.space.models() {
             for prompt in &self.space.prompts {
@@ -328,7 +356,9 @@ impl Study {
             budget: search_budget,
             max_trials: self.settings.max_trials,
             seed: settings::stream(self.settings.seed, "search"),
-            first: self.space.baseline.iter().cloned().collect(),
+            first: self.space.baseline.iter().chain(&self.settings.first).cloned().collect(),
+            margin: self.settings.margin,
+            inference_budget: self.settings.inference_budget,
             may_drop: self.settings.inference_budget.is_some(),
         };
         let declaration = search::strategy(&self.settings.strategy)
@@ -349,7 +379,16 @@ impl Study {
         // Money may come from the whole budget; a resumed study may have spent some of it on its test already.
         let spent_limit = if reuse { search_budget } else { budget };
         let purse = Purse::with_limits(search_budget, spent_limit, reuse, already.total());
-        Ok(Prepared { store, runner, purse, order, strategy, recorded, already: already.total() })
+        let look_ahead = search_agenda::look_ahead(strategy.as_ref(), self.settings.margin);
+        Ok(Prepared { store, runner, purse, order, strategy, look_ahead, recorded, already: already.total() })
+    }
+
+    /// How many configurations can be tried at most, where that is known beforehand.
+    fn most(&self) -> Option<usize> {
+        let size = search::Domain::size(self.space.as_ref()).and_then(|size| usize::try_from(size).ok());
+        // What is to be tried first need not be a point of the searched range.
+        let size = size.map(|size| size.saturating_add(self.settings.first.len() + 1));
+        [size, self.settings.max_trials].into_iter().flatten().min()
     }
 
     /// Runs the study to its end, or to where the user stops it.
@@ -360,8 +399,8 @@ impl Study {
 
     /// Runs a study that was prepared.
     pub async fn run_prepared(self, prepared: Prepared) -> Result<Outcome> {
-        let Prepared { store, runner, purse, order, strategy, recorded, already } = prepared;
-        let task = self.workload.task.clone();
+        let Prepared { store, runner, purse, order, strategy, recorded, already, .. } = prepared;
+        let (task, most) = (self.workload.task.clone(), self.most());
         let settings = &self.settings;
         let mut agenda = SearchAgenda::new(
             strategy,
@@ -373,7 +412,8 @@ impl Study {
             settings.reuse_savings,
             order.clone(),
             self.readers,
-        );
+        )
+        .with_margin(settings.margin, most, settings::stream(settings.seed, "margin"));
         agenda.announce(&Event::Started {
             task: task.name.clone(),
             strategy: settings.strategy.clone(),
@@ -391,9 +431,25 @@ impl Study {
             stop: self.stop.clone(),
         };
         let ending = pipeline.run(&mut agenda).await?;
-        let search_cost = purse.study_cost();
+        let (search_cost, converged) = (purse.study_cost(), agenda.converged);
         let (trials, sums, (refused, first_refusal), mut readers) = agenda.into_parts();
-        let ranking = ranking::rank(&trials, &task.objective, task.tune.len(), settings.inference_budget);
+        let mut ranking = ranking::rank(&trials, &task.objective, task.tune.len(), settings.inference_budget);
+        let mut stands = vec![false; trials.len()];
+        ranking.iter().for_each(|row| stands[row.trial] = row.standing == Standing::Eligible);
+        let evidence = Evidence::of(&trials, &self.workload, |trial| stands[trial.number]);
+        let seed = settings::stream(settings.seed, "claims");
+        let by_first = ranking::best(&ranking).cloned().filter(|_| !task.objective.then.is_empty());
+        let p_best = evidence.p_best(seed);
+        claims::settle(&mut ranking, &trials, &task.objective, &evidence, &p_best);
+        let search = claims::Search {
+            trials: &trials,
+            ranking: &ranking,
+            workload: &self.workload,
+            order: &order,
+            most,
+            p_best: &p_best,
+        };
+        let mut claims = claims::claims(&evidence, search, seed);
         let mut holdout = None;
         let (mut ending, mut holdout_failed) = (ending, 0);
         if settings.test_share > 0.0
@@ -406,6 +462,7 @@ impl Study {
             let test = fixed::holdout(&pipeline, &self.workload, winner, baseline, settings.seed).await?;
             ending = test.ending;
             holdout_failed = test.failed;
+            claims.hold_out(&test.holdout);
             holdout = Some(test.holdout);
         }
         let spent = store.spent(&self.scope)?;
@@ -415,6 +472,7 @@ impl Study {
         let stop_reason = match ending {
             Ending::Interrupted => StopReason::Interrupted,
             Ending::SpentOut => StopReason::Budget,
+            Ending::Done if converged => StopReason::Converged,
             Ending::Done if refused > 0 => StopReason::Budget,
             Ending::Done if settings.max_trials.is_some_and(|most| trials.len() >= most) => StopReason::MaxTrials,
             Ending::Done if everything_seen => StopReason::Exhausted,
@@ -444,8 +502,17 @@ impl Study {
             refused_evaluations: refused,
             tuning_instances: task.tune.len(),
             best: ranking::best(&ranking).map(scored),
+            best_expected: by_first.as_ref().map(scored),
             baseline: ranking.iter().find(|row| trials[row.trial].is_baseline).map(scored),
-            notes: notes(settings, &trials, &ranking, search_cost, first_refusal, ending == Ending::SpentOut),
+            margin: settings.margin,
+            pareto: claims::frontier(&trials, &ranking, &task.objective),
+            notes: {
+                let mut notes =
+                    notes(settings, &trials, &ranking, search_cost, first_refusal, ending == Ending::SpentOut);
+                notes.extend(no_range(&self.workload, &trials, &ranking));
+                notes
+            },
+            claims,
             holdout,
         };
         let finished = Event::Finished {
@@ -456,7 +523,7 @@ impl Study {
         for reader in &mut readers {
             reader.read(&finished, &sums);
         }
-        Ok(Outcome { summary, trials, ranking, workload: self.workload, space: self.space })
+        Ok(Outcome { summary, trials, ranking, p_best, workload: self.workload, space: self.space })
     }
 }
 
@@ -467,6 +534,7 @@ pub struct Prepared {
     purse: Arc<Purse>,
     order: Arc<Vec<usize>>,
     strategy: Box<dyn search::Strategy>,
+    look_ahead: usize,
     recorded: HashMap<(Fingerprint, u32), Failure>,
     already: Usd,
 }
@@ -474,8 +542,21 @@ pub struct Prepared {
 impl Prepared {
     /// How many evaluations are asked ahead of those told.
     pub fn look_ahead(&self) -> usize {
-        self.strategy.look_ahead()
+        self.look_ahead
     }
+}
+
+/// Why there is no claim against the baseline, where the metric's range is what is missing.
+fn no_range(workload: &Workload, trials: &[Trial], ranking: &[Ranked]) -> Option<String> {
+    let best = ranking::best(ranking)?;
+    let compared = trials.iter().any(|trial| trial.is_baseline && trial.number != best.trial);
+    (compared && claims::range(workload, trials).is_none()).then(|| {
+        format!(
+            "The winner is not compared with the baseline at any time of looking: the lowest and the highest `{0}` are not \
+             known. Give range = [lowest, highest] under [objective].",
+            workload.task.objective.metric
+        )
+    })
 }
 
 /// What the user should know beside the numbers.

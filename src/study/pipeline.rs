@@ -15,7 +15,7 @@ use crate::evaluate::{Plan, Workload};
 use crate::metric::Metrics;
 use crate::money::Usd;
 use crate::provider::{Failure, FailureKind, FinishReason, Request, Response, Sample};
-use crate::runner::{Admission, Hold, Purse, Runner, fingerprint};
+use crate::runner::{Admission, Hold, Purse, Runner};
 use crate::store::{Durable, Fingerprint, Stored};
 use crate::study::health::{Diagnosis, Health};
 use crate::task::Instance;
@@ -340,7 +340,7 @@ impl Driver<'_, '_> {
                     Ok(request) => request,
                     Err(failure) => return Ok(Err(failure)),
                 };
-                let fingerprint = fingerprint(plan.service.source(), &request);
+                let fingerprint = plan.service.fingerprint(&request);
                 let stored = store.stored(&fingerprint)?;
                 let foretold = plan.service.foretell(&request);
                 Ok(Ok(Prepared { request: Arc::new(request), fingerprint, stored, foretold }))

@@ -1,5 +1,6 @@
 //! A search strategy as an agenda: its asks become evaluations, results become what it is told.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::diagnostic::{Error, Result};
@@ -10,7 +11,9 @@ use crate::provider::FailureKind;
 use crate::runner::{Purse, Runner};
 use crate::search::{Ask, Outcome, Strategy, Told};
 use crate::space::{Configuration, Space};
+use crate::study::claims::Evidence;
 use crate::study::pipeline::{Agenda, Finished, Wanted};
+use crate::study::production;
 use crate::study::trial::{RenderedInputs, Trial};
 
 /// Who reads the run.
@@ -40,6 +43,44 @@ pub struct SearchAgenda {
     pub first_refusal: Option<String>,
     leader: Option<usize>,
     readers: Readers,
+    /// What the strategy asked and the pipeline was not given yet: (trial, places).
+    held: VecDeque<(usize, Vec<usize>)>,
+    /// What the strategy is to be told next, in the order of asking.
+    expected: VecDeque<Expected>,
+    margin: Option<Margin>,
+    /// Going on is expected to gain less than the margin.
+    pub converged: bool,
+}
+
+/// What comes of something that the strategy asked.
+enum Expected {
+    /// The pipeline will tell.
+    Result,
+    /// It was not sent, for its configuration was dropped before: (trial, place).
+    Skipped(usize, usize),
+}
+
+/// When to stop because more looking does not pay.
+struct Margin {
+    value: f64,
+    /// How many configurations there can be at most, where that is known.
+    most: Option<usize>,
+    seed: u64,
+    /// The number of evaluations at which the next look is due.
+    next: u64,
+}
+
+/// With a margin, evaluations are asked less far ahead, and in pieces: what was asked is bought.
+const MARGIN_LOOK_AHEAD: usize = 128;
+const MARGIN_PIECE: usize = 16;
+
+/// Evaluations before the first look at whether more would pay.
+const MARGIN_FROM: u64 = 24;
+
+/// How far a study looks ahead with a strategy: a constant of the study.
+pub fn look_ahead(strategy: &dyn Strategy, margin: Option<f64>) -> usize {
+    let own = strategy.look_ahead();
+    if margin.is_some() { own.min(MARGIN_LOOK_AHEAD) } else { own }
 }
 
 /// So many configurations in a row of which no instance could be judged end a search: there is nothing to find.
@@ -82,7 +123,18 @@ impl SearchAgenda {
             first_refusal: None,
             leader: None,
             readers,
+            held: VecDeque::new(),
+            expected: VecDeque::new(),
+            margin: None,
+            converged: false,
         }
+    }
+
+    /// Stops when more looking is expected to gain less than this. `most`: how many configurations there can be at most.
+    #[must_use]
+    pub fn with_margin(mut self, margin: Option<f64>, most: Option<usize>, seed: u64) -> SearchAgenda {
+        self.margin = margin.map(|value| Margin { value, most, seed, next: MARGIN_FROM });
+        self
     }
 
     /// Tells the readers of something.
@@ -95,7 +147,11 @@ impl SearchAgenda {
     }
 
     /// What is left when the search is over: trials, sums, evaluations that did not fit and why the first did not, readers.
-    pub fn into_parts(self) -> (Vec<Trial>, Sums, (u64, Option<String>), Readers) {
+    pub fn into_parts(mut self) -> (Vec<Trial>, Sums, (u64, Option<String>), Readers) {
+        if self.inference_budget.is_some() {
+            let priors: Vec<_> = self.trials.iter().map(|trial| production::prior(trial, &self.trials)).collect();
+            self.trials.iter_mut().zip(priors).for_each(|(trial, prior)| trial.learn(prior));
+        }
         (self.trials, self.sums, (self.refused, self.first_refusal), self.readers)
     }
 
@@ -126,24 +182,76 @@ impl SearchAgenda {
         }
         self.trials.push(trial);
         self.announce(&Event::TrialStarted { trial: number, configuration });
+        // Its siblings may have shown already that it is too dear: then it is asked nothing.
+        self.drop_too_dear(number);
         Ok(())
     }
 
     /// Drops the trial that was just told of, if production surely could not afford it.
     fn prune(&mut self, number: usize) {
-        let Some(budget) = self.inference_budget else { return };
-        let trial = &mut self.trials[number];
-        let seen = trial.evaluations.len();
-        // Working out what production costs goes through all evaluations of the trial: later looks are further apart.
-        let due = if seen <= 64 { seen.is_multiple_of(4) } else { seen.is_power_of_two() };
-        if trial.dropped.is_some() || !(due || seen == self.order.len()) {
-            return;
+        let seen = self.trials[number].evaluations.len();
+        // Working out what production costs goes through all evaluations of the family: later looks are further apart.
+        let due = seen <= 8 || seen <= 64 && seen.is_multiple_of(4) || seen.is_power_of_two();
+        if due || seen == self.order.len() {
+            self.drop_too_dear(number);
         }
-        if let Some(reason) = trial.too_dear(budget) {
+    }
+
+    /// Learns what a trial would cost in production, and drops it if that is surely too much.
+    fn drop_too_dear(&mut self, number: usize) {
+        let Some(budget) = self.inference_budget.filter(|_| self.trials[number].dropped.is_none()) else { return };
+        let prior = production::prior(&self.trials[number], &self.trials);
+        let reason = self.trials[number].too_dear(&self.trials, budget);
+        let trial = &mut self.trials[number];
+        trial.learn(prior);
+        if let Some(reason) = reason {
             trial.dropped = Some(reason.clone());
             self.strategy.dropped(number);
             self.announce(&Event::TrialDropped { trial: number, reason });
         }
+    }
+
+    /// Looks whether going on still pays, at points that the order of telling decides alone, so whatever the strategy.
+    fn converge(&mut self) {
+        let Some(margin) = &mut self.margin else { return };
+        if self.converged || self.sums.evaluations < margin.next {
+            return;
+        }
+        // Working it out goes through all evaluations: later looks are further apart.
+        margin.next = self.sums.evaluations + (self.sums.evaluations / 20).max(8);
+        let open = margin.most.is_none_or(|most| self.trials.len() < most);
+        let budget = self.inference_budget;
+        let evidence = Evidence::of(&self.trials, &self.workload, |trial| trial.barred(budget).is_none());
+        let gain = evidence.expected_gain(open, margin.seed);
+        self.converged = gain.is_some_and(|gain| gain < margin.value);
+    }
+
+    /// Tells the strategy of what was skipped, as far as its turn has come.
+    fn tell_skipped(&mut self) {
+        while let Some(&Expected::Skipped(trial, instance)) = self.expected.front() {
+            self.expected.pop_front();
+            self.strategy.tell(Told { trial, instance, outcome: Outcome::Missing, cost: Usd::ZERO });
+        }
+    }
+
+    /// The next piece of what the strategy asked; what is asked of a dropped trial is not sent.
+    fn piece(&mut self) -> Option<Wanted> {
+        while let Some((trial, mut places)) = self.held.pop_front() {
+            if self.trials[trial].dropped.is_some() {
+                self.expected.extend(places.into_iter().map(|place| Expected::Skipped(trial, place)));
+                self.tell_skipped();
+                continue;
+            }
+            if self.margin.is_some() && places.len() > MARGIN_PIECE {
+                let rest = places.split_off(MARGIN_PIECE);
+                self.held.push_front((trial, rest));
+            }
+            self.sums.waiting += places.len() as u64;
+            self.expected.extend(places.iter().map(|_| Expected::Result));
+            let instances = places.into_iter().map(|place| self.order[place]).collect();
+            return Some(Wanted::Evaluate { trial, plan: self.trials[trial].plan.clone(), instances });
+        }
+        None
     }
 
     /// For the display only: the trial with the best mean among those that saw the most. The ranking decides otherwise.
@@ -182,27 +290,30 @@ impl Agenda for SearchAgenda {
         if due && self.barren() {
             return Ok(Wanted::Done);
         }
+        if self.converged {
+            return Ok(Wanted::Done);
+        }
         loop {
-            return Ok(match self.strategy.ask() {
-                Ask::Wait => Wanted::Wait,
-                Ask::Done => Wanted::Done,
+            if let Some(piece) = self.piece() {
+                return Ok(piece);
+            }
+            match self.strategy.ask() {
+                Ask::Wait => return Ok(Wanted::Wait),
+                Ask::Done => return Ok(Wanted::Done),
                 Ask::Evaluate { trial, configuration, instances } => {
                     if let Some(configuration) = configuration {
                         self.begin(trial, configuration)?;
                     }
-                    let Some(known) = self.trials.get(trial) else {
+                    if trial >= self.trials.len() {
                         return Err(Error::internal(format!(
                             "the strategy asked for trial {trial}, which it never began"
                         )));
-                    };
-                    if instances.is_empty() {
-                        continue;
                     }
-                    self.sums.waiting += instances.len() as u64;
-                    let instances = instances.into_iter().map(|place| self.order[place]).collect();
-                    Wanted::Evaluate { trial, plan: known.plan.clone(), instances }
+                    if !instances.is_empty() {
+                        self.held.push_back((trial, instances));
+                    }
                 }
-            });
+            }
         }
     }
 
@@ -240,15 +351,18 @@ impl Agenda for SearchAgenda {
             self.trials[number].evaluations.push(finished);
             self.announce(&event);
         }
+        self.expected.pop_front();
         self.strategy.tell(told);
+        self.tell_skipped();
         if !refused {
             self.prune(number);
             self.follow_leader(number);
+            self.converge();
         }
         Ok(())
     }
 
     fn look_ahead(&self) -> usize {
-        self.strategy.look_ahead()
+        look_ahead(self.strategy.as_ref(), self.margin.as_ref().map(|margin| margin.value))
     }
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::diagnostic::{Error, Result, suggestion};
 use crate::money::Usd;
 use crate::search;
+use crate::space::Configuration;
 use crate::store::Cache;
 
 /// The settings of a study, as `study.toml` keeps them.
@@ -34,6 +35,15 @@ pub struct Settings {
     pub cache: Cache,
     /// Requests in flight at once. Changes no decision.
     pub concurrency: usize,
+    /// The search ends when going on is expected to gain less than this, in units of the objective.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
+    /// A configuration file for each point of the frontier of score against production cost. Changes no decision.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pareto: bool,
+    /// Configurations to try first, after the baseline: the user's, then those of earlier runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub first: Vec<Configuration>,
 }
 
 impl Default for Settings {
@@ -49,6 +59,9 @@ impl Default for Settings {
             store: ".farthing/store.db".to_owned(),
             cache: Cache::Use,
             concurrency: 32,
+            margin: None,
+            pareto: false,
+            first: Vec::new(),
         }
     }
 }
@@ -75,6 +88,9 @@ impl Settings {
         if self.test_share > 0.0 && self.budget.is_none() {
             return Err(Error::usage("a test share is a share of the budget, and there is none"));
         }
+        if self.margin.is_some_and(|margin| !(margin > 0.0 && margin.is_finite())) {
+            return Err(Error::usage("the margin must be a number above 0, in units of the objective"));
+        }
         if self.max_trials == Some(0) {
             return Err(Error::usage("at least one configuration must be tried"));
         }
@@ -96,11 +112,4 @@ pub fn stream(seed: u64, purpose: &str) -> u64 {
     u64::from_le_bytes(first) >> 1
 }
 
-/// A name that no other run has. It decides nothing.
-pub fn fresh_id(kind: &str) -> String {
-    use std::hash::{BuildHasher, Hasher};
-    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
-    let hash = blake3::hash(format!("{random} {now} {}", std::process::id()).as_bytes());
-    format!("{kind}-{}", &hash.to_hex()[..16])
-}
+pub use crate::store::fresh_scope as fresh_id;

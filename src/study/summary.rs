@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::money::Usd;
 use crate::space::Configuration;
 use crate::stats::Estimate;
+use crate::study::claims::{Claims, FrontierPoint};
 use crate::study::trial::Trial;
 
 /// Why a study ended.
@@ -154,10 +155,22 @@ pub struct Summary {
     pub tuning_instances: usize,
     /// The winner.
     pub best: Option<Scored>,
+    /// Where further metrics decide: whom the first alone would choose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_expected: Option<Scored>,
     /// The user's baseline.
     pub baseline: Option<Scored>,
     /// The winner on the test split.
     pub holdout: Option<Holdout>,
+    /// The margin below which further looks do not pay, where the user set one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
+    /// What may be claimed.
+    #[serde(default)]
+    pub claims: Claims,
+    /// The configurations that no other beats in both expected score and production cost, the cheapest first.
+    #[serde(default)]
+    pub pareto: Vec<FrontierPoint>,
     /// What the user should know.
     pub notes: Vec<String>,
 }

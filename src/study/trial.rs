@@ -10,13 +10,11 @@ use crate::provider::FailureKind;
 use crate::space::Configuration;
 use crate::stats;
 use crate::study::pipeline::Finished;
+use crate::study::production::{self, OutputPrior};
 use crate::task::Instance;
 
 /// Missing more of its instances than this for reasons of its own, a configuration cannot be best.
 const TOLERATED_MISSING: f64 = 0.05;
-
-/// Evaluations before a configuration can be dropped for what its outputs cost.
-const ENOUGH: usize = 8;
 
 /// One configuration and its evaluations so far.
 pub struct Trial {
@@ -36,6 +34,8 @@ pub struct Trial {
     pub refused: usize,
     /// Bounds on the input tokens of all tuning instances, where production costs are to be learnt.
     bounds: Option<Arc<Vec<u64>>>,
+    /// What relatives say of its outputs.
+    prior: Option<OutputPrior>,
 }
 
 /// What production would pay an instance on the average.
@@ -61,6 +61,7 @@ impl Trial {
             is_baseline,
             refused: 0,
             bounds: None,
+            prior: None,
         }
     }
 
@@ -103,30 +104,15 @@ impl Trial {
         self.bounds = Some(rendered.of(&self.plan, instances));
     }
 
-    /// What production would pay an instance: inputs rendered over all tuning instances, with the tokens of those not
-    /// seen yet in proportion to their bounds; outputs as learnt. `None` before anything was answered.
+    /// What production would pay an instance, by the posterior (see [`production`]). `None` where nothing is known of it
+    /// or of its relatives.
     pub fn production(&self) -> Option<Production> {
-        let answered: Vec<&Finished> = self.evaluations.iter().filter(|done| done.production.is_some()).collect();
-        if answered.is_empty() {
-            return None;
-        }
-        let price = &self.plan.service.price;
-        let output = |done: &&Finished| done.completion_tokens as f64 * price.at(done.prompt_tokens).output.as_f64();
-        let outputs: Vec<f64> = answered.iter().map(output).collect();
-        let seen = answered.len();
-        let (mean_output, error) = mean_and_error(&outputs);
-        let tokens: f64 = answered.iter().map(|done| done.prompt_tokens as f64).sum();
-        let (mean_input, share_unseen) = match &self.bounds {
-            Some(bounds) if !bounds.is_empty() => {
-                let bound: f64 = answered.iter().map(|done| bounds[done.instance] as f64).sum();
-                let all: f64 = bounds.iter().map(|&bound| bound as f64).sum();
-                let unseen = 1.0 - (seen as f64 / bounds.len() as f64).min(1.0);
-                (tokens / bound.max(1.0) * all / bounds.len() as f64, unseen)
-            }
-            _ => (tokens / seen as f64, 1.0),
-        };
-        let mean = mean_input * price.at(mean_input.round() as u64).input.as_f64() + mean_output;
-        Some(Production { mean, error: error * share_unseen.sqrt(), seen })
+        production::production(self, self.bounds.as_deref().map(Vec::as_slice), self.prior)
+    }
+
+    /// Learns from its relatives among all trials what its outputs may be.
+    pub fn learn(&mut self, prior: Option<OutputPrior>) {
+        self.prior = prior;
     }
 
     /// Whether the posterior mean of its production cost is within an inference budget; `None` where nothing is known.
@@ -135,17 +121,10 @@ impl Trial {
         self.production().map(|production| production.mean <= inference_budget.as_f64() + 1e-14)
     }
 
-    /// Why it should be dropped now: production surely (at 97.5 %) could not afford it.
-    pub fn too_dear(&self, inference_budget: Usd) -> Option<String> {
-        let Production { mean, error, seen } = self.production()?;
-        let everything = self.bounds.as_ref().is_some_and(|bounds| seen >= bounds.len());
-        let least = mean - 1.96 * error;
-        (least > inference_budget.as_f64() && (seen >= ENOUGH || everything)).then(|| {
-            format!(
-                "about ${} an instance in production, over the inference budget of ${inference_budget}",
-                short(mean)
-            )
-        })
+    /// Why it should be dropped now: production surely (at 97.5 %) could not afford it, as it or its siblings among all
+    /// trials show.
+    pub fn too_dear(&self, all: &[Trial], inference_budget: Usd) -> Option<String> {
+        production::too_dear(self, self.bounds.as_deref().map(Vec::as_slice), all, inference_budget)
     }
 
     /// Why it cannot be best, where that is so.
@@ -186,16 +165,6 @@ pub fn short(dollars: f64) -> String {
     let decimals = (2 - dollars.log10().floor() as i32).clamp(2, 12) as usize;
     let text = format!("{dollars:.decimals$}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
-fn mean_and_error(values: &[f64]) -> (f64, f64) {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    if values.len() < 2 {
-        return (mean, 0.0);
-    }
-    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0);
-    (mean, (variance / n).sqrt())
 }
 
 /// Bounds on the input tokens of all tuning instances, worked out once for each rendered prompt.

@@ -10,7 +10,8 @@ use toml::Spanned;
 use crate::declaration;
 use crate::diagnostic::{Error, Result, Source, suggestion};
 use crate::task::metric_table::MetricTable;
-use crate::task::{Direction, Instance, Objective, Task, data};
+use crate::task::objective_section::ObjectiveSection;
+use crate::task::{Instance, Task, data};
 
 /// The sections of a `task.toml` other than `[metrics.*]`, which room `metric` reads.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -50,17 +51,6 @@ struct DataSection {
     stratify: Option<Spanned<String>>,
 }
 
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct ObjectiveSection {
-    /// The metric that decides.
-    #[schemars(with = "String")]
-    metric: Spanned<String>,
-    /// Whether more of it is better (default) or less.
-    #[serde(default)]
-    direction: Direction,
-}
-
 /// The share of the instances that is the test split where no file is given for it.
 const HOLDOUT: f64 = 0.25;
 
@@ -88,7 +78,7 @@ pub fn load(path: &Path) -> Result<Task> {
             .at(&source, spec.task.name.span(), "this name"));
     }
     let (tune, test) = splits(&source, &folder, &spec.data)?;
-    let objective = &spec.objective.metric;
+    let (objective, objective_span, objective_names) = spec.objective.read(&source, &metrics)?;
     // A metric that yields several values (a program's) names them itself, so only a lone unknown name is wrong for sure.
     let task = Task {
         name: name.clone(),
@@ -96,12 +86,13 @@ pub fn load(path: &Path) -> Result<Task> {
         folder,
         tune: tune.into(),
         test: test.into(),
-        objective: Objective { metric: objective.get_ref().clone(), direction: spec.objective.direction },
+        objective,
         metrics,
         id: spec.data.id.clone(),
         stratify: spec.data.stratify.as_ref().map(|column| column.get_ref().clone()),
         source: Some(source.clone()),
-        objective_span: objective.span(),
+        objective_span,
+        objective_names,
     };
     if let Some(column) = &spec.data.stratify {
         check_column(&source, column, &task.tune)?;

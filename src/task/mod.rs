@@ -4,9 +4,11 @@ pub mod data;
 pub mod file;
 pub mod instance;
 pub mod metric_table;
+mod objective_section;
 #[cfg(feature = "parquet")]
 pub mod parquet;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,13 +43,36 @@ impl Direction {
     }
 }
 
-/// The metric that decides, and which way.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What decides, and which way.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Objective {
+    /// The name of the metric, or of the weighted sum.
+    pub metric: String,
+    /// Which way is better.
+    pub direction: Direction,
+    /// Where a weighted sum of metrics decides: their weights. Else empty.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights: BTreeMap<String, f64>,
+    /// What decides among configurations that the metric does not tell apart, the most important first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub then: Vec<Then>,
+    /// How much of the metric may be given up for what comes in `then`; absent: only what cannot be told apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f64>,
+    /// The lowest and the highest value, where the user says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<[f64; 2]>,
+}
+
+/// A metric that decides after the first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Then {
     /// Its name.
     pub metric: String,
     /// Which way is better.
     pub direction: Direction,
+    /// How far from the best of it counts as equal.
+    pub tolerance: f64,
 }
 
 /// The two parts of a task's data.
@@ -85,6 +110,8 @@ pub struct Task {
     pub source: Option<Source>,
     /// Where the objective's metric is named in it.
     pub objective_span: Range<usize>,
+    /// Every metric that the objective needs, and where it is named.
+    pub objective_names: Vec<(String, Range<usize>)>,
 }
 
 impl Task {

@@ -10,7 +10,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Auth, Endpoint, Endpoints, Equivalence, Model, ModelKind, ProviderKind, Rates, Routing, with_builtin};
+use super::{
+    About, Auth, Endpoint, Endpoints, Equivalence, Model, ModelKind, ProviderKind, Rates, Routing, with_builtin,
+};
 use crate::declaration;
 use crate::diagnostic::{Error, Result, Source, suggestion};
 use crate::price::PriceTable;
@@ -60,8 +62,9 @@ struct EndpointTable {
     deployments: Option<Spanned<BTreeMap<String, String>>>,
     /// Further headers of every request. No keys here: they would stand in a file.
     #[serde(default)]
-    headers: BTreeMap<String, String>,
-    /// Parameters that this endpoint refuses and that are not sent to it.
+    #[schemars(with = "BTreeMap<String, String>")]
+    headers: BTreeMap<String, Spanned<String>>,
+    /// Parameters that this endpoint refuses and that are not sent to it; with `n` it is asked for one completion a request.
     #[serde(default)]
     drop_params: Vec<String>,
     /// Requests sent in any minute.
@@ -142,6 +145,9 @@ struct ModelTable {
     /// `chat`, `text` (completes a text) or `responses` (OpenAI's Responses API); else as the built-in table or the
     /// cassette says, else chat.
     kind: Option<ModelKind>,
+    /// A `tokenizer.json` (as models on Hugging Face have it) that counts its tokens, relative to this file.
+    #[schemars(with = "Option<String>")]
+    tokenizer: Option<Spanned<String>>,
     /// false: its parameters are not checked against what is known of a model of this name (default true).
     check_parameters: Option<bool>,
     /// Requests of this model sent in any minute.
@@ -176,7 +182,12 @@ impl ConfigFile {
         }
         let mut models = BTreeMap::new();
         for (name, table) in &self.models {
-            models.insert(name.clone(), model(source, name, table, &list, &groups)?);
+            let model = model(source, folder, name, table, &list, &groups)?;
+            for place in &model.endpoints {
+                let about = About { kind: model.kind, max_output_tokens: model.max_output_tokens };
+                list[*place].about.insert(model.id.clone(), about);
+            }
+            models.insert(name.clone(), model);
         }
         Ok(Endpoints { list, models, groups, source: Some(source.clone()) })
     }
@@ -216,10 +227,28 @@ fn group(source: &Source, limit: &Option<Spanned<String>>, groups: &BTreeMap<Str
     }
 }
 
+/// A header must be one, and no key: a file is copied and committed.
+fn header(source: &Source, name: &str, value: &Spanned<String>) -> Result<()> {
+    let lower = name.to_ascii_lowercase();
+    let secret = ["authorization", "cookie", "key", "token", "secret", "password"]
+        .iter()
+        .any(|word| lower == *word || lower.ends_with(&format!("-{word}")) || lower.ends_with(&format!("_{word}")));
+    if secret {
+        return Err(wrong(source, format!("the header `{name}` would hold a key in a file"), value.span(), "here")
+            .help("name an environment variable with api_key_env (and auth = \"bearer\" or \"api-key\"), or a file with api_key_file"));
+    }
+    let good = reqwest::header::HeaderName::try_from(name).is_ok()
+        && reqwest::header::HeaderValue::try_from(value.get_ref().as_str()).is_ok();
+    match good {
+        true => Ok(()),
+        false => Err(wrong(source, format!("`{name}` is no header that can be sent"), value.span(), "here")),
+    }
+}
+
 fn seconds(source: &Source, seconds: &Option<Spanned<f64>>) -> Result<Option<Duration>> {
     let Some(seconds) = seconds else { return Ok(None) };
     let duration = Duration::try_from_secs_f64(*seconds.get_ref()).ok().filter(|duration| !duration.is_zero());
-    let problem = || wrong(source, "this takes a number of seconds above 0", seconds.span(), "here");
+    let problem = || wrong(source, "a timeout is a number of seconds above 0", seconds.span(), "here");
     duration.ok_or_else(problem).map(Some)
 }
 
@@ -255,6 +284,8 @@ fn endpoint(
     match &spec.api_key_env {
         Some(OneOrMore::One(variable)) => endpoint.api_key_envs = vec![variable.clone()],
         Some(OneOrMore::More(variables)) => endpoint.api_key_envs.clone_from(variables),
+        // The file is all that was named.
+        None if spec.api_key_file.is_some() => endpoint.api_key_envs.clear(),
         None => {}
     }
     endpoint.api_key_file = spec.api_key_file.as_ref().map(|path| folder.join(path.get_ref()));
@@ -274,7 +305,10 @@ fn endpoint(
     }
     endpoint.api_version = spec.api_version.as_ref().map(|version| version.get_ref().clone());
     endpoint.deployments = spec.deployments.as_ref().map(|table| table.get_ref().clone()).unwrap_or_default();
-    endpoint.headers.clone_from(&spec.headers);
+    for (name, value) in &spec.headers {
+        header(source, name, value)?;
+        endpoint.headers.insert(name.clone(), value.get_ref().clone());
+    }
     endpoint.drop_params.clone_from(&spec.drop_params);
     endpoint.rates = rates(source, &spec.requests_per_minute, &spec.tokens_per_minute, &spec.max_concurrency)?;
     endpoint.group = group(source, &spec.limit, groups)?;
@@ -302,6 +336,7 @@ fn endpoint(
 
 fn model(
     source: &Source,
+    folder: &Path,
     name: &str,
     table: &Spanned<ModelTable>,
     list: &[Endpoint],
@@ -342,8 +377,22 @@ fn model(
             return Err(wrong(source, format!("`{what}` must be above 0"), table.span(), "in this model"));
         }
     }
+    let tokenizer = match &spec.tokenizer {
+        None => None,
+        Some(path) => {
+            let file = folder.join(path.get_ref());
+            if !file.is_file() {
+                let message = format!("there is no file {}", file.display());
+                return Err(
+                    wrong(source, message, path.span(), "named here").help("paths are relative to the farthing.toml")
+                );
+            }
+            Some(file)
+        }
+    };
     let first = endpoints[0];
     let model = Model {
+        tokenizer,
         id: spec.id.clone().unwrap_or_else(|| name.to_owned()),
         endpoints,
         routing: spec.routing,

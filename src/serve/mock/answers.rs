@@ -1,6 +1,6 @@
 //! Who answers behind the mock endpoint: a made-up model, a cassette, or a function of the caller's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -63,10 +63,25 @@ pub(super) fn counted(request: &Request, texts: Vec<String>) -> Response {
     }
 }
 
+/// The stop sequence that ended a made-up sample: the one that the model would have gone on with. `None` where none did.
+pub(super) fn stopped_by(request: &Request, first: usize, text: &str) -> Option<String> {
+    let stops: Vec<&str> = match request.params.get("stop")? {
+        Value::String(stop) => vec![stop],
+        Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    };
+    let mut unstopped = Request { n: 1, ..request.clone() };
+    unstopped.params.remove("stop");
+    let whole = mock::answer(&unstopped, first).ok()?;
+    let after = whole.samples.first()?.text.strip_prefix(text)?.to_owned();
+    stops.into_iter().find(|stop| after.starts_with(*stop)).map(str::to_owned)
+}
+
 /// Recorded requests and their samples, read independently of the `replay` backend.
 #[derive(Debug, Default)]
 pub struct Cassette {
     lines: BTreeMap<[u8; 32], Recorded>,
+    models: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -119,6 +134,7 @@ impl Cassette {
             .iter()
             .zip(tokens)
             .map_while(|(text, tokens)| Some(Sample::new(text.as_str()?, FinishReason::STOP, tokens.as_u64()?)));
+        self.models.insert(model.to_owned());
         if let Some(prompt_tokens) = line["usage"]["prompt_tokens"].as_u64() {
             let key = key(model, input, params.iter());
             self.lines.insert(key, Recorded { prompt_tokens, samples: samples.collect() });
@@ -126,12 +142,27 @@ impl Cassette {
         Ok(())
     }
 
+    /// The models that are recorded.
+    pub fn models(&self) -> impl Iterator<Item = &str> {
+        self.models.iter().map(String::as_str)
+    }
+
+    /// How many requests are recorded.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// True where nothing is recorded.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
     fn answer(&self, request: &Request, first: usize) -> Result<Response, Refusal> {
         let input = serde_json::to_value(&request.input).unwrap_or_default();
         let recorded = self.lines.get(&key(&request.model, input, request.params.iter()));
         let recorded = recorded.ok_or_else(|| Refusal::not_recorded("the cassette does not hold this request"))?;
         let count = request.n as usize;
-        let from = if first + count <= recorded.samples.len() { first } else { 0 };
+        let from = if first.saturating_add(count) <= recorded.samples.len() { first } else { 0 };
         let samples = recorded.samples.get(from..from + count);
         let samples =
             samples.ok_or_else(|| Refusal::not_recorded("the cassette holds fewer samples of this request"))?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::wire;
+use super::openai;
 
 /// One request for completions, as those see it who decide what becomes of it.
 #[derive(Clone, Debug)]
@@ -16,6 +16,12 @@ pub struct Call {
     pub first: usize,
     /// The body, as JSON.
     pub body: Value,
+    /// The model that is asked.
+    pub model: String,
+    /// The key it came with, shortened as in the [`Ledger`](super::Ledger); empty without one.
+    pub key: String,
+    /// True for a line of a batch: `number` then counts lines of batches.
+    pub batch: bool,
 }
 
 /// What happens instead of a good answer.
@@ -30,20 +36,69 @@ pub enum Kind {
         /// The body as it is.
         body: String,
     },
+    /// 429 with a Retry-After header that is a date, so many seconds from now.
+    RetryDate {
+        /// How far the date is from now.
+        seconds: u64,
+    },
     /// Never any answer.
     Hang,
     /// The connection is reset after the request was read.
     Reset,
+    /// The connection is closed in an orderly way, but without an answer.
+    Close,
     /// The connection ends in the middle of the body of a good answer.
     Cut,
+    /// The connection is reset in the middle of the body of a good answer.
+    ResetBody,
     /// Status 200 with JSON that breaks off.
     Malformed,
+    /// Status 200 with something that is no JSON although it has the right length.
+    Garbled,
     /// Status 200 with an HTML page.
     Html,
     /// A good answer with one choice less than asked for.
     Fewer,
     /// An answer without choices.
     NoChoices,
+    /// A good answer that does not say what is billed.
+    NoUsage,
+    /// A good answer with numbers of tokens that cannot be.
+    BadUsage(Lie),
+    /// A good answer from a model of another name.
+    OtherModel(String),
+    /// A good answer whose body takes this long.
+    Slow(Duration),
+    /// An answer that the content filter cut short.
+    ContentFilter,
+    /// The content filter does not let the prompt in.
+    PromptFiltered,
+    /// The model refuses to answer.
+    Refusal,
+}
+
+/// How numbers of tokens are wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// Below zero.
+    Negative,
+    /// Larger than any integer.
+    Huge,
+    /// Texts.
+    Text,
+}
+
+impl Kind {
+    /// True where the client gets something that it can use.
+    pub(super) fn reaches(&self) -> bool {
+        let whole = matches!(self, Kind::NoUsage | Kind::BadUsage(_) | Kind::OtherModel(_) | Kind::Slow(_));
+        whole || matches!(self, Kind::Fewer | Kind::ContentFilter | Kind::Refusal)
+    }
+
+    /// True where all that was asked for is answered.
+    pub(super) fn answers(&self) -> bool {
+        self.reaches() && !matches!(self, Kind::Fewer | Kind::ContentFilter | Kind::Refusal)
+    }
 }
 
 /// Something that goes wrong.
@@ -62,24 +117,52 @@ impl Fault {
         Fault { kind, billed, late: true }
     }
 
-    /// An error status with OpenAI's error body, not billed.
+    /// An error status with OpenAI's error body, not billed. Other formats say it in their own words.
     pub fn status(code: u16) -> Fault {
         let (kind, word, message) = match code {
             400 => ("invalid_request_error", None, "This request is wrong, says the mock endpoint."),
             401 => ("invalid_request_error", Some("invalid_api_key"), "Incorrect API key provided."),
+            403 => ("invalid_request_error", Some("permission_denied"), "This key may not use the model."),
             404 => {
                 ("invalid_request_error", Some("model_not_found"), "The model does not exist, says the mock endpoint.")
             }
+            408 => ("server_error", Some("request_timeout"), "The request took too long."),
+            409 => ("invalid_request_error", Some("conflict"), "The resource is being changed by another request."),
+            413 => ("invalid_request_error", Some("request_too_large"), "The request is too large."),
+            422 => ("invalid_request_error", None, "The request cannot be processed."),
             429 => ("requests", Some("rate_limit_exceeded"), "Rate limit reached for requests."),
+            529 => ("server_error", Some("overloaded"), "Overloaded"),
             _ => ("server_error", None, "The mock endpoint was told to fail."),
         };
-        let body = wire::error(message, kind, None, word).to_string();
+        let body = openai::error(message, kind, None, word).to_string();
         Fault::new(Kind::Status { code, headers: Vec::new(), body }, false)
     }
 
     /// 429 with a Retry-After header (seconds, or a date), not billed.
     pub fn rate_limited(retry_after: &str) -> Fault {
         Fault::status(429).with_header("retry-after", retry_after)
+    }
+
+    /// 429 with a Retry-After header that is a date so many seconds from now, not billed.
+    pub fn rate_limited_until(seconds: u64) -> Fault {
+        Fault::new(Kind::RetryDate { seconds }, false)
+    }
+
+    /// 429 that says only in OpenAI's x-ratelimit headers when it may be tried again, not billed.
+    pub fn rate_limited_by_headers(seconds: u64) -> Fault {
+        Fault::status(429)
+            .with_header("x-ratelimit-limit-requests", "60")
+            .with_header("x-ratelimit-remaining-requests", "0")
+            .with_header("x-ratelimit-reset-requests", &super::limits::span(seconds.saturating_mul(1000)))
+            .with_header("x-ratelimit-limit-tokens", "60000")
+            .with_header("x-ratelimit-remaining-tokens", "59000")
+            .with_header("x-ratelimit-reset-tokens", "1s")
+    }
+
+    /// 307 to another address, not billed. Who follows it must not bring the key along.
+    pub fn redirect(location: &str) -> Fault {
+        let kind = Kind::Status { code: 307, headers: Vec::new(), body: String::new() };
+        Fault::new(kind, false).with_header("location", location)
     }
 
     /// 429 because the account is empty, not billed.
@@ -103,6 +186,16 @@ impl Fault {
         Fault::new(Kind::Reset, false)
     }
 
+    /// A connection that is closed without an answer; not billed.
+    pub fn close() -> Fault {
+        Fault::new(Kind::Close, false)
+    }
+
+    /// A connection that is reset in the middle of the body; billed.
+    pub fn reset_body() -> Fault {
+        Fault::new(Kind::ResetBody, true)
+    }
+
     /// A body that ends early; billed.
     pub fn cut() -> Fault {
         Fault::new(Kind::Cut, true)
@@ -111,6 +204,47 @@ impl Fault {
     /// Broken JSON; billed.
     pub fn malformed() -> Fault {
         Fault::new(Kind::Malformed, true)
+    }
+
+    /// A body of the right length that is no JSON; billed.
+    pub fn garbled() -> Fault {
+        Fault::new(Kind::Garbled, true)
+    }
+
+    /// A good answer, billed, without a word on usage.
+    pub fn no_usage() -> Fault {
+        Fault::new(Kind::NoUsage, true)
+    }
+
+    /// A good answer, billed truthfully, with impossible numbers of tokens.
+    pub fn bad_usage(lie: Lie) -> Fault {
+        Fault::new(Kind::BadUsage(lie), true)
+    }
+
+    /// A good answer, billed, that names another model.
+    pub fn other_model(name: &str) -> Fault {
+        Fault::new(Kind::OtherModel(name.to_owned()), true)
+    }
+
+    /// A good answer, billed, whose body takes that long.
+    pub fn slow(duration: Duration) -> Fault {
+        Fault::new(Kind::Slow(duration), true)
+    }
+
+    /// An answer cut short by the content filter; billed.
+    pub fn content_filter() -> Fault {
+        Fault::new(Kind::ContentFilter, true)
+    }
+
+    /// A prompt that the content filter does not let in: status 400 at OpenAI, Azure and Anthropic, a reply without
+    /// candidates at Gemini; not billed.
+    pub fn prompt_filtered() -> Fault {
+        Fault::new(Kind::PromptFiltered, false)
+    }
+
+    /// A model that refuses; billed.
+    pub fn refusal() -> Fault {
+        Fault::new(Kind::Refusal, true)
     }
 
     /// An HTML page, as of a proxy; not billed.
@@ -151,7 +285,7 @@ impl Fault {
     /// The same status with another error code and message in OpenAI's error body.
     pub fn with_error(mut self, word: &str, message: &str) -> Fault {
         if let Kind::Status { body, .. } = &mut self.kind {
-            *body = wire::error(message, "invalid_request_error", None, Some(word)).to_string();
+            *body = openai::error(message, "invalid_request_error", None, Some(word)).to_string();
         }
         self
     }

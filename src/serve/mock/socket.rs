@@ -1,10 +1,10 @@
-//! Connections that can be made to break: after a given number of bytes, or before the first.
+//! Connections that can be made to break.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,19 +13,21 @@ use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// How many bytes may still be written to a connection before it breaks.
+/// Whether a connection still lets bytes through.
 #[derive(Clone, Debug)]
-pub(super) struct Fuse(Arc<AtomicUsize>);
+pub(super) struct Fuse(Arc<AtomicU8>);
 
 /// The connection is whole.
-const WHOLE: usize = usize::MAX;
+const WHOLE: u8 = 0;
+/// It is closed at the next byte.
+const CLOSED: u8 = 1;
 /// It is reset at the next byte.
-const RESET: usize = usize::MAX - 1;
+const RESET: u8 = 2;
 
 impl Fuse {
-    /// Lets this many bytes pass, then the connection ends.
-    pub(super) fn end_after(&self, bytes: usize) {
-        self.0.store(bytes, Ordering::Release);
+    /// Lets nothing more pass: the peer sees an orderly end.
+    pub(super) fn close(&self) {
+        self.0.store(CLOSED, Ordering::Release);
     }
 
     /// Lets nothing more pass: the peer gets a reset.
@@ -53,7 +55,7 @@ impl Listener for Door {
                 Ok((stream, address)) => {
                     // Without it small replies wait for the client's acknowledgement; failing to set it is no fault.
                     let _ = stream.set_nodelay(true);
-                    return (Wire { stream, fuse: Fuse(Arc::new(AtomicUsize::new(WHOLE))) }, address);
+                    return (Wire { stream, fuse: Fuse(Arc::new(AtomicU8::new(WHOLE))) }, address);
                 }
                 // Too many open files, say: the waiting connection is still there in a moment.
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -80,22 +82,13 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let left = self.fuse.0.load(Ordering::Acquire);
-        if left == WHOLE {
-            return Pin::new(&mut self.stream).poll_write(cx, bytes);
+        match self.fuse.0.load(Ordering::Acquire) {
+            WHOLE => return Pin::new(&mut self.stream).poll_write(cx, bytes),
+            // Closing without lingering sends a reset rather than an orderly end; failing to set it is no fault.
+            RESET => drop(self.stream.set_zero_linger()),
+            _ => {}
         }
-        if left == RESET {
-            // Closing without lingering sends a reset rather than an orderly end.
-            let _ = self.stream.set_zero_linger();
-        }
-        if left == RESET || left == 0 {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
-        let written = Pin::new(&mut self.stream).poll_write(cx, &bytes[..bytes.len().min(left)]);
-        if let Poll::Ready(Ok(count)) = written {
-            self.fuse.0.fetch_sub(count, Ordering::AcqRel);
-        }
-        written
+        Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

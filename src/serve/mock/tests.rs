@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::money::Usd;
@@ -250,7 +250,7 @@ fn usage_can_lie() {
 
 #[test]
 fn latency_and_concurrency_are_seen() {
-    let (low, high) = (Duration::from_millis(60), Duration::from_millis(90));
+    let (low, high) = (Duration::from_millis(600), Duration::from_millis(900));
     let server = start(|options| {
         options.latency = Latency::Random { low, high, seed: 1 };
         options.cache_prompts = true;

@@ -1,0 +1,333 @@
+//! The keys of an endpoint: read once, never shown, and sharing the load.
+
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use memchr::memmem::Finder;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
+
+use crate::backend::{Auth, Endpoint};
+use crate::diagnostic::{Error, Result};
+use crate::provider::{FailureKind, Wire};
+
+/// What stands in place of a key in every text.
+const HIDDEN: &str = "(secret)";
+/// A word of a model's answer is not hidden for being some local server's key, like `EMPTY`.
+const LONG: usize = 16;
+/// How long a key that was refused is left alone while others work.
+const REFUSED_FOR: Duration = Duration::from_secs(600);
+/// How long one rests that is over its limit, where the endpoint does not say.
+const LIMITED_FOR: Duration = Duration::from_secs(2);
+
+/// A key with the headers that hold it, made once.
+#[derive(Debug)]
+pub(super) struct Key {
+    /// Where it came from: a variable's name or a file's. `None` where there is none.
+    origin: Option<String>,
+    secret: Option<SecretString>,
+    finder: Option<Hidden>,
+    /// The headers of every request under this key; it is marked sensitive there.
+    pub(super) headers: HeaderMap,
+    flights: AtomicUsize,
+    rests_until: Mutex<Option<Instant>>,
+}
+
+/// A searcher for a key, which its `Debug` must not show.
+struct Hidden(Finder<'static>);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+/// All keys of an endpoint: at least one, which may be none.
+#[derive(Debug)]
+pub(super) struct Keys(Vec<Key>);
+
+/// A key in use for one request.
+pub(super) struct Use<'k> {
+    pub(super) key: &'k Key,
+    /// Its place among the keys.
+    pub(super) at: usize,
+}
+
+impl Drop for Use<'_> {
+    fn drop(&mut self) {
+        self.key.flights.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Keys {
+    /// Reads the keys that an endpoint's table names.
+    pub(super) fn read(endpoint: &Endpoint, wire: &dyn Wire) -> Result<Keys> {
+        let mut found: Vec<(String, String)> = Vec::new();
+        let mut unset = Vec::new();
+        for variable in &endpoint.api_key_envs {
+            match std::env::var(variable).ok().map(|key| key.trim().to_owned()).filter(|key| !key.is_empty()) {
+                Some(key) if found.iter().any(|(_, known)| *known == key) => {}
+                Some(key) => found.push((variable.clone(), key)),
+                None => unset.push(variable.as_str()),
+            }
+        }
+        if !found.is_empty() && !unset.is_empty() {
+            tracing::warn!(endpoint = %endpoint.name, variables = unset.join(", "), "these hold no key; the others are used");
+        }
+        if let Some(path) = &endpoint.api_key_file {
+            let problem = |what: String| {
+                Error::endpoint(format!("the key file {} of the endpoint `{}` {what}", path.display(), endpoint.name))
+                    .help("api_key_file names a file that holds the key and nothing else; paths are relative to the farthing.toml")
+            };
+            let text = std::fs::read_to_string(path).map_err(|error| problem(format!("cannot be read: {error}")))?;
+            let key = text.trim();
+            if key.is_empty() {
+                return Err(problem("is empty".to_owned()));
+            }
+            warn_of_readers(path);
+            if !found.iter().any(|(_, known)| known == key) {
+                found.push((path.display().to_string(), key.to_owned()));
+            }
+        }
+        if found.is_empty() && needs_key(endpoint) {
+            return Err(Error::endpoint(format!("the endpoint `{}` needs a key", endpoint.name)).help(format!(
+                "set the environment variable {}, or give the endpoint another base_url",
+                endpoint.api_key_envs.join(" or ")
+            )));
+        }
+        let keys: Result<Vec<Key>> = match found.is_empty() {
+            true => Key::new(endpoint, wire, None).map(|none| vec![none]),
+            false => found.into_iter().map(|found| Key::new(endpoint, wire, Some(found))).collect(),
+        };
+        keys.map(Keys)
+    }
+
+    /// The key for the next request: of those that do not rest the one with the fewest in flight; where all rest, the
+    /// one that wakes first. `tried` are left out; `None` where nothing else is awake.
+    pub(super) fn choose(&self, tried: &[usize]) -> Option<Use<'_>> {
+        let now = Instant::now();
+        let load = |at: &usize| self.0[*at].flights.load(Ordering::Relaxed);
+        let fresh = (0..self.0.len()).filter(|at| !tried.contains(at));
+        let awake = fresh.filter(|at| self.0[*at].wakes().is_none_or(|wakes| wakes <= now)).min_by_key(load);
+        let at = match awake {
+            None if tried.is_empty() => (0..self.0.len()).min_by_key(|at| (self.0[*at].wakes(), load(at))),
+            chosen => chosen,
+        }?;
+        self.0[at].flights.fetch_add(1, Ordering::Relaxed);
+        Some(Use { key: &self.0[at], at })
+    }
+
+    /// What a reply says of the key it came to: refused, or over its limit, it rests while others work.
+    pub(super) fn learn(&self, key: &Key, failure: FailureKind, wait: Option<Duration>) {
+        let rest = match failure {
+            FailureKind::Authentication | FailureKind::QuotaExceeded => REFUSED_FOR,
+            FailureKind::RateLimit => wait.unwrap_or(LIMITED_FOR),
+            _ => return,
+        };
+        let mut until = key.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if until.is_none() && rest == REFUSED_FOR && self.0.len() > 1 {
+            tracing::warn!(key = key.origin.as_deref().unwrap_or("none"), reason = %failure, "this key was refused; others are used");
+        }
+        *until = (*until).max(Some(Instant::now() + rest));
+    }
+
+    /// How long until some key is awake; nothing where one is.
+    pub(super) fn sleep(&self) -> Duration {
+        let now = Instant::now();
+        let wake = self.0.iter().map(|key| key.wakes().map_or(Duration::ZERO, |at| at.saturating_duration_since(now)));
+        wake.min().unwrap_or_default()
+    }
+
+    /// More than one shares the load.
+    pub(super) fn several(&self) -> bool {
+        self.0.len() > 1
+    }
+
+    /// A text without any key.
+    pub(super) fn scrub(&self, mut text: String) -> String {
+        for key in self.0.iter().filter_map(|key| key.secret.as_ref()) {
+            if text.contains(key.expose_secret()) {
+                text = text.replace(key.expose_secret(), HIDDEN);
+            }
+        }
+        text
+    }
+
+    /// The same of a reply, before anything is read out of it; `answer`: only of keys that are no common word.
+    pub(super) fn scrub_bytes<'b>(&self, bytes: &'b [u8], answer: bool) -> Cow<'b, [u8]> {
+        let mut clean = Cow::Borrowed(bytes);
+        for Hidden(finder) in self.0.iter().filter_map(|key| key.finder.as_ref()) {
+            let key = finder.needle().len();
+            if (answer && key < LONG) || finder.find(&clean).is_none() {
+                continue;
+            }
+            let mut without = Vec::with_capacity(clean.len());
+            let mut rest = &clean[..];
+            while let Some(at) = finder.find(rest) {
+                without.extend_from_slice(&rest[..at]);
+                without.extend_from_slice(HIDDEN.as_bytes());
+                rest = &rest[at + key..];
+            }
+            without.extend_from_slice(rest);
+            clean = Cow::Owned(without);
+        }
+        clean
+    }
+}
+
+impl Key {
+    fn new(endpoint: &Endpoint, wire: &dyn Wire, found: Option<(String, String)>) -> Result<Key> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let own = wire.headers();
+        let more = own.iter().map(|(name, value)| (*name, value.as_str()));
+        let theirs = endpoint.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        for (name, value) in more.chain(theirs) {
+            let wrong =
+                || Error::usage(format!("`{name}` of the endpoint `{}` is no header that can be sent", endpoint.name));
+            let name = HeaderName::try_from(name).map_err(|_| wrong())?;
+            headers.insert(name.clone(), HeaderValue::from_str(value).map_err(|_| wrong())?);
+        }
+        if let Some((origin, key)) = &found {
+            let bearer = endpoint.auth.map_or(wire.bearer(), |auth| auth == Auth::Bearer);
+            let (name, text) = match bearer {
+                true => (AUTHORIZATION, format!("Bearer {key}")),
+                false => (HeaderName::from_static(wire.key_header()), key.clone()),
+            };
+            let mut value = HeaderValue::from_str(&text).map_err(|_| {
+                Error::endpoint(format!("the key in {origin} holds characters that no key has"))
+                    .help("it may hold a line break, or be another file than you think")
+            })?;
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+        let (origin, secret) = found.map_or((None, None), |(origin, key)| (Some(origin), Some(key)));
+        let finder = secret.as_ref().map(|key| Hidden(Finder::new(key.as_bytes()).into_owned()));
+        Ok(Key {
+            origin,
+            secret: secret.map(SecretString::from),
+            finder,
+            headers,
+            flights: AtomicUsize::new(0),
+            rests_until: Mutex::new(None),
+        })
+    }
+
+    fn wakes(&self) -> Option<Instant> {
+        *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The providers' own addresses need a key; a server of your own may go without.
+fn needs_key(endpoint: &Endpoint) -> bool {
+    let host = reqwest::Url::parse(&endpoint.base_url).ok().and_then(|url| url.host_str().map(str::to_owned));
+    let cloud = host.is_some_and(|host| host.ends_with(".azure.com") || host == "ollama.com");
+    cloud || (endpoint.vendor && !super::loopback(&endpoint.base_url))
+}
+
+/// Says once of a file that others can read it.
+#[cfg(unix)]
+fn warn_of_readers(path: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    static WARNED: Mutex<Vec<std::path::PathBuf>> = Mutex::new(Vec::new());
+    let open = std::fs::metadata(path).is_ok_and(|about| about.permissions().mode() & 0o077 != 0);
+    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    if open && !warned.iter().any(|known| known == path) {
+        warned.push(path.to_owned());
+        tracing::warn!(file = %path.display(), "others than its owner may read this key file: chmod 600 it");
+    }
+}
+
+#[cfg(not(unix))]
+fn warn_of_readers(_path: &std::path::Path) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::ProviderKind;
+    use crate::provider::anthropic::Anthropic;
+    use crate::provider::openai::Openai;
+
+    fn keys(texts: &[&str]) -> Keys {
+        let endpoint = Endpoint::at("x", "http://127.0.0.1:1/v1");
+        let key =
+            |text: &&str| Key::new(&endpoint, &Openai::default(), Some(("X".into(), (*text).to_owned()))).unwrap();
+        Keys(texts.iter().map(key).collect())
+    }
+
+    #[test]
+    fn a_key_is_never_shown() {
+        let keys = keys(&["sk-planted", "sk-planted-too-0123456789"]);
+        assert!(!format!("{keys:?}").contains("planted"));
+        assert_eq!(keys.scrub("bad key sk-planted!".into()), "bad key (secret)!");
+        assert_eq!(&*keys.scrub_bytes(b"sk-planted \xff sk-planted.", false), b"(secret) \xff (secret).");
+        assert_eq!(&*keys.scrub_bytes(b"sk-plante", false), b"sk-plante");
+        assert_eq!(&*keys.scrub_bytes(b"a sk-planted word", true), b"a sk-planted word", "short ones may be words");
+        let long = keys.scrub_bytes(b"a sk-planted-too-0123456789 word", true);
+        assert_eq!(&*long, b"a (secret) word");
+    }
+
+    #[test]
+    fn a_key_is_sent_as_the_provider_or_the_user_wants() {
+        let endpoint = Endpoint::of(ProviderKind::Anthropic, "x");
+        let sent = |endpoint: &Endpoint| {
+            Key::new(endpoint, &Anthropic::default(), Some(("X".into(), "k-1".into()))).unwrap().headers
+        };
+        let headers = sent(&endpoint);
+        assert!(headers["x-api-key"] == "k-1" && headers["anthropic-version"] == "2023-06-01");
+        assert!(headers.get(AUTHORIZATION).is_none() && headers["x-api-key"].is_sensitive());
+        let bearer =
+            Endpoint { auth: Some(Auth::Bearer), headers: [("X-Team".to_owned(), "7".to_owned())].into(), ..endpoint };
+        assert!(sent(&bearer)["authorization"] == "Bearer k-1" && sent(&bearer)["x-team"] == "7");
+        assert!(Key::new(&bearer, &Openai::default(), Some(("X".into(), "two\nlines".into()))).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_share_the_load_and_rest() {
+        let keys = keys(&["key-a", "key-b", "key-c"]);
+        let name = |held: &Use| held.key.secret.as_ref().unwrap().expose_secret().to_owned();
+        let (one, two, three) = (keys.choose(&[]).unwrap(), keys.choose(&[]).unwrap(), keys.choose(&[]).unwrap());
+        assert_eq!([name(&one), name(&two), name(&three)], ["key-a", "key-b", "key-c"]);
+        drop(two);
+        assert_eq!(name(&keys.choose(&[]).unwrap()), "key-b", "the fewest in flight");
+        drop((one, three));
+        keys.learn(&keys.0[0], FailureKind::Authentication, None);
+        keys.learn(&keys.0[1], FailureKind::RateLimit, Some(Duration::from_secs(5)));
+        keys.learn(&keys.0[2], FailureKind::Server, None);
+        assert_eq!((name(&keys.choose(&[]).unwrap()).as_str(), keys.sleep()), ("key-c", Duration::ZERO));
+        assert!(keys.choose(&[2]).is_none(), "nothing else is awake");
+        keys.learn(&keys.0[2], FailureKind::RateLimit, None);
+        assert_eq!(keys.sleep(), LIMITED_FOR);
+        assert_eq!(name(&keys.choose(&[]).unwrap()), "key-c", "all rest: the one that wakes first");
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert_eq!(name(&keys.choose(&[]).unwrap()), "key-b");
+    }
+
+    #[test]
+    fn a_file_may_hold_the_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let endpoint =
+            Endpoint { api_key_envs: vec![], api_key_file: Some(path.clone()), ..Endpoint::at("x", "http://h/v1") };
+        let error = Keys::read(&endpoint, &Openai::default()).unwrap_err().to_string();
+        assert!(error.contains("key` of") || error.contains(&path.display().to_string()), "{error}");
+        std::fs::write(&path, "\n").unwrap();
+        assert!(Keys::read(&endpoint, &Openai::default()).is_err());
+        std::fs::write(&path, "sk-planted\n").unwrap();
+        let keys = Keys::read(&endpoint, &Openai::default()).unwrap();
+        assert_eq!(keys.0[0].headers[AUTHORIZATION], "Bearer sk-planted");
+    }
+
+    #[test]
+    fn who_needs_a_key() {
+        let azure =
+            |url: &str| Endpoint { base_url: url.into(), vendor: false, ..Endpoint::of(ProviderKind::Azure, "x") };
+        assert!(needs_key(&Endpoint::of(ProviderKind::Gemini, "x")));
+        assert!(needs_key(&azure("https://me.openai.azure.com")) && !needs_key(&azure("http://127.0.0.1:1")));
+        assert!(!needs_key(&Endpoint::of(ProviderKind::Ollama, "x")));
+        assert!(!needs_key(&Endpoint::at("x", "http://gpu-box:8000/v1")));
+    }
+}

@@ -1,0 +1,281 @@
+//! Over HTTP: one pooled client an endpoint. Sends what `provider` encoded and hands what came back to it.
+
+mod keys;
+mod waits;
+mod wires;
+
+use std::borrow::Cow;
+use std::sync::{Once, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use reqwest::{Body, Response as Reply, Url};
+
+use crate::backend::{Answer, Backend, CallError, Endpoint};
+use crate::diagnostic::{Error, Result};
+use crate::provider::wire::{Call, Method};
+use crate::provider::{Failure, FailureKind, Request, Response, Wire};
+use keys::Keys;
+
+/// An endpoint over HTTP.
+#[derive(Debug)]
+pub struct Http {
+    client: reqwest::Client,
+    wire: Box<dyn Wire>,
+    base_url: String,
+    keys: Keys,
+    drop_params: Vec<String>,
+    /// Addresses as parsed, by path: most endpoints have one.
+    addresses: RwLock<Vec<(String, Url)>>,
+    /// Largest reply that is read, in bytes.
+    largest: usize,
+}
+
+/// Largest reply that is read: far above any answer, far below memory.
+const LARGEST: usize = 64 << 20;
+/// Addresses that are kept parsed.
+const ADDRESSES: usize = 64;
+
+impl Http {
+    /// Builds the client. The provider's own address needs a key; a server of your own may go without.
+    pub fn open(endpoint: &Endpoint) -> Result<Http> {
+        static TLS: Once = Once::new();
+        // An application that embeds farthing may have installed its own TLS provider: then that one serves.
+        TLS.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+        let wire = wires::wire(endpoint);
+        let keys = Keys::read(endpoint, &*wire)?;
+        let builder = reqwest::Client::builder()
+            .user_agent(concat!("farthing/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(endpoint.timeout.min(Duration::from_secs(20)))
+            .timeout(endpoint.timeout)
+            .tcp_nodelay(true)
+            .pool_max_idle_per_host(512);
+        let builder = if loopback(&endpoint.base_url) { builder.no_proxy() } else { builder };
+        let client =
+            builder.build().map_err(|error| Error::internal(format!("no HTTP client can be made: {error}")))?;
+        Ok(Http {
+            client,
+            wire,
+            base_url: wires::base(endpoint),
+            keys,
+            drop_params: endpoint.drop_params.clone(),
+            addresses: RwLock::default(),
+            largest: LARGEST,
+        })
+    }
+
+    /// The models that the endpoint lists: bills nothing, and tells whether its address and a key are good.
+    pub async fn models(&self) -> Result<Vec<String>, Failure> {
+        let call = self.wire.listing();
+        let bytes = self.exchange(call).await.map_err(|error| error.failure)?;
+        self.wire.listed(&bytes).map_err(|failure| Failure::new(failure.kind, self.keys.scrub(failure.message)))
+    }
+
+    fn failed(&self, kind: FailureKind, message: impl Into<String>, may_be_billed: bool) -> CallError {
+        CallError { failure: Failure::new(kind, self.keys.scrub(message.into())), may_be_billed, retry_after: None }
+    }
+
+    /// A transport error: before the request was out nothing can be billed, after it may be.
+    fn broken(&self, error: &reqwest::Error) -> CallError {
+        if error.is_connect() {
+            let kind = if error.is_timeout() { FailureKind::Timeout } else { FailureKind::Connection };
+            return self.failed(kind, unreached(error, &self.base_url), false);
+        }
+        if error.is_timeout() {
+            return self.failed(FailureKind::Timeout, "no answer within the timeout", true);
+        }
+        let sent = !error.is_builder();
+        self.failed(FailureKind::Connection, format!("the connection broke: {}", root_cause(error)), sent)
+    }
+
+    /// The whole address of a path.
+    fn address(&self, path: &str) -> Result<Url, CallError> {
+        let known = self.addresses.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, url)) = known.iter().find(|(known, _)| known == path) {
+            return Ok(url.clone());
+        }
+        drop(known);
+        let url = Url::parse(&format!("{}{path}", self.base_url));
+        let url = url.map_err(|error| self.failed(FailureKind::BadRequest, format!("no address: {error}"), false))?;
+        let mut known = self.addresses.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < ADDRESSES {
+            known.push((path.to_owned(), url.clone()));
+        }
+        Ok(url)
+    }
+
+    /// Sends a call, under another key where one is refused or over its limit and another is awake: nothing is billed for
+    /// such a reply. Gives the body of a reply with status 200.
+    async fn exchange(&self, call: Call) -> Result<Bytes, CallError> {
+        let url = self.address(&call.path)?;
+        let method = match call.method {
+            Method::Get => reqwest::Method::GET,
+            Method::Post => reqwest::Method::POST,
+        };
+        let body = (call.method == Method::Post).then(|| Bytes::from(call.body));
+        let mut tried = Vec::new();
+        let mut last = None;
+        while let Some(held) = self.keys.choose(&tried) {
+            let mut request = reqwest::Request::new(method.clone(), url.clone());
+            request.headers_mut().clone_from(&held.key.headers);
+            for (name, value) in &call.headers {
+                if let Ok(value) = value.parse() {
+                    request.headers_mut().insert(*name, value);
+                }
+            }
+            // Bytes in memory are shared, not copied.
+            *request.body_mut() = body.clone().map(Body::from);
+            let error = match self.send(request).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => error,
+            };
+            self.keys.learn(held.key, error.failure.kind, error.retry_after);
+            use FailureKind::{Authentication, QuotaExceeded, RateLimit};
+            if !self.keys.several() || !matches!(error.failure.kind, Authentication | QuotaExceeded | RateLimit) {
+                return Err(error);
+            }
+            tried.push(held.at);
+            last = Some(error);
+        }
+        let mut error = last.unwrap_or_else(|| self.failed(FailureKind::Authentication, "there is no key", false));
+        if error.failure.kind == FailureKind::RateLimit {
+            // The next attempt goes to the key that wakes first.
+            error.retry_after = Some(self.keys.sleep().min(waits::LONGEST));
+        }
+        Err(error)
+    }
+
+    /// One exchange of bytes.
+    async fn send(&self, request: reqwest::Request) -> Result<Bytes, CallError> {
+        let reply = self.client.execute(request).await.map_err(|error| self.broken(&error))?;
+        let status = reply.status();
+        if status.is_redirection() {
+            let message = format!("HTTP {}: the endpoint points elsewhere, and keys do not follow", status.as_u16());
+            return Err(self.failed(FailureKind::BadRequest, message, false));
+        }
+        if status.is_success() {
+            return self.body(reply).await;
+        }
+        let limited = matches!(status.as_u16(), 429 | 498 | 503 | 529);
+        let wished = waits::wished(reply.headers(), limited, SystemTime::now());
+        // An error status is not billed, whether its text arrives or not.
+        let bytes = self.body(reply).await.unwrap_or_default();
+        // A gateway that gave up says nothing of what the model behind it did.
+        let may_be_billed = matches!(status.as_u16(), 499 | 502 | 504 | 520..=527);
+        let refusal = self.wire.decode_error(status.as_u16(), &self.keys.scrub_bytes(&bytes, false));
+        let mut error = self.failed(refusal.failure.kind, refusal.failure.message, may_be_billed);
+        error.retry_after = wished.or(refusal.wait.map(|wait| wait.min(waits::LONGEST)));
+        Err(error)
+    }
+
+    /// A reply's body, up to a bound.
+    async fn body(&self, mut reply: Reply) -> Result<Bytes, CallError> {
+        let too_large = || {
+            let message = format!("the reply is larger than {} MiB", self.largest >> 20);
+            self.failed(FailureKind::MalformedReply, message, true)
+        };
+        let announced = reply.content_length().unwrap_or(0);
+        if announced > self.largest as u64 {
+            return Err(too_large());
+        }
+        // Most replies come in one piece, which is read where it lies.
+        let mut whole = Bytes::new();
+        let mut pieces = Vec::new();
+        while let Some(piece) = reply.chunk().await.map_err(|error| self.broken(&error))? {
+            if whole.len() + pieces.len() + piece.len() > self.largest {
+                return Err(too_large());
+            }
+            if whole.is_empty() && pieces.is_empty() {
+                whole = piece;
+                continue;
+            }
+            if pieces.is_empty() {
+                pieces.reserve(announced as usize);
+                pieces.extend_from_slice(&std::mem::take(&mut whole));
+            }
+            pieces.extend_from_slice(&piece);
+        }
+        Ok(if pieces.is_empty() { whole } else { Bytes::from(pieces) })
+    }
+
+    /// The request without what this endpoint refuses.
+    fn reduced<'a>(&self, request: &'a Request) -> Cow<'a, Request> {
+        if !self.drop_params.iter().any(|name| request.params.contains_key(name)) {
+            return Cow::Borrowed(request);
+        }
+        let mut reduced = request.clone();
+        self.drop_params.iter().for_each(|name| drop(reduced.params.remove(name)));
+        Cow::Owned(reduced)
+    }
+
+    async fn attempt(&self, request: &Request, first: usize) -> Result<Response, CallError> {
+        let wanted = request.n.saturating_sub(u32::try_from(first).unwrap_or(u32::MAX));
+        let n = if self.several(request) { wanted } else { wanted.min(1) };
+        let request = self.reduced(request);
+        let call =
+            self.wire.encode(&request, n).map_err(|failure| self.failed(failure.kind, failure.message, false))?;
+        let bytes = self.exchange(call).await?;
+        // What cannot be read was answered all the same, so it may be billed.
+        self.wire.decode(&request, n, &self.keys.scrub_bytes(&bytes, true)).map_err(|failure| {
+            // Read again without any key: messages quote a reply's beginning, which may end in the middle of one.
+            let failure = self.wire.decode(&request, n, &self.keys.scrub_bytes(&bytes, false)).err().unwrap_or(failure);
+            self.failed(failure.kind, failure.message, true)
+        })
+    }
+}
+
+impl Backend for Http {
+    fn source(&self) -> &'static str {
+        "http"
+    }
+
+    fn call<'a>(&'a self, request: &'a Request, first: usize) -> Answer<'a> {
+        Box::pin(self.attempt(request, first))
+    }
+
+    fn several(&self, request: &Request) -> bool {
+        !self.drop_params.iter().any(|name| name == "n") && self.wire.several(request)
+    }
+}
+
+/// An address of this machine: no proxy lies between.
+fn loopback(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| {
+        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    })
+}
+
+/// Every reason of an error, the outermost first.
+fn reasons(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source())
+}
+
+/// Why an endpoint was not reached: no such name, no trust, or nobody there.
+fn unreached(error: &reqwest::Error, base_url: &str) -> String {
+    let why = root_cause(error);
+    let tls = reasons(error).find_map(|reason| {
+        // An I/O error hides what it wraps, which may be another one.
+        let mut reason = reason;
+        while let Some(inner) = reason.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            reason = inner;
+        }
+        reason.downcast_ref::<rustls::Error>()
+    });
+    if let Some(tls) = tls {
+        return format!("no secure connection to {base_url} (TLS): {tls}");
+    }
+    if reasons(error).any(|reason| reason.to_string().contains("dns error")) {
+        return format!("no address is known for the host of {base_url} (DNS): {why}");
+    }
+    format!("no connection to {base_url}: {why}")
+}
+
+/// The innermost reason of an error: what the system said.
+fn root_cause(error: &reqwest::Error) -> String {
+    reasons(error).last().map(ToString::to_string).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+//! What is told apart before any endpoint answers, and what may have been billed. Whole exchanges: tests/providers.rs.
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::provider::{Input, Message};
+
+fn request() -> Request {
+    let message = Message { role: "user".into(), content: "hi".into() };
+    Request { model: "m".into(), input: Input::Messages(vec![message]), params: Default::default(), n: 1 }
+}
+
+/// A server that gives these bytes to every connection and closes it.
+async fn server(reply: Vec<u8>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut seen = [0; 65536];
+            let _ = stream.read(&mut seen).await;
+            let _ = stream.write_all(&reply).await;
+        }
+    });
+    format!("127.0.0.1:{}", address.port())
+}
+
+fn at(url: &str) -> Http {
+    Http::open(&Endpoint { timeout: Duration::from_secs(5), api_key_envs: vec![], ..Endpoint::at("x", url) }).unwrap()
+}
+
+async fn failure(http: &Http) -> (FailureKind, String, bool) {
+    let error = http.call(&request(), 0).await.unwrap_err();
+    (error.failure.kind, error.failure.message, error.may_be_billed)
+}
+
+#[tokio::test]
+async fn why_nobody_was_reached_is_said() {
+    let refused = failure(&at("http://127.0.0.1:1/v1")).await;
+    assert!(
+        refused.0 == FailureKind::Connection && !refused.2 && refused.1.starts_with("no connection to"),
+        "{refused:?}"
+    );
+    let nameless = failure(&at("http://no-such-host.invalid/v1")).await;
+    assert!(nameless.0 == FailureKind::Connection && !nameless.2 && nameless.1.contains("(DNS)"), "{nameless:?}");
+    let plain = server(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec()).await;
+    let tls = failure(&at(&format!("https://{plain}/v1"))).await;
+    assert!(tls.0 == FailureKind::Connection && !tls.2 && tls.1.contains("(TLS)"), "{tls:?}");
+}
+
+#[tokio::test]
+async fn replies_that_are_too_large_or_cut_may_be_billed() {
+    let mut http =
+        at(&format!("http://{}/v1", server(b"HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n{}".to_vec()).await));
+    http.largest = 500;
+    let large = failure(&http).await;
+    assert!(large.0 == FailureKind::MalformedReply && large.2, "{large:?}");
+    let mut body = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n".to_vec();
+    body.resize(2000, b'x');
+    let mut http = at(&format!("http://{}/v1", server(body).await));
+    http.largest = 500;
+    let unannounced = failure(&http).await;
+    assert!(unannounced.0 == FailureKind::MalformedReply && unannounced.2, "{unannounced:?}");
+    let cut =
+        at(&format!("http://{}/v1", server(b"HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n{\"ch".to_vec()).await));
+    let cut = failure(&cut).await;
+    assert!(cut.0 == FailureKind::Connection && cut.2, "{cut:?}");
+    let moved = at(&format!(
+        "http://{}/v1",
+        server(b"HTTP/1.1 302 Found\r\nlocation: http://x/\r\ncontent-length: 0\r\n\r\n".to_vec()).await
+    ));
+    let moved = failure(&moved).await;
+    assert!(moved.0 == FailureKind::BadRequest && !moved.2, "{moved:?}");
+}
+
+#[tokio::test]
+async fn only_gateways_errors_may_be_billed() {
+    for (status, billed) in
+        [(400, false), (429, false), (500, false), (502, true), (503, false), (504, true), (524, true), (529, false)]
+    {
+        let reply = format!("HTTP/1.1 {status} X\r\ncontent-length: 2\r\nretry-after: 3\r\n\r\n{{}}");
+        let http = at(&format!("http://{}/v1", server(reply.into_bytes()).await));
+        let error = http.call(&request(), 0).await.unwrap_err();
+        assert_eq!((error.may_be_billed, error.retry_after), (billed, Some(Duration::from_secs(3))), "{status}");
+    }
+}
+
+#[test]
+fn what_an_endpoint_refuses_is_not_sent() {
+    let endpoint =
+        Endpoint { drop_params: vec!["seed".into(), "n".into()], ..Endpoint::at("x", "http://127.0.0.1:1/v1") };
+    let http = Http::open(&endpoint).unwrap();
+    let params = [("seed".to_owned(), json!(1)), ("top_p".to_owned(), json!(1))].into();
+    let request = Request { params, ..request() };
+    assert_eq!(http.reduced(&request).params.keys().collect::<Vec<_>>(), ["top_p"]);
+    assert!(!http.several(&request), "n is dropped: one by one");
+    assert!(at("http://127.0.0.1:1/v1").several(&request));
+}

@@ -1,0 +1,378 @@
+//! One request at a time, for programs: asked, answered from the store or by an endpoint, paid for under a budget.
+//!
+//! The same runner answers here as in a study: single flight, the store, rate limits, retries, several endpoints a model.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use farthing::client::{Client, Create};
+//! let client = Client::builder().endpoints(farthing::backend::Endpoints::mock()).in_memory().build()?;
+//! let ask = Create::chat("mock-small").user("What is 2 + 2?").max_tokens(40).n(2);
+//! let first = client.create(&ask).await?;
+//! let again = client.create(&ask).await?;
+//! assert_eq!(first.extract_text(), again.extract_text());
+//! assert!(again.cached && again.cost == farthing::Usd::ZERO && again.full_cost == first.full_cost);
+//! println!("{}", client.usage_summary());
+//! # Ok(()) }
+//! ```
+
+mod completion;
+mod create;
+mod log;
+mod usage;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::{Stream, StreamExt};
+use serde_json::Value;
+
+pub use completion::{Completion, TextOrToolCall};
+pub use create::Create;
+pub use log::LogForm;
+pub use usage::{ModelUsage, UsageSummary};
+
+use crate::backend::Endpoints;
+use crate::diagnostic::{Error, Result};
+use crate::money::Usd;
+use crate::prompt::tokens;
+use crate::provider::{Failure, FailureKind, Request};
+use crate::runner::{Purse, Runner, Service};
+use crate::store::{Fingerprint, MemoryStore, SharedStore, SqliteStore, Stored};
+use log::Log;
+
+/// Why there is no completion.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The request was asked, and nothing came of it.
+    #[error("{0}")]
+    Failed(#[from] Failure),
+    /// The request is wrong, its model unknown, or the store cannot be used.
+    #[error(transparent)]
+    Refused(#[from] Error),
+}
+
+/// Puts a client together.
+pub struct ClientBuilder {
+    endpoints: Option<Endpoints>,
+    store: Option<SharedStore>,
+    path: PathBuf,
+    budget: Option<Usd>,
+    concurrency: usize,
+}
+
+impl ClientBuilder {
+    /// Who answers; else the `farthing.toml` of the working folder, else OpenAI.
+    #[must_use]
+    pub fn endpoints(mut self, endpoints: Endpoints) -> ClientBuilder {
+        self.endpoints = Some(endpoints);
+        self
+    }
+
+    /// The file of the store; else `.farthing/store.db` in the working folder.
+    #[must_use]
+    pub fn store(mut self, path: impl Into<PathBuf>) -> ClientBuilder {
+        self.path = path.into();
+        self
+    }
+
+    /// Any store.
+    #[must_use]
+    pub fn shared_store(mut self, store: SharedStore) -> ClientBuilder {
+        self.store = Some(store);
+        self
+    }
+
+    /// Nothing outlives the process.
+    #[must_use]
+    pub fn in_memory(self) -> ClientBuilder {
+        self.shared_store(MemoryStore::new())
+    }
+
+    /// What all calls together may cost in money; what the store has is free.
+    #[must_use]
+    pub fn budget(mut self, budget: Usd) -> ClientBuilder {
+        self.budget = Some(budget);
+        self
+    }
+
+    /// Requests in flight at once (default 64).
+    #[must_use]
+    pub fn concurrency(mut self, concurrency: usize) -> ClientBuilder {
+        self.concurrency = concurrency.max(1);
+        self
+    }
+
+    /// The client. Models are opened when they are first asked.
+    pub fn build(self) -> Result<Client> {
+        let endpoints = match self.endpoints {
+            Some(endpoints) => endpoints,
+            None => match Endpoints::find(Path::new(".")) {
+                Some(file) => Endpoints::load(&file)?,
+                None => Endpoints::standard(),
+            },
+        };
+        let store = match self.store {
+            Some(store) => store,
+            None => SqliteStore::open(&self.path)?,
+        };
+        let inner = Inner {
+            runner: Runner::open(store, &endpoints, &[], self.concurrency, self.budget.is_some(), false)?,
+            endpoints,
+            purse: Purse::with_limits(None, self.budget, true, Usd::ZERO),
+            gate: tokio::sync::Mutex::new(()),
+            scope: crate::store::fresh_scope("client"),
+            capped: self.budget.is_some(),
+            concurrency: self.concurrency,
+            usage: Mutex::default(),
+            log: Mutex::new(None),
+        };
+        Ok(Client { inner: Arc::new(inner) })
+    }
+}
+
+struct Inner {
+    runner: Runner,
+    endpoints: Endpoints,
+    purse: Arc<Purse>,
+    /// Requests ask for money one after the other, in the order of asking.
+    gate: tokio::sync::Mutex<()>,
+    scope: String,
+    capped: bool,
+    concurrency: usize,
+    usage: Mutex<UsageSummary>,
+    log: Mutex<Option<Log>>,
+}
+
+/// Asks models. Cheap to clone; all clones share store, budget, limits and sums.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+impl Client {
+    /// Begins one.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder {
+            endpoints: None,
+            store: None,
+            path: PathBuf::from(".farthing/store.db"),
+            budget: None,
+            concurrency: 64,
+        }
+    }
+
+    /// Answers a request: from the store as far as it has samples, else by an endpoint. What is bought is durable before
+    /// it is returned.
+    pub async fn create(&self, create: &Create) -> Result<Completion, CreateError> {
+        let inner = &*self.inner;
+        let request = create.request()?;
+        let service = inner.service(&create.model)?;
+        let request = Request { model: service.model.id.clone(), ..request };
+        let (outcome, paid) = inner.answer(&service, &request, create).await?;
+        let mut log = inner.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(log) = &mut *log {
+            log.add(&request, outcome.as_ref());
+        }
+        drop(log);
+        let mut usage = inner.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        match &outcome {
+            Ok(done) => usage.add(done),
+            Err(_) => usage.add_failure(&create.model, paid),
+        }
+        Ok(outcome?)
+    }
+
+    /// Tries requests one after the other: the first that is answered and passes the filter, else the last answered,
+    /// marked as not passed; an error only where none was answered. The cost of the completion is that of all tries.
+    pub async fn create_any(
+        &self,
+        creates: &[Create],
+        filter: impl Fn(&Create, &Completion) -> bool,
+    ) -> Result<Completion, CreateError> {
+        let (mut last, mut error) = (None, None);
+        let (mut cost, mut full_cost) = (Usd::ZERO, Usd::ZERO);
+        for (tried, create) in creates.iter().enumerate() {
+            match self.create(create).await {
+                Ok(done) => {
+                    cost += done.cost;
+                    full_cost += done.full_cost;
+                    let passed = filter(create, &done);
+                    let done = Completion { tried, passed, cost, full_cost, ..done };
+                    if passed {
+                        return Ok(done);
+                    }
+                    last = Some(done);
+                }
+                Err(problem) => {
+                    tracing::info!(model = %create.model, %problem, "the next request is tried");
+                    error = Some(problem);
+                }
+            }
+        }
+        match (last, error) {
+            (Some(done), _) => Ok(Completion { cost, full_cost, ..done }),
+            (None, Some(error)) => Err(error),
+            (None, None) => Err(Error::usage("there is no request to try").into()),
+        }
+    }
+
+    /// Answers many requests, as many at once as the client's concurrency allows; the answers come in the order of the
+    /// requests, and no more of them are held than are in flight.
+    pub fn create_many<I>(&self, creates: I) -> impl Stream<Item = Result<Completion, CreateError>> + use<I>
+    where
+        I: IntoIterator<Item = Create>,
+    {
+        let client = self.clone();
+        let concurrency = client.inner.concurrency;
+        futures_util::stream::iter(creates)
+            .map(move |create| {
+                let client = client.clone();
+                async move { client.create(&create).await }
+            })
+            .buffered(concurrency)
+    }
+
+    /// What completions cost, really and as if nothing had been stored, by model, since the client was built or
+    /// [`reset_usage`](Self::reset_usage).
+    pub fn usage_summary(&self) -> UsageSummary {
+        self.inner.usage.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Begins the sums anew. What counts against the budget stays.
+    pub fn reset_usage(&self) {
+        *self.inner.usage.lock().unwrap_or_else(PoisonError::into_inner) = UsageSummary::default();
+    }
+
+    /// Money spent so far: bills, and requests lost at their worst case.
+    pub fn spent(&self) -> Usd {
+        self.inner.purse.spent()
+    }
+
+    /// Switches the log on, empty.
+    pub fn start_log(&self, form: LogForm) {
+        *self.inner.log.lock().unwrap_or_else(PoisonError::into_inner) = Some(Log::new(form));
+    }
+
+    /// What was logged so far.
+    pub fn logged(&self) -> Vec<Value> {
+        let log = self.inner.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.as_ref().map_or_else(Vec::new, |log| log.entries().to_vec())
+    }
+
+    /// Switches the log off and forgets it.
+    pub fn stop_log(&self) {
+        *self.inner.log.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The input tokens of a request: exact where the model's tokenizer is known, else `None`.
+    pub fn count_tokens(&self, create: &Create) -> Result<Option<u64>> {
+        let service = self.inner.service(&create.model)?;
+        let request = Request { model: service.model.id.clone(), ..create.request()? };
+        Ok(tokens::input_count(&request))
+    }
+
+    /// Whether the prompt and the longest answer that is asked for fit the model's context window; `None` where the
+    /// window is not known, or where only an exact count could tell and there is none.
+    pub fn fits_context(&self, create: &Create) -> Result<Option<bool>> {
+        let service = self.inner.service(&create.model)?;
+        let request = Request { model: service.model.id.clone(), ..create.request()? };
+        let Some(window) = service.model.context_window else { return Ok(None) };
+        let answer = ["max_tokens", "max_completion_tokens"];
+        let answer = answer.iter().filter_map(|name| request.params.get(*name)?.as_u64()).max().unwrap_or(1);
+        let fits = |input: u64| input.saturating_add(answer) <= window;
+        Ok(match tokens::input_count(&request) {
+            Some(exact) => Some(fits(exact)),
+            None => fits(tokens::input_bound(&request)).then_some(true),
+        })
+    }
+
+    /// What a request may cost at most; nothing where the store has it. Nothing is sent.
+    pub fn cost_bound(&self, create: &Create) -> Result<Usd> {
+        let service = self.inner.service(&create.model)?;
+        let request = Request { model: service.model.id.clone(), ..create.request()? };
+        let stored = self.inner.runner.store().stored(&service.fingerprint(&request))?;
+        Ok(service.worst(&request, stored.len(), true))
+    }
+}
+
+impl Inner {
+    fn service(&self, model: &str) -> Result<Arc<Service>> {
+        self.runner.open_model(&self.endpoints, model, self.capped, false)
+    }
+
+    /// Answers, and says what was paid whether that succeeded or not.
+    async fn answer(
+        &self,
+        service: &Service,
+        request: &Request,
+        create: &Create,
+    ) -> Result<(Result<Completion, Failure>, Usd)> {
+        let print = service.fingerprint(request);
+        let before = self.runner.store().stored(&print)?;
+        // Which samples are wanted: a block of those stored, or what comes behind all of them.
+        let first = match create.use_cache {
+            true => create.repeat as usize * request.n as usize,
+            false => before.len(),
+        };
+        let wanted = first + request.n as usize;
+        let Ok(all) = u32::try_from(wanted) else {
+            return Err(Error::usage(format!("repeat {} of {} completions is too far", create.repeat, request.n)));
+        };
+        if before.len() >= wanted {
+            let done = completion(service, request, create, &before, first, print);
+            return Ok((Ok(Completion { cached: true, ..done }), Usd::ZERO));
+        }
+        let whole = Request { n: all, ..request.clone() };
+        let worst = service.worst(&whole, before.len(), false);
+        let gate = self.gate.lock().await;
+        let admitted = self.purse.admit_in_time(Usd::ZERO, worst).await;
+        drop(gate);
+        let Some(mut hold) = admitted else {
+            let message = format!("up to {worst} dollars more do not fit the budget");
+            return Ok((Err(Failure::new(FailureKind::Budget, message)), Usd::ZERO));
+        };
+        let answered = self.runner.answer(service, &whole, &print, &self.scope, &mut hold).await?;
+        let paid = hold.paid();
+        hold.settle(Usd::ZERO);
+        let outcome = answered.map(|answered| {
+            let done = completion(service, request, create, &answered.stored, first, print);
+            Completion { cost: paid, requests: answered.requests, cached: answered.requests == 0, ..done }
+        });
+        Ok((outcome, paid))
+    }
+}
+
+/// Samples `first..first + n` of what is stored, as an answer that cost nothing.
+fn completion(
+    service: &Service,
+    request: &Request,
+    create: &Create,
+    stored: &Stored,
+    first: usize,
+    print: Fingerprint,
+) -> Completion {
+    let samples: Vec<_> = stored.samples().skip(first).take(request.n as usize).cloned().collect();
+    let purchase = stored.purchase_of(first).or(stored.purchases.first());
+    let response = purchase.map(|purchase| &purchase.response);
+    let prompt_tokens = response.map_or(0, |response| response.prompt_tokens);
+    // Where completions come one by one, each pays the prompt.
+    let prompts = if service.several(request) { 1 } else { u64::from(request.n) };
+    Completion {
+        model: create.model.clone(),
+        replied_model: response.and_then(|response| response.model.clone()),
+        endpoint: response.and_then(|response| response.endpoint.clone()),
+        prompt_tokens: prompt_tokens.saturating_mul(prompts),
+        completion_tokens: samples.iter().map(|sample| sample.completion_tokens).sum(),
+        cost: Usd::ZERO,
+        full_cost: service.price.production(prompt_tokens, &samples)
+            + service.price.prompt(prompt_tokens, 0).times(prompts - 1),
+        cached: false,
+        requests: 0,
+        estimated: response.is_some_and(|response| response.estimated),
+        fingerprint: print,
+        tried: 0,
+        passed: true,
+        samples,
+    }
+}

@@ -1,0 +1,307 @@
+//! What an endpoint says in place of an answer: the class of a failure from its status and its words, and how long it asks
+//! to wait. One reading for all: proxies pass the words of one provider on in the form of another.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::provider::wire::Refusal;
+use crate::provider::{Failure, FailureKind};
+
+/// The pieces of an error that its class depends on. The words are in small letters.
+struct Told {
+    codes: Vec<String>,
+    words: String,
+    shown: String,
+}
+
+impl Told {
+    fn code(&self, any: &[&str]) -> bool {
+        self.codes.iter().any(|code| any.contains(&code.as_str()))
+    }
+
+    fn says(&self, any: &[&str]) -> bool {
+        any.iter().any(|phrase| self.words.contains(phrase))
+    }
+}
+
+/// Reads the error's forms: `{"error": {...}}`, `{"error": "..."}`, `{"detail": ...}`, `{"message": ...}`, a list with one
+/// of them, or any text.
+fn told(body: &[u8]) -> (Told, Value) {
+    let mut json: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+    if let Some(first) = json.as_array_mut().and_then(|list| list.first_mut()) {
+        json = first.take();
+    }
+    let error = json.get("error").filter(|error| !error.is_null()).unwrap_or(&json);
+    let mut codes = Vec::new();
+    let mut messages = Vec::new();
+    let add = |list: &mut Vec<String>, value: Option<&Value>| match value {
+        Some(Value::String(text)) if !text.trim().is_empty() => list.push(text.clone()),
+        Some(Value::Number(number)) => list.push(number.to_string()),
+        _ => {}
+    };
+    let inner = error.get("innererror").or_else(|| error.get("inner_error"));
+    let details = error.get("details").and_then(Value::as_array);
+    let reason = details.and_then(|list| list.iter().find_map(|detail| detail.get("reason")));
+    for code in ["code", "type", "status", "error_type"].map(|name| error.get(name)) {
+        add(&mut codes, code);
+    }
+    for code in [json.get("error_type"), inner.and_then(|inner| inner.get("code")), reason] {
+        add(&mut codes, code);
+    }
+    for message in [Some(error), error.get("message"), error.get("detail"), json.get("message"), json.get("detail")] {
+        add(&mut messages, message);
+    }
+    // What stood behind a proxy.
+    let raw = error.get("metadata").and_then(|metadata| metadata.get("raw"));
+    add(&mut messages, raw);
+    messages.dedup();
+    if messages.is_empty() {
+        messages.push(match body.is_empty() {
+            true => "(empty reply)".to_owned(),
+            false => String::from_utf8_lossy(&body[..body.len().min(2000)]).into_owned(),
+        });
+    }
+    let shown = clip(&messages.join(": "));
+    let codes = codes.into_iter().map(|code| code.to_lowercase()).collect();
+    (Told { codes, words: messages.join("\n").to_lowercase(), shown }, json)
+}
+
+/// The prompt, with what was asked for, does not fit.
+fn too_long(status: u16, told: &Told) -> bool {
+    if !matches!(status, 400 | 413 | 422 | 429 | 500) {
+        return false;
+    }
+    let limit = status == 429 && told.says(&["request too large"]);
+    let code = told.code(&[
+        "context_length_exceeded",
+        "string_above_max_length",
+        "request_too_large",
+        "exceed_context_size_error",
+    ]);
+    let words = told.says(&[
+        "context length",
+        "context window",
+        "context size",
+        "maximum context",
+        "exceed context limit",
+        "prompt is too long",
+        "input is too long",
+        "request too large",
+        "maximum prompt length",
+        "reduce the length of the messages",
+        "input token count",
+        "`inputs` tokens + `max_new_tokens`",
+    ]);
+    match status {
+        413 => true,
+        429 => limit,
+        500 => told.code(&["context_length_exceeded"]) || (words && told.says(&["exceed", "too long", "larger than"])),
+        _ => code || words,
+    }
+}
+
+/// This one prompt, or its answer, is not allowed; another may be.
+fn filtered(told: &Told) -> bool {
+    let account = told.says(&["your account", "your organization", "api key"]);
+    let about = told.says(&["prompt", "input", "content", "request", "message", "text"]);
+    told.code(&[
+        "content_filter",
+        "content_policy_violation",
+        "responsibleaipolicyviolation",
+        "invalid_prompt",
+        "moderation_blocked",
+        "data_inspection_failed",
+        "prohibited_content",
+    ]) || told.says(&[
+        "content management policy",
+        "content filter",
+        "content_filter",
+        "content policy",
+        "content exists risk",
+        "inappropriate content",
+        "rejected as a result of our safety system",
+        "input was flagged",
+        "prompt was flagged",
+        "guardrail",
+        "prompt injection",
+    ]) || (!account && about && told.says(&["violat"]) && told.says(&["polic", "guideline", "safety"]))
+        || (!account
+            && told.says(&["blocked by", "was blocked"])
+            && told.says(&["policy", "firewall", "waf", "moderation", "safety"]))
+}
+
+fn class(status: u16, told: &Told) -> FailureKind {
+    let google = told.code(&["resource_exhausted"]);
+    let quota = told.code(&["insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error"])
+        || told.says(&[
+            "credit balance is too low",
+            "insufficient balance",
+            "insufficient credits",
+            "requests per day (rpd)",
+        ])
+        // Google says this of every limit.
+        || (!google && told.says(&["exceeded your current quota"]))
+        || (google && told.says(&["perday", "per day"]));
+    let no_model = told.code(&["model_not_found", "deploymentnotfound", "unknown_model"])
+        || (told.says(&["model"])
+            && told.says(&["does not exist", "not found", "invalid model name", "is not a valid model"]));
+    match status {
+        _ if too_long(status, told) => FailureKind::ContextTooLong,
+        400 | 403 | 422 | 451 if filtered(told) => FailureKind::ContentFilter,
+        400 | 401 | 403 if told.code(&["api_key_invalid", "invalid_api_key"]) => FailureKind::Authentication,
+        402 => FailureKind::QuotaExceeded,
+        400 | 403 | 429 if quota => FailureKind::QuotaExceeded,
+        401 | 403 | 407 => FailureKind::Authentication,
+        404 => FailureKind::UnknownModel,
+        400 if no_model => FailureKind::UnknownModel,
+        400 if told.says(&["api key not valid", "invalid api key", "incorrect api key"]) => FailureKind::Authentication,
+        // 498: Groq's "capacity exceeded".
+        429 | 498 => FailureKind::RateLimit,
+        408 | 409 | 425 | 500..=599 => FailureKind::Server,
+        _ => FailureKind::BadRequest,
+    }
+}
+
+/// Reads a reply with a status other than 200: its class, in the endpoint's own words.
+pub fn read(status: u16, body: &[u8]) -> Refusal {
+    let (mut told, json) = told(body);
+    // Google's limits by the day stand in the details, with words that serve every limit.
+    if told.code(&["resource_exhausted"]) && json.to_string().to_lowercase().contains("perday") {
+        told.words.push_str("\nperday");
+    }
+    let kind = class(status, &told);
+    let mut message = format!("HTTP {status}: {}", told.shown);
+    if told.says(&["v1/responses"]) && kind != FailureKind::RateLimit {
+        message.push_str(" (in farthing.toml, the model's kind = \"responses\" asks it so)");
+    }
+    let wait = wish(&json).or_else(|| said_wait(&told.words));
+    Refusal { failure: Failure::new(kind, message), wait: wait.filter(|_| kind.transient()) }
+}
+
+/// An error inside a reply with status 200, as some proxies send it: its own code is the status that counts.
+pub(super) fn within(error: &Value, body: &[u8]) -> Failure {
+    let code = error.get("code").or_else(|| error.get("status"));
+    let status = code.and_then(|code| code.as_u64().or_else(|| code.as_str()?.parse().ok()));
+    let status = status.and_then(|code| u16::try_from(code).ok()).filter(|code| (400..=599).contains(code));
+    let failure = read(status.unwrap_or(500), body).failure;
+    let (_, words) = failure.message.split_once(": ").unwrap_or(("", &failure.message));
+    Failure::new(failure.kind, format!("an error in place of an answer: {words}"))
+}
+
+/// Google's `RetryInfo` among the details.
+fn wish(json: &Value) -> Option<Duration> {
+    let details = json.get("error")?.get("details")?.as_array()?;
+    details.iter().find_map(|detail| duration(detail.get("retryDelay")?.as_str()?))
+}
+
+/// "Please try again in 6m0s."
+fn said_wait(words: &str) -> Option<Duration> {
+    let after = ["try again in ", "retry in ", "retry after "].iter().find_map(|phrase| words.split_once(phrase))?.1;
+    let end = after.find(|c: char| !(c.is_ascii_alphanumeric() || c == '.')).unwrap_or(after.len());
+    let number = after[..end].trim_end_matches('.');
+    match number.parse::<f64>() {
+        // "in 2 seconds"
+        Ok(seconds) if after[end..].trim_start().starts_with("s") => Duration::try_from_secs_f64(seconds).ok(),
+        Ok(_) => None,
+        Err(_) => duration(number),
+    }
+}
+
+/// A span of time as endpoints write it: `1s`, `6m0s`, `20ms`, `1h2m3.5s`, or a bare number of seconds.
+pub fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text.trim();
+    if let Ok(seconds) = rest.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let letters = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        seconds += number
+            * match &rest[..letters] {
+                "ns" => 1e-9,
+                "us" | "µs" => 1e-6,
+                "ms" => 1e-3,
+                "s" => 1.0,
+                "m" => 60.0,
+                "h" => 3600.0,
+                "d" => 86400.0,
+                _ => return None,
+            };
+        rest = &rest[letters..];
+    }
+    Duration::try_from_secs_f64(seconds).ok().filter(|_| !text.trim().is_empty())
+}
+
+/// The beginning of a reply that could not be read, for the message.
+pub(super) fn excerpt(body: &[u8]) -> String {
+    match body.is_empty() {
+        true => "(empty reply)".to_owned(),
+        false => clip(&String::from_utf8_lossy(&body[..body.len().min(400)])),
+    }
+}
+
+/// One line of at most 200 characters.
+fn clip(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(200) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn spans_of_time_are_read() {
+        for (text, seconds) in [
+            ("1s", 1.0),
+            ("6m0s", 360.0),
+            ("20ms", 0.02),
+            ("1h2m3.5s", 3723.5),
+            ("59", 59.0),
+            ("17.3s", 17.3),
+            ("0", 0.0),
+        ] {
+            assert_eq!(duration(text), Some(Duration::from_secs_f64(seconds)), "{text}");
+        }
+        for text in ["", "-1s", "soon", "1x", "s", "1s2", "nan", "99999999999999999999999h"] {
+            assert_eq!(duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_text_may_say_how_long_to_wait() {
+        let wait = |status: u16, body: Value| read(status, body.to_string().as_bytes()).wait;
+        let message = |text: &str| json!({"error": {"message": text}});
+        assert_eq!(wait(429, message("Rate limit reached. Please try again in 6m0s.")), Some(Duration::from_secs(360)));
+        assert_eq!(wait(429, message("try again in 20ms")), Some(Duration::from_millis(20)));
+        assert_eq!(wait(429, message("Please retry after 7 seconds.")), Some(Duration::from_secs(7)));
+        assert_eq!(wait(429, message("try again in 2 hours")), None);
+        assert_eq!(wait(400, message("try again in 6m0s")), None, "it will not pass");
+        let google = json!({"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "quota", "details": [
+            {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "17s"}]}});
+        assert_eq!(wait(429, google), Some(Duration::from_secs(17)));
+    }
+
+    #[test]
+    fn an_error_within_an_answer_is_read() {
+        let body = json!({"error": {"code": 429, "message": "upstream is busy"}});
+        let failure = within(&body["error"], body.to_string().as_bytes());
+        assert_eq!(failure, Failure::new(FailureKind::RateLimit, "an error in place of an answer: upstream is busy"));
+        assert_eq!(within(&json!("x"), br#"{"error": "x"}"#).kind, FailureKind::Server);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_has_a_class(status: u16, body: Vec<u8>, text in "\\PC{0,60}") {
+            let _ = (read(status, &body), read(status, text.as_bytes()), duration(&text), said_wait(&text));
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! Buying the samples of a request that the store does not have: reserved in the ledger before anything is sent, recorded
+//! with its bill before anything uses it, tried again or elsewhere where it fails.
+
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::future::join_all;
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use super::limits::Ended;
+use super::routes::{Next, Seat, Tries};
+use super::service::Service;
+use super::{Answered, Hold, Runner, Wish};
+use crate::backend::CallError;
+use crate::diagnostic::{Error, Result};
+use crate::money::Usd;
+use crate::prompt::tokens;
+use crate::provider::{Failure, FailureKind, Input, Message, Request, Response};
+use crate::store::{Closing, Fingerprint, RequestRecord, Stored};
+
+/// One request of an evaluation, or of anything else that wants samples.
+pub(super) struct Buyer<'a> {
+    pub runner: &'a Runner,
+    pub service: &'a Service,
+    pub request: &'a Request,
+    pub fingerprint: &'a Fingerprint,
+    pub scope: &'a str,
+    pub wish: Wish,
+}
+
+fn unsent(kind: FailureKind, message: String) -> CallError {
+    CallError { failure: Failure::new(kind, message), may_be_billed: false, retry_after: None }
+}
+
+fn no_money(worst: Usd) -> CallError {
+    unsent(FailureKind::Budget, format!("another attempt ({worst} dollars at worst) does not fit the budget"))
+}
+
+fn stopped() -> CallError {
+    unsent(FailureKind::Interrupted, "the run was stopped before this was sent".to_owned())
+}
+
+/// The endpoint went away while this waited there: another one is chosen. Nobody is told of it.
+fn elsewhere() -> CallError {
+    unsent(FailureKind::Budget, "it is sent elsewhere".to_owned())
+}
+
+/// Waits for a moment; for ever where there is none.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Counts a request at its endpoint.
+struct Busy<'a>(&'a Seat);
+
+impl<'a> Busy<'a> {
+    fn new(seat: &'a Seat) -> Busy<'a> {
+        seat.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(seat)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Buyer<'_> {
+    /// Buys what is missing.
+    pub async fn buy(&self, hold: &mut Hold) -> Result<Result<Answered, Failure>> {
+        let mut stored = self.runner.store.stored(self.fingerprint)?;
+        let sent = AtomicU64::new(0);
+        let n = self.request.n as usize;
+        if stored.len() < n {
+            self.warn_of_zero();
+        }
+        while stored.len() < n {
+            let missing = n - stored.len();
+            let bought = if missing == 1 || self.service.several(self.request) {
+                self.obtain(self.request, stored.len(), hold, &sent).await?
+            } else {
+                self.one_by_one(stored.len(), hold, &sent).await?
+            };
+            match bought {
+                Ok(all) => stored = all,
+                Err(failure) => return Ok(Err(failure)),
+            }
+        }
+        Ok(Ok(Answered { stored, requests: sent.into_inner() }))
+    }
+
+    /// The endpoint gives one completion a request: as many requests as are missing, side by side.
+    async fn one_by_one(&self, first: usize, hold: &mut Hold, sent: &AtomicU64) -> Result<Result<Stored, Failure>> {
+        let missing = self.request.n.saturating_sub(first as u32);
+        let parts = hold.divide(missing).into_iter().enumerate().map(|(number, mut part)| async move {
+            let at = first + number;
+            let single = Request { n: at as u32 + 1, ..self.request.clone() };
+            let bought = self.obtain(&single, at, &mut part, sent).await;
+            (bought, part.paid())
+        });
+        let bought = join_all(parts).await;
+        hold.gather(bought.iter().map(|(_, paid)| *paid).sum());
+        for (one, _) in bought {
+            if let Err(failure) = one? {
+                return Ok(Err(failure));
+            }
+        }
+        Ok(Ok(self.runner.store.stored(self.fingerprint)?))
+    }
+
+    /// Gets samples from `first` on by one request, with as many attempts as it may take.
+    async fn obtain(
+        &self,
+        request: &Request,
+        first: usize,
+        hold: &mut Hold,
+        sent: &AtomicU64,
+    ) -> Result<Result<Stored, Failure>> {
+        let service = self.service;
+        let mut tries = Tries::new(service, self.wish.endpoint);
+        loop {
+            let at = match tries.next(Instant::now()) {
+                Next::Ask(at) => at,
+                Next::GiveUp(failure) => return Ok(Err(failure)),
+                Next::Wait(moment) => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(moment) => continue,
+                        () = self.runner.until_stopped() => return Ok(Err(stopped().failure)),
+                    }
+                }
+            };
+            let seat = &service.seats[at];
+            match self.attempt(request, first, (seat, at), &mut tries, hold, sent).await? {
+                Ok(stored) => {
+                    seat.answered();
+                    return Ok(Ok(stored));
+                }
+                Err(error) if error.failure.kind == FailureKind::Interrupted => return Ok(Err(error.failure)),
+                Err(error) => {
+                    if error.failure.kind != FailureKind::Budget {
+                        tries.failed(at, &error, Instant::now());
+                        if let Next::GiveUp(failure) = tries.next(Instant::now()) {
+                            return Ok(Err(failure));
+                        }
+                    }
+                    // What was lost must be held anew, and before others that were asked later take it.
+                    if let Err(failure) = self.afford(request, first, hold).await {
+                        return Ok(Err(failure));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Holds what another attempt may cost, waiting for others to settle where it does not fit yet.
+    async fn afford(&self, request: &Request, first: usize, hold: &mut Hold) -> Result<(), Failure> {
+        let worst = self.service.attempt_bound(request, first, hold.real());
+        if worst <= hold.real() {
+            return Ok(());
+        }
+        tokio::select! {
+            fits = hold.top_up_in_time(worst) => if fits { Ok(()) } else { Err(no_money(worst).failure) },
+            () = self.runner.until_stopped() => Err(stopped().failure),
+        }
+    }
+
+    /// One attempt at one endpoint, with its place in the ledger. The outer error is the store's.
+    async fn attempt(
+        &self,
+        request: &Request,
+        first: usize,
+        (seat, at): (&Seat, usize),
+        tries: &mut Tries<'_>,
+        hold: &mut Hold,
+        sent: &AtomicU64,
+    ) -> Result<Result<Stored, CallError>> {
+        let (runner, service) = (self.runner, self.service);
+        let wanted = u64::from(request.n).saturating_sub(first as u64);
+        let output = service.output_limit(request).unwrap_or(1024).saturating_mul(wanted);
+        let tokens = (tokens::input_bound(request) / 3).saturating_add(output);
+        let _busy = Busy::new(seat);
+        let slot = tokio::select! {
+            biased;
+            slot = runner.throttle.enter(seat.lane, self.wish.priority, tokens) => slot,
+            () = runner.until_stopped() => return Ok(Err(stopped())),
+            () = until(tries.ends(at)) => {
+                return Ok(Err(unsent(FailureKind::Timeout, "its turn did not come before the deadline".to_owned())));
+            }
+        };
+        if runner.stopping() {
+            return Ok(Err(stopped()));
+        }
+        if !tries.stands(at, Instant::now()) {
+            slot.forfeit();
+            return Ok(Err(elsewhere()));
+        }
+        // Bounded only now: what was billed while this one waited for its turn may have taught more.
+        let worst = service.attempt_bound(request, first, hold.real());
+        if worst > hold.real() && !hold.top_up(worst) {
+            return Ok(Err(no_money(worst)));
+        }
+        let entry = match seat.backend.in_process() {
+            true => None,
+            false => Some(runner.store.reserve(self.scope, self.fingerprint, worst).await?),
+        };
+        let wire = runner.wire.acquire().await.map_err(|_| Error::internal("the runner was closed"))?;
+        if runner.stopping() {
+            if let Some(entry) = entry {
+                runner.store.close(entry, Closing::Released).await?;
+            }
+            return Ok(Err(stopped()));
+        }
+        sent.fetch_add(1, Ordering::Relaxed);
+        let begin = Instant::now();
+        let end = tries.begin(at, begin);
+        let span = self.span(request, seat);
+        let call = seat.backend.call(request, first);
+        let outcome = async {
+            tokio::select! {
+                biased;
+                outcome = call => outcome,
+                () = until(end) => Err(CallError {
+                    may_be_billed: true,
+                    ..unsent(FailureKind::Timeout, "no answer within the deadline".to_owned())
+                }),
+            }
+        };
+        let outcome = outcome.instrument(span.clone()).await;
+        drop(wire);
+        note(&span, request, &outcome);
+        match outcome {
+            Ok(mut response) => {
+                let used = response.prompt_tokens.saturating_add(response.completion_tokens());
+                slot.end(Ended::Answered(begin.elapsed()), used);
+                if let Some(model) = &response.model {
+                    self.warn_of_stranger(model);
+                }
+                if service.seats.len() > 1 {
+                    response.endpoint = Some(seat.name.clone());
+                }
+                if (response.samples.len() as u64) < wanted {
+                    response.asked = Some(wanted as u32);
+                }
+                let bill = service.price.bill(&response);
+                service.billed(bill, request, first);
+                let record = self.record()?;
+                let stored = runner.store.record(self.scope, self.fingerprint, &record, response, bill, entry).await?;
+                hold.spend(bill);
+                Ok(Ok(stored))
+            }
+            Err(error) => {
+                let ended = if too_much(&error.failure) { Ended::TooMuch } else { Ended::Otherwise };
+                slot.end(ended, 0);
+                if let Some(entry) = entry {
+                    let closing = if error.may_be_billed { Closing::Lost } else { Closing::Released };
+                    runner.store.close(entry, closing).await?;
+                    if error.may_be_billed {
+                        hold.spend(worst);
+                    }
+                }
+                Ok(Err(error))
+            }
+        }
+    }
+
+    /// What the request is kept as, written without a detour over values.
+    fn record(&self) -> Result<RequestRecord> {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            messages: Option<&'a [Message]>,
+            params: &'a BTreeMap<String, Value>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            prompt: Option<&'a str>,
+        }
+        let (messages, prompt) = match &self.request.input {
+            Input::Messages(messages) => (Some(messages.as_slice()), None),
+            Input::Text(text) => (None, Some(text.as_str())),
+        };
+        let body = serde_json::to_string(&Body { messages, params: &self.request.params, prompt })
+            .map_err(|error| Error::internal(format!("a request is no JSON: {error}")))?;
+        Ok(RequestRecord { model: self.request.model.clone(), source: self.service.source().to_owned(), body })
+    }
+
+    /// The span of an attempt, in the words of OpenTelemetry's conventions for generative AI.
+    fn span(&self, request: &Request, seat: &Seat) -> tracing::Span {
+        let operation = if matches!(request.input, Input::Text(_)) { "text_completion" } else { "chat" };
+        tracing::debug_span!(
+            "attempt",
+            gen_ai.operation.name = operation,
+            gen_ai.provider.name = seat.provider,
+            gen_ai.request.model = %request.model,
+            server.address = %seat.address,
+            gen_ai.response.model = tracing::field::Empty,
+            gen_ai.response.finish_reasons = tracing::field::Empty,
+            gen_ai.usage.input_tokens = tracing::field::Empty,
+            gen_ai.usage.output_tokens = tracing::field::Empty,
+            error.type = tracing::field::Empty,
+        )
+    }
+
+    fn warn_of_zero(&self) {
+        let zero = self.request.params.get("temperature").and_then(Value::as_f64) == Some(0.0);
+        if zero && self.request.n > 1 && !self.service.warned.swap(true, Ordering::Relaxed) {
+            let (n, model) = (self.request.n, &self.service.model.name);
+            tracing::warn!("{n} completions of `{model}` at temperature 0 are mostly the same one, paid {n} times");
+        }
+    }
+
+    /// A reply that names another model than the one that was asked.
+    fn warn_of_stranger(&self, replied: &str) {
+        let asked = self.request.model.as_str();
+        if crate::models::same_family(asked, replied) {
+            return;
+        }
+        let mut strangers = self.runner.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        if strangers.insert((asked.to_owned(), replied.to_owned())) {
+            tracing::warn!("`{asked}` was asked and `{replied}` answered; it is counted at the price of `{asked}`");
+        }
+    }
+}
+
+/// The endpoint has more to do than it can.
+fn too_much(failure: &Failure) -> bool {
+    failure.kind == FailureKind::RateLimit || failure.message.starts_with("HTTP 529")
+}
+
+/// Writes down how an attempt ended, where anyone looks.
+fn note(span: &tracing::Span, request: &Request, outcome: &Result<Response, CallError>) {
+    if span.is_disabled() {
+        return;
+    }
+    match outcome {
+        Ok(response) => {
+            let reasons: Vec<&str> = response.samples.iter().map(|sample| sample.finish_reason.0.as_ref()).collect();
+            span.record("gen_ai.response.model", response.model.as_ref().unwrap_or(&request.model).as_str());
+            span.record("gen_ai.response.finish_reasons", reasons.join(","));
+            span.record("gen_ai.usage.input_tokens", response.prompt_tokens);
+            span.record("gen_ai.usage.output_tokens", response.completion_tokens());
+        }
+        Err(error) => {
+            span.record("error.type", error.failure.kind.word());
+        }
+    }
+    tracing::debug!(parent: span, "attempt ended");
+}

@@ -1,0 +1,308 @@
+//! Which endpoint of a model is asked, and when: the first that does not fail, or all in turn; who failed is left for the
+//! next at once, and only where all have failed is anything waited for.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::time::Instant;
+
+use super::service::Service;
+use super::throttle::Lane;
+use crate::backend::{Backend, CallError, Routing};
+use crate::provider::{Failure, FailureKind};
+
+/// A rate limit passes by itself: it is waited for so many times longer than other failures.
+const PATIENCE: usize = 5;
+
+/// Longest that an endpoint is passed over after a failure, where another can be asked.
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
+/// An endpoint as one of those that serve a model.
+pub(super) struct Seat {
+    /// The user's name for it.
+    pub name: String,
+    /// The word of its provider, for traces.
+    pub provider: &'static str,
+    /// Where it is, for traces.
+    pub address: String,
+    pub backend: Arc<dyn Backend>,
+    /// The limits that its requests pass.
+    pub lane: Lane,
+    pub max_retries: u32,
+    pub max_timeout_retries: u32,
+    pub deadline: Option<Duration>,
+    /// Requests that wait or are under way here.
+    pub busy: AtomicUsize,
+    /// When it was chosen last, as a number.
+    turn: AtomicU64,
+    /// It cannot be used in this run: why.
+    out: Mutex<Option<Failure>>,
+    is_out: AtomicBool,
+    rest: Mutex<Rest>,
+}
+
+/// An endpoint that failed is passed over for a while.
+#[derive(Debug, Default)]
+struct Rest {
+    failures: u32,
+    until: Option<Instant>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Seat {
+    pub fn new(endpoint: &crate::backend::Endpoint, backend: Arc<dyn Backend>, lane: Lane) -> Seat {
+        let host = endpoint.base_url.split("://").nth(1).unwrap_or_default().split('/').next().unwrap_or_default();
+        Seat {
+            name: endpoint.name.clone(),
+            provider: endpoint.provider.word(),
+            address: host.rsplit('@').next().unwrap_or_default().to_owned(),
+            backend,
+            lane,
+            max_retries: endpoint.max_retries,
+            max_timeout_retries: endpoint.max_timeout_retries,
+            deadline: endpoint.deadline,
+            busy: AtomicUsize::new(0),
+            turn: AtomicU64::new(0),
+            out: Mutex::default(),
+            is_out: AtomicBool::new(false),
+            rest: Mutex::default(),
+        }
+    }
+
+    fn rests_until(&self, now: Instant) -> Option<Instant> {
+        locked(&self.rest).until.filter(|until| *until > now)
+    }
+
+    /// It answered.
+    pub fn answered(&self) {
+        let mut rest = locked(&self.rest);
+        if rest.failures > 0 {
+            *rest = Rest::default();
+        }
+    }
+
+    /// It failed, in a way that other requests may see too.
+    fn failed(&self, error: &CallError, now: Instant) {
+        let mut rest = locked(&self.rest);
+        rest.failures = rest.failures.saturating_add(1);
+        // What may be billed counts as spent at its worst case: it is not risked again soon.
+        let first = Duration::from_secs(if error.may_be_billed { 30 } else { 1 });
+        let pause = first * 2_u32.saturating_pow(rest.failures.min(7) - 1);
+        rest.until = Some(now + error.retry_after.unwrap_or(pause).min(LONGEST_REST));
+    }
+}
+
+/// The waits between attempts: from a quarter of a second on, doubled up to 20 seconds, with jitter.
+fn backoff(times: usize) -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_jitter()
+        .with_min_delay(Duration::from_millis(250))
+        .with_max_delay(Duration::from_secs(20))
+        .with_max_times(times)
+        .build()
+}
+
+/// What one request has tried.
+pub(super) struct Tries<'a> {
+    service: &'a Service,
+    /// Only this one may be asked.
+    only: Option<usize>,
+    /// When it was sent first.
+    began: Option<Instant>,
+    /// One for each endpoint once anything has failed.
+    tried: Vec<Tried>,
+    attempts: u32,
+}
+
+#[derive(Default)]
+struct Tried {
+    /// For rate limits, and for everything else.
+    delays: Option<(ExponentialBackoff, ExponentialBackoff)>,
+    failures: u32,
+    timeouts: u32,
+    next: Option<Instant>,
+    /// It is not asked again for this request.
+    over: bool,
+    failure: Option<Failure>,
+}
+
+/// What to do next.
+#[derive(Debug, PartialEq)]
+pub(super) enum Next {
+    /// Ask this one.
+    Ask(usize),
+    /// Look again at this moment.
+    Wait(Instant),
+    /// Give up.
+    GiveUp(Failure),
+}
+
+impl<'a> Tries<'a> {
+    pub fn new(service: &'a Service, only: Option<usize>) -> Tries<'a> {
+        Tries { service, only, began: None, tried: Vec::new(), attempts: 0 }
+    }
+
+    /// It is sent now; gives the moment when its time is up.
+    pub fn begin(&mut self, seat: usize, now: Instant) -> Option<Instant> {
+        let began = *self.began.get_or_insert(now);
+        self.attempts += 1;
+        self.deadline(seat, began)
+    }
+
+    /// The moment when its time is up, where it was sent before.
+    pub fn ends(&self, seat: usize) -> Option<Instant> {
+        self.deadline(seat, self.began?)
+    }
+
+    fn deadline(&self, seat: usize, began: Instant) -> Option<Instant> {
+        Some(began + self.service.seats[seat].deadline?)
+    }
+
+    /// What to do next.
+    pub fn next(&self, now: Instant) -> Next {
+        let seats = &self.service.seats;
+        if seats.len() == 1 && self.tried.is_empty() && !seats[0].is_out.load(Ordering::Relaxed) {
+            return Next::Ask(0);
+        }
+        let usable = |at: &usize| self.usable(*at);
+        // One that rests is asked where there is no other, as soon as this request's own wait is over.
+        let several = (0..seats.len()).filter(usable).count() > 1;
+        let mut best: Option<((u32, bool, usize, u64), usize)> = None;
+        let mut soonest: Option<Instant> = None;
+        for at in (0..seats.len()).filter(usable) {
+            let next = self.tried.get(at).and_then(|tried| tried.next).unwrap_or(now);
+            if next > now {
+                if self.ends(at).is_none_or(|end| next < end) {
+                    soonest = Some(soonest.map_or(next, |soonest| soonest.min(next)));
+                }
+                continue;
+            }
+            if self.ends(at).is_some_and(|end| now >= end) {
+                continue;
+            }
+            let rests = several && seats[at].rests_until(now).is_some();
+            // Whoever has not failed this request yet comes before another round.
+            let failures = self.failures(at);
+            let key = match self.service.model.routing {
+                Routing::Failover => (failures, rests, at, 0),
+                Routing::Balance => {
+                    (failures, rests, seats[at].busy.load(Ordering::Relaxed), seats[at].turn.load(Ordering::Relaxed))
+                }
+            };
+            if best.is_none_or(|(other, _)| key < other) {
+                best = Some((key, at));
+            }
+        }
+        match (best, soonest) {
+            (Some((_, at)), _) => {
+                if self.service.model.routing == Routing::Balance {
+                    seats[at].turn.store(self.service.turns.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+                }
+                Next::Ask(at)
+            }
+            (None, Some(soonest)) => Next::Wait(soonest),
+            (None, None) => Next::GiveUp(self.verdict()),
+        }
+    }
+
+    fn usable(&self, at: usize) -> bool {
+        self.only.is_none_or(|only| only == at)
+            && !self.service.seats[at].is_out.load(Ordering::Relaxed)
+            && self.tried.get(at).is_none_or(|tried| !tried.over)
+    }
+
+    fn failures(&self, at: usize) -> u32 {
+        self.tried.get(at).map_or(0, |tried| tried.failures)
+    }
+
+    /// False where the one that was chosen failed others while this request waited there, and another has not.
+    pub fn stands(&self, at: usize, now: Instant) -> bool {
+        let seats = &self.service.seats;
+        if seats.len() == 1 {
+            return true;
+        }
+        let better = |other: usize| {
+            let next = self.tried.get(other).and_then(|tried| tried.next);
+            other != at
+                && self.usable(other)
+                && self.failures(other) <= self.failures(at)
+                && next.is_none_or(|next| next <= now)
+                && seats[other].rests_until(now).is_none()
+        };
+        self.usable(at) && (seats[at].rests_until(now).is_none() || !(0..seats.len()).any(better))
+    }
+
+    /// An attempt failed: who is asked next, and when, follows from that.
+    pub fn failed(&mut self, at: usize, error: &CallError, now: Instant) {
+        let seats = &self.service.seats;
+        self.tried.resize_with(seats.len(), Tried::default);
+        let (seat, tried) = (&seats[at], &mut self.tried[at]);
+        let failure = &error.failure;
+        tried.failure = Some(failure.clone());
+        tried.failures += 1;
+        if failure.kind.fatal() {
+            tried.over = true;
+            self.service.put_out(seat, failure);
+        } else if failure.kind.transient() {
+            let timed_out = failure.kind == FailureKind::Timeout && error.may_be_billed;
+            tried.timeouts += u32::from(timed_out);
+            let retries = seat.max_retries as usize;
+            let (patient, delays) = tried.delays.get_or_insert_with(|| (backoff(retries * PATIENCE), backoff(retries)));
+            let delay = if failure.kind == FailureKind::RateLimit { patient.next() } else { delays.next() };
+            match delay {
+                Some(delay) if tried.timeouts <= seat.max_timeout_retries => {
+                    // The endpoint's own wish counts; but one that says "at once" again and again is not believed for ever.
+                    let wait = error.retry_after.map_or(delay, |wish| wish.max(delay / 4));
+                    tracing::info!(model = %self.service.model.name, endpoint = %seat.name, reason = %failure, ?wait, "failed; it may be asked again");
+                    tried.next = Some(now + wait);
+                }
+                _ => tried.over = true,
+            }
+            if seats.len() > 1 {
+                seat.failed(error, now);
+            }
+        } else {
+            tried.over = true;
+        }
+    }
+
+    /// Why there is no answer: of several reasons the one that another run may overcome.
+    fn verdict(&self) -> Failure {
+        let seats = &self.service.seats;
+        let mine = |at: &usize| self.only.is_none_or(|only| only == *at);
+        let failure = |at: usize| {
+            let own = self.tried.get(at).and_then(|tried| tried.failure.clone());
+            Some((at, own.or_else(|| locked(&seats[at].out).clone())?))
+        };
+        let rank = |(_, failure): &(usize, Failure)| (failure.kind.transient(), !failure.kind.fatal());
+        let last = (0..seats.len()).filter(mine).filter_map(failure).max_by_key(rank);
+        let Some((at, failure)) = last else {
+            return Failure::new(FailureKind::Server, "no endpoint could be asked");
+        };
+        let name = if seats.len() > 1 { format!("endpoint `{}`: ", seats[at].name) } else { String::new() };
+        let late = self.ends(at).is_some_and(|end| self.tried.get(at).is_some_and(|tried| tried.next >= Some(end)));
+        let attempts = match failure.kind.transient() {
+            true if late => format!(" (given up at the deadline, after {} attempts)", self.attempts),
+            true => format!(" (given up after {} attempts)", self.attempts),
+            false => String::new(),
+        };
+        Failure::new(failure.kind, format!("{name}{}{attempts}", failure.message))
+    }
+}
+
+impl Service {
+    /// An endpoint that refuses the key, the model or the account will refuse every other request of this model too.
+    fn put_out(&self, seat: &Seat, failure: &Failure) {
+        // The only one there is may be asked again: what sends requests decides whether it does.
+        if self.seats.len() > 1 && !seat.is_out.swap(true, Ordering::Relaxed) {
+            *locked(&seat.out) = Some(failure.clone());
+            let (model, name) = (&self.model.name, &seat.name);
+            tracing::warn!("the endpoint `{name}` is not asked for `{model}` any more: {failure}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The library's client: one request at a time, under a budget, over a store.
+
+use farthing::Usd;
+use farthing::backend::{Endpoint, Endpoints};
+use farthing::client::{Client, Create, CreateError, LogForm, TextOrToolCall};
+use farthing::provider::FailureKind;
+use farthing::serve::mock::{MockServer, Options};
+use futures_util::StreamExt;
+
+fn made_up() -> Client {
+    Client::builder().endpoints(Endpoints::mock()).in_memory().concurrency(8).build().unwrap()
+}
+
+fn ask(number: u32) -> Create {
+    Create::chat("mock-small").user(format!("What is {number} + {number}?")).max_tokens(30).temperature(1.0)
+}
+
+#[tokio::test]
+async fn samples_are_bought_once() {
+    let client = made_up();
+    let three = client.create(&ask(4).n(3)).await.unwrap();
+    assert!(!three.cached && three.cost > Usd::ZERO && three.cost == three.full_cost);
+    let two = client.create(&ask(4).n(2)).await.unwrap();
+    assert!(two.cached && two.cost == Usd::ZERO && two.full_cost > Usd::ZERO);
+    assert_eq!(two.extract_text(), three.extract_text()[..2]);
+    let five = client.create(&ask(4).n(5)).await.unwrap();
+    assert!(five.cost > Usd::ZERO && !five.cached);
+    assert_eq!(five.extract_text()[..3], three.extract_text());
+    // A repeat is the next block; a fresh one comes behind all that is stored.
+    let next = client.create(&ask(4).n(2).repeat(1)).await.unwrap();
+    assert_eq!(next.extract_text(), five.extract_text()[2..4]);
+    let fresh = client.create(&ask(4).n(1).fresh()).await.unwrap();
+    assert!(fresh.cost > Usd::ZERO);
+    assert_eq!(fresh.extract_text(), client.create(&ask(4).n(6)).await.unwrap().extract_text()[5..]);
+    let usage = client.usage_summary();
+    let sums = usage.models["mock-small"];
+    assert_eq!((sums.calls, sums.cache_hits, sums.failed), (6, 3, 0));
+    assert_eq!(usage.actual(), client.spent());
+    assert!(usage.uncached() > usage.actual());
+    client.reset_usage();
+    assert_eq!(client.usage_summary().actual(), Usd::ZERO);
+}
+
+#[tokio::test]
+async fn many_come_in_order() {
+    let client = made_up();
+    let answers: Vec<_> = client.create_many((0..60).map(ask)).collect().await;
+    for (number, answer) in (0..).zip(answers) {
+        let again = client.create(&ask(number)).await.unwrap();
+        assert!(again.cached);
+        assert_eq!(again.text(), answer.unwrap().text());
+    }
+}
+
+#[tokio::test]
+async fn the_budget_holds_and_what_is_stored_is_free() {
+    let price = made_up().create(&ask(1)).await.unwrap().cost;
+    let client = Client::builder().endpoints(Endpoints::mock()).in_memory().budget(price.times(20)).build().unwrap();
+    let answers: Vec<_> = client.create_many((0..100).map(ask)).collect().await;
+    let refused = |answer: &Result<_, CreateError>| matches!(answer, Err(CreateError::Failed(failure)) if failure.kind == FailureKind::Budget);
+    assert!(answers.iter().filter(|answer| answer.is_ok()).count() > 3);
+    assert!(answers.iter().any(refused));
+    assert!(client.spent() <= price.times(20));
+    let first = client.create(&ask(0)).await.unwrap();
+    assert!(first.cached);
+}
+
+#[tokio::test]
+async fn the_first_that_passes_is_taken_else_the_last_marked() {
+    let client = made_up();
+    let tries: Vec<Create> = [20, 30, 40].iter().map(|tokens| ask(9).max_tokens(*tokens)).collect();
+    let second = client.create_any(&tries, |create, _| create.params["max_tokens"] != 20).await.unwrap();
+    assert_eq!((second.tried, second.passed), (1, true));
+    let none = client.create_any(&tries, |_, _| false).await.unwrap();
+    assert_eq!((none.tried, none.passed), (2, false));
+    assert!(none.full_cost > client.create(&tries[2]).await.unwrap().full_cost, "all tries are in the cost");
+    assert!(client.create_any(&[], |_, _| true).await.is_err());
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_reached_is_left_for_the_next() {
+    let server = MockServer::start(Options::default()).unwrap();
+    let toml = format!(
+        "[endpoints.dead]\nprovider = \"openai\"\nbase_url = \"http://127.0.0.1:1/v1\"\nmax_retries = 0\n\
+         [endpoints.alive]\nprovider = \"openai\"\nbase_url = \"{}\"\n\
+         [models.first]\nid = \"mock-small\"\nendpoint = \"dead\"\n\
+         [models.second]\nid = \"mock-small\"\nendpoint = \"alive\"\n",
+        server.url()
+    );
+    let source = farthing::diagnostic::Source::new("farthing.toml", toml);
+    let endpoints = Endpoints::read(&source, ".".as_ref()).unwrap();
+    let client = Client::builder().endpoints(endpoints).in_memory().build().unwrap();
+    let of = |model: &str| Create { model: model.into(), ..ask(3) };
+    let error = client.create(&of("first")).await.unwrap_err();
+    assert!(matches!(error, CreateError::Failed(failure) if failure.kind == FailureKind::Connection));
+    let done = client.create_any(&[of("first"), of("second")], |_, _| true).await.unwrap();
+    assert_eq!((done.tried, done.model.as_str()), (1, "second"));
+    assert!(matches!(done.extract_text_or_tool_call()[0], TextOrToolCall::Text(text) if !text.is_empty()));
+    assert_eq!(client.usage_summary().models["first"].failed, 2);
+}
+
+#[tokio::test]
+async fn calls_are_logged_as_long_as_that_is_wanted() {
+    let client = made_up();
+    client.create(&ask(1)).await.unwrap();
+    assert!(client.logged().is_empty());
+    client.start_log(LogForm::Full);
+    client.create(&ask(1)).await.unwrap();
+    let full = client.logged();
+    assert_eq!(full[0]["request"]["messages"][0]["content"], "What is 1 + 1?");
+    assert_eq!((full[0]["cached"].as_bool(), full[0]["cost_usd"].as_str()), (Some(true), Some("0")));
+    client.start_log(LogForm::Compact);
+    for number in [1, 2, 1] {
+        client.create(&ask(number)).await.unwrap();
+    }
+    let compact = client.logged();
+    assert_eq!(compact.len(), 2);
+    assert_eq!(compact[0]["calls"].as_array().unwrap().len(), 2);
+    client.stop_log();
+    assert!(client.logged().is_empty());
+}
+
+#[tokio::test]
+async fn tokens_are_counted_before_sending() {
+    let mut endpoints = Endpoints::standard();
+    endpoints.list = vec![Endpoint::at("here", "http://127.0.0.1:1/v1")];
+    let client = Client::builder().endpoints(endpoints).in_memory().build().unwrap();
+    let hello = Create::chat("gpt-4").user("hello world").max_tokens(100);
+    assert_eq!(client.count_tokens(&hello).unwrap(), Some(10));
+    assert_eq!(client.fits_context(&hello).unwrap(), Some(true));
+    assert_eq!(client.fits_context(&hello.clone().max_tokens(8192)).unwrap(), Some(false));
+    let strange = Create::chat("some-model").user("hello");
+    assert_eq!((client.count_tokens(&strange).unwrap(), client.fits_context(&strange).unwrap()), (None, None));
+    assert!(client.cost_bound(&hello).unwrap() > Usd::ZERO);
+}
