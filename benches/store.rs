@@ -79,13 +79,6 @@ fn main() {
     });
     report(&format!("look-ups, {threads} threads"), LOOK_UPS * threads, began);
 
-    let again = SqliteStore::open(folder.path().join("store.db")).expect("a store");
-    look_ups(&*again, 0, LOOK_UPS);
-    let (began, used) = (Instant::now(), cpu_seconds());
-    look_ups(&*again, 0, LOOK_UPS);
-    report("look-ups, one thread, nothing written yet", LOOK_UPS, began);
-    report_cpu(used, LOOK_UPS);
-
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {

@@ -127,13 +127,6 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection> {
     Ok(conn)
 }
 
-/// Has a reader see the file through memory: pages are neither read nor copied then, a third of a look-up. But after every
-/// commit SQLite maps the file anew, which takes longer than that saves: so only while nobody writes.
-pub(super) fn map(conn: &Connection, on: bool) -> rusqlite::Result<()> {
-    let size = if on { 1 << 30 } else { 0 };
-    conn.query_row(&format!("PRAGMA mmap_size = {size}"), [], |_| Ok(()))
-}
-
 /// Opens one more connection to a store that is open, for reading.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, Trouble> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;

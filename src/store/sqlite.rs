@@ -6,12 +6,12 @@
 use std::cell::Cell;
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, params};
 
-use super::connection::{Trouble, compact, map, open_reader, open_writer};
+use super::connection::{Trouble, compact, open_reader, open_writer};
 use super::writer::Writer;
 use super::{
     Bought, Cache, Closing, Contents, Durable, EntryId, Fingerprint, Item, Kept, Spent, Store, Stored, at_once,
@@ -30,9 +30,7 @@ const STRIPES: usize = 16;
 pub struct SqliteStore {
     // Before the readers: the last connection to close tidies up, and the writer's may still have work.
     writer: Writer,
-    idle: [Mutex<Vec<Reader>>; STRIPES],
-    /// True once this process wrote: its readers look at the file in another way then.
-    written: AtomicBool,
+    idle: [Mutex<Vec<Connection>>; STRIPES],
     path: Arc<Path>,
 }
 
@@ -61,44 +59,20 @@ impl SqliteStore {
         let conn = open_writer(&path)?;
         prepare(&conn)?;
         let writer = Writer::start(conn, Arc::clone(&path))?;
-        Ok(Arc::new(SqliteStore { writer, idle: Default::default(), written: AtomicBool::new(false), path }))
-    }
-
-    /// Has the writer do work; see [`Writer::submit`].
-    fn write<T, F>(&self, work: F) -> Durable<T>
-    where
-        T: Send + 'static,
-        F: FnMut(&Connection) -> Result<T, Trouble> + Send + 'static,
-    {
-        if !self.written.load(Ordering::Relaxed) {
-            self.written.store(true, Ordering::Relaxed);
-        }
-        self.writer.submit(work)
+        Ok(Arc::new(SqliteStore { writer, idle: Default::default(), path }))
     }
 
     /// Reads on a connection that no other thread uses meanwhile.
     fn read<T>(&self, query: impl FnOnce(&Connection) -> Result<T, Trouble>) -> Result<T> {
         let stripe = &self.idle[stripe()];
         let idle = lock(stripe).pop();
-        let fresh = || open_reader(&self.path).map(|conn| Reader { conn, mapped: false });
-        let answer = idle.map_or_else(fresh, Ok).and_then(|mut reader| {
-            let mapped = !self.written.load(Ordering::Relaxed);
-            if mapped != reader.mapped {
-                map(&reader.conn, mapped)?;
-                reader.mapped = mapped;
-            }
-            let answer = query(&reader.conn)?;
-            lock(stripe).push(reader);
+        let answer = idle.map_or_else(|| open_reader(&self.path), Ok).and_then(|conn| {
+            let answer = query(&conn)?;
+            lock(stripe).push(conn);
             Ok(answer)
         });
         answer.map_err(|trouble| trouble.into_error(&self.path))
     }
-}
-
-/// A connection that reads.
-struct Reader {
-    conn: Connection,
-    mapped: bool,
 }
 
 /// The list of connections of this thread: threads take turns.
@@ -110,7 +84,7 @@ fn stripe() -> usize {
     MINE.get()
 }
 
-fn lock(list: &Mutex<Vec<Reader>>) -> MutexGuard<'_, Vec<Reader>> {
+fn lock(list: &Mutex<Vec<Connection>>) -> MutexGuard<'_, Vec<Connection>> {
     list.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -132,7 +106,7 @@ impl Store for SqliteStore {
             return at_once(Err(error));
         }
         let (scope, fingerprint) = (scope.to_owned(), *fingerprint);
-        self.write(move |conn| queries::add_entry(conn, &scope, &fingerprint, worst, None))
+        self.writer.submit(move |conn| queries::add_entry(conn, &scope, &fingerprint, worst, None))
     }
 
     fn close(&self, entry: EntryId, closing: Closing) -> Durable<()> {
@@ -144,7 +118,7 @@ impl Store for SqliteStore {
         if let Err(error) = settled.map_or(Ok(()), check_amount) {
             return at_once(Err(error));
         }
-        self.write(move |conn| {
+        self.writer.submit(move |conn| {
             let update = "UPDATE ledger SET state = ?2, settled = ?3 WHERE id = ?1 AND state = 'open'";
             let closed = conn.prepare_cached(update)?.execute(params![entry.0, state, settled.map(Usd::pico)])?;
             if closed == 1 { Ok(()) } else { Err(not_open(entry).into()) }
@@ -158,7 +132,7 @@ impl Store for SqliteStore {
         }
         let (scope, fingerprint, request) = (scope.to_owned(), *fingerprint, request.clone());
         let (samples, extra) = (codec::encode(&response.samples), codec::encode_extra(&response));
-        self.write(move |conn| {
+        self.writer.submit(move |conn| {
             let entry = match entry {
                 Some(entry) => queries::settle(conn, &scope, &fingerprint, entry, bill).map(|()| entry)?,
                 None => queries::add_entry(conn, &scope, &fingerprint, bill, Some(bill))?,
@@ -174,7 +148,7 @@ impl Store for SqliteStore {
 
     fn record_failure(&self, scope: &str, fingerprint: &Fingerprint, n: u32, failure: &Failure) -> Durable<()> {
         let (scope, fingerprint, failure) = (scope.to_owned(), *fingerprint, failure.clone());
-        self.write(move |conn| {
+        self.writer.submit(move |conn| {
             let insert = "INSERT INTO failures (scope, fingerprint, n, kind, message, created_at)
                           VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING";
             let values =
@@ -208,11 +182,11 @@ impl Store for SqliteStore {
     }
 
     fn remove(&self, items: Vec<Item>) -> Durable<u64> {
-        self.write(move |conn| queries::remove(conn, &items))
+        self.writer.submit(move |conn| queries::remove(conn, &items))
     }
 
     fn clear(&self) -> Durable<u64> {
-        self.write(queries::clear)
+        self.writer.submit(queries::clear)
     }
 
     fn compact(&self) -> Result<()> {
