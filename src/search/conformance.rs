@@ -49,6 +49,8 @@ fn problem(size: usize, instances: usize) -> Problem {
         seed: 7,
         first: Vec::new(),
         may_drop: false,
+        inference_budget: None,
+        margin: None,
     }
 }
 

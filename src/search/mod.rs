@@ -8,6 +8,7 @@ mod draws;
 pub mod grid;
 pub mod halving;
 pub mod order;
+pub mod race;
 pub mod random;
 #[cfg(test)]
 mod recorded;
@@ -52,6 +53,11 @@ pub struct Problem {
     pub first: Vec<Configuration>,
     /// An inference budget is set, so configurations may be dropped as too dear.
     pub may_drop: bool,
+    /// What an instance may cost in production on the average: what is dearer cannot be best.
+    pub inference_budget: Option<Usd>,
+    /// The search may end when no other configuration is likely better than the leader by more than this, in units of the
+    /// objective.
+    pub margin: Option<f64>,
 }
 
 /// What a strategy wants.
@@ -144,6 +150,14 @@ pub const STRATEGIES: &[Declaration] = &[
         source: "Jamieson & Talwalkar 2016; Karnin, Koren & Somekh 2013; TRIPLE-SH, Shi et al. 2024",
         default: true,
         build: halving::build,
+    },
+    Declaration {
+        name: "race",
+        summary: "Buys next whatever look is expected to be worth most for its price, by a model of related configurations on shared instances",
+        when: "Almost always",
+        source: "Knowledge gradient: Frazier, Powell & Dayanik 2008, 2009; empirical Bayes; the composition is ours",
+        default: false,
+        build: race::build,
     },
     Declaration {
         name: "random",

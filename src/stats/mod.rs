@@ -5,6 +5,7 @@
 pub mod additive;
 pub mod interval;
 pub mod paired;
+pub mod racing;
 
 pub use interval::{Estimate, estimate, mean_interval, t_interval, wilson};
 pub use paired::{Comparison, compare, mcnemar_exact, tango};

@@ -329,6 +329,8 @@ impl Study {
             seed: settings::stream(self.settings.seed, "search"),
             first: self.space.baseline.iter().cloned().collect(),
             may_drop: self.settings.inference_budget.is_some(),
+            inference_budget: self.settings.inference_budget,
+            margin: None,
         };
         let declaration = search::strategy(&self.settings.strategy)
             .ok_or_else(|| Error::internal(format!("no strategy `{}`", self.settings.strategy)))?;

@@ -1,0 +1,455 @@
+//! The race: buys next whatever look is expected to be worth most for its price.
+//!
+//! (head comment to be completed)
+
+mod value;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha12Rng;
+
+use super::draws::Draws;
+use super::simulate::{family, samples};
+use super::{Ask, Outcome, Problem, Strategy, Told};
+use crate::money::Usd;
+use crate::space::Configuration;
+use crate::stats::racing::costs::Costs;
+use crate::stats::racing::kinship::Kinship;
+use crate::stats::racing::assess::{Assessment, Evidence, assess};
+use crate::stats::racing::{Belief, Line, Prior, Variances};
+use value::{Look, Option_, Plan};
+
+/// What can be set.
+#[derive(Clone, Debug)]
+pub struct Knobs {
+    /// The exponent of the price.
+    alpha: f64,
+    /// How many instances a look may be thought of.
+    sizes: [usize; 7],
+    /// How many are bought at a time.
+    block: usize,
+    /// Share of the money left that is bought between two fits.
+    share: f64,
+    /// Families to begin with.
+    families: usize,
+    /// Instances to begin with.
+    init: usize,
+    /// Share of the budget that beginnings may cost.
+    init_share: f64,
+    prior: Prior,
+}
+
+fn env(name: &str, default: f64) -> f64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+impl Default for Knobs {
+    fn default() -> Knobs {
+        let p = Prior::default();
+        Knobs {
+            alpha: env("R_ALPHA", 0.5),
+            sizes: [3, 6, 12, 25, 50, 100, 200],
+            block: env("R_BLOCK", 3.0) as usize,
+            share: env("R_SHARE", 0.03),
+            families: env("R_FAM", 8.0) as usize,
+            init: env("R_INIT", 4.0) as usize,
+            init_share: env("R_INITSHARE", 0.3),
+            prior: Prior {
+                slopes: (env("R_SP", p.slopes.0), env("R_SN", p.slopes.1)),
+                slope_sds: (env("R_SPSD", p.slope_sds.0), env("R_SNSD", p.slope_sds.1)),
+                shares: (env("R_MAIN", p.shares.0), env("R_FAMILY", p.shares.1), env("R_NEAR", p.shares.2)),
+                spread: env("R_SPREAD", p.spread),
+                instance: p.instance,
+                decay: env("R_DECAY", p.decay),
+            },
+        }
+    }
+}
+
+/// How many configurations are thought about at a time.
+const WORKING: usize = 192;
+/// How many of them at most were looked at.
+const WORKING_TRIED: usize = 128;
+/// How many candidates are drawn of a space that cannot be listed.
+const DRAWN: usize = 1024;
+
+/// The strategy. It works on every problem.
+pub fn build(problem: Problem) -> Result<Box<dyn Strategy>, String> {
+    Ok(Box::new(Race::new(problem, Knobs::default())))
+}
+
+/// A configuration and what is known of it.
+struct Candidate {
+    configuration: Configuration,
+    family: usize,
+    n: f64,
+    trial: Option<usize>,
+    /// It was asked on the first so many instances.
+    depth: usize,
+    scored: usize,
+    production: Usd,
+    closed: bool,
+    refused: bool,
+}
+
+struct Race {
+    problem: Problem,
+    knobs: Knobs,
+    rng: ChaCha12Rng,
+    candidates: Vec<Candidate>,
+    families: Vec<Vec<usize>>,
+    /// Candidates by trial.
+    trials: Vec<usize>,
+    /// By instance, the scores of candidates.
+    lines: Vec<Line>,
+    evaluations: usize,
+    spent: Usd,
+    queue: VecDeque<(usize, usize, usize)>,
+    open: usize,
+    variances: Option<Variances>,
+    learnt_at: usize,
+    started: usize,
+    belief: Option<(Vec<usize>, Belief)>,
+}
+
+impl Race {
+    fn new(problem: Problem, knobs: Knobs) -> Race {
+        let mut rng = ChaCha12Rng::seed_from_u64(problem.seed);
+        let mut draws = Draws::random(&Problem { max_trials: None, ..problem.clone() }, &mut rng);
+        let most = match problem.domain.size() {
+            Some(size) if size <= 10_000 => 20_000,
+            _ => DRAWN,
+        };
+        let mut race = Race {
+            lines: vec![Vec::new(); problem.instances],
+            problem,
+            knobs,
+            rng: rng.clone(),
+            candidates: Vec::new(),
+            families: Vec::new(),
+            trials: Vec::new(),
+            evaluations: 0,
+            spent: Usd::ZERO,
+            queue: VecDeque::new(),
+            open: 0,
+            variances: None,
+            learnt_at: 0,
+            started: 0,
+            belief: None,
+        };
+        let mut names: BTreeMap<String, usize> = BTreeMap::new();
+        while race.candidates.len() < most {
+            let Some(configuration) = draws.draw(&mut rng) else { break };
+            let next = names.len();
+            let family = *names.entry(family(&configuration)).or_insert(next);
+            if family == race.families.len() {
+                race.families.push(Vec::new());
+            }
+            race.families[family].push(race.candidates.len());
+            race.candidates.push(Candidate {
+                family,
+                n: samples(&configuration),
+                configuration,
+                trial: None,
+                depth: 0,
+                scored: 0,
+                production: Usd::ZERO,
+                closed: false,
+                refused: false,
+            });
+        }
+        let candidates = &race.candidates;
+        race.families
+            .iter_mut()
+            .for_each(|members| members.sort_by(|&a, &b| candidates[a].n.total_cmp(&candidates[b].n).then(a.cmp(&b))));
+        race
+    }
+
+    fn left(&self) -> Option<f64> {
+        self.problem.budget.map(|budget| budget.saturating_left(self.spent).as_f64())
+    }
+
+    fn trials_left(&self) -> usize {
+        self.problem.max_trials.unwrap_or(usize::MAX).saturating_sub(self.trials.len())
+    }
+
+    /// Asks a candidate on instances up to a depth, and what comes free with it.
+    fn buy(&mut self, candidate: usize, depth: usize) {
+        let depth = depth.min(self.problem.instances);
+        let members = self.families[self.candidates[candidate].family].clone();
+        let n = self.candidates[candidate].n;
+        let smaller = members.into_iter().rev().filter(|&member| self.candidates[member].n < n && member != candidate);
+        let wanted: Vec<usize> = std::iter::once(candidate).chain(smaller).collect();
+        let mut begun = 0;
+        for member in wanted {
+            let one = &self.candidates[member];
+            if one.closed || one.refused || one.depth >= depth {
+                continue;
+            }
+            if one.trial.is_none() {
+                if self.trials_left() <= begun {
+                    continue;
+                }
+                begun += 1;
+            }
+            self.queue.push_back((member, one.depth, depth));
+            self.candidates[member].depth = depth;
+        }
+    }
+
+    /// The first looks: several families, on one instance and then on a few.
+    fn begin(&mut self) -> bool {
+        if self.started >= self.knobs.init {
+            return false;
+        }
+        let first = self.problem.first.len().min(self.candidates.len());
+        let mut chosen: Vec<usize> = Vec::new();
+        if self.started == 0 {
+            chosen.extend(0..first);
+            let all: Vec<&BTreeMap<String, serde_json::Value>> =
+                self.families.iter().take(2000).map(|members| &self.candidates[members[0]].configuration.0).collect();
+            let kinship = Kinship::new(&all);
+            let mut taken: Vec<usize> = chosen.iter().map(|&at| self.candidates[at].family).filter(|&at| at < all.len()).collect();
+            let mut near: Vec<f64> = vec![0.0; all.len()];
+            let add = |near: &mut Vec<f64>, one: usize| {
+                for (at, sum) in near.iter_mut().enumerate() {
+                    *sum += (0..kinship.parameters.len()).map(|p| kinship.alike(p, at, one)).sum::<f64>();
+                }
+            };
+            taken.iter().for_each(|&one| add(&mut near, one));
+            while taken.len() < self.knobs.families.min(all.len()) {
+                let next = (0..all.len())
+                    .filter(|at| !taken.contains(at))
+                    .min_by(|&a, &b| near[a].total_cmp(&near[b]).then(a.cmp(&b)));
+                let Some(next) = next else { break };
+                taken.push(next);
+                add(&mut near, next);
+                chosen.push(self.families[next][0]);
+            }
+            chosen.truncate(self.trials_left());
+            self.started = 1;
+        } else {
+            // More instances, as long as they are cheap.
+            let price = |one: &Candidate| one.production.as_f64() / one.scored.max(1) as f64;
+            chosen = self.trials.iter().copied().filter(|&at| self.candidates[at].depth == self.started).collect();
+            chosen.sort_by(|&a, &b| price(&self.candidates[a]).total_cmp(&price(&self.candidates[b])).then(a.cmp(&b)));
+            if let Some(budget) = self.problem.budget {
+                let mut room = budget.as_f64() * self.knobs.init_share - self.spent.as_f64();
+                chosen.retain(|&at| {
+                    room -= price(&self.candidates[at]);
+                    room >= 0.0
+                });
+            }
+            self.started += 1;
+        }
+        let depth = self.started;
+        chosen.into_iter().for_each(|at| self.buy(at, depth));
+        !self.queue.is_empty() || self.begin()
+    }
+
+    /// The candidates that are thought about now.
+    fn working(&mut self) -> Vec<usize> {
+        if self.candidates.len() <= WORKING {
+            return (0..self.candidates.len()).collect();
+        }
+        let mut tried: Vec<usize> = self.trials.iter().copied().filter(|&at| !self.candidates[at].closed).collect();
+        if tried.len() > WORKING_TRIED
+            && let Some((rows, belief)) = &self.belief
+        {
+            let mut reach = vec![f64::MAX; self.candidates.len()];
+            for (row, &at) in rows.iter().enumerate() {
+                reach[at] = belief.mean[row] + 2.0 * belief.covariance.at(row, row).max(0.0).sqrt();
+            }
+            tried.sort_by(|&a, &b| reach[b].total_cmp(&reach[a]).then(a.cmp(&b)));
+            tried.truncate(WORKING_TRIED);
+        }
+        let mut fresh: Vec<usize> = (0..self.candidates.len()).filter(|&at| self.candidates[at].trial.is_none()).collect();
+        let count = (WORKING - tried.len()).min(fresh.len());
+        let (some, _) = fresh.partial_shuffle(&mut self.rng, count);
+        tried.extend(some.iter());
+        tried.sort_unstable();
+        tried
+    }
+
+    /// Decides what is looked at next. False: nothing.
+    fn plan(&mut self) -> bool {
+        if self.problem.instances == 0 || self.candidates.is_empty() {
+            return false;
+        }
+        if self.begin() {
+            return true;
+        }
+        if self.evaluations == 0 {
+            return false;
+        }
+        let working = self.working();
+        let mut row_of = vec![u32::MAX; self.candidates.len()];
+        working.iter().enumerate().for_each(|(row, &at)| row_of[at] = row as u32);
+        let maps: Vec<&BTreeMap<String, serde_json::Value>> =
+            working.iter().map(|&at| &self.candidates[at].configuration.0).collect();
+        let seen: Vec<Option<(f64, usize)>> = working
+            .iter()
+            .map(|&at| {
+                let one = &self.candidates[at];
+                (one.scored > 0).then(|| (one.production.as_f64() / one.scored as f64, one.scored))
+            })
+            .collect();
+        let lines: Vec<Line> = self
+            .lines
+            .iter()
+            .map(|line| {
+                let mut line: Line = line
+                    .iter()
+                    .filter(|(at, _)| row_of[*at as usize] != u32::MAX)
+                    .map(|&(at, value)| (row_of[at as usize], value))
+                    .collect();
+                line.sort_by_key(|(row, _)| *row);
+                line
+            })
+            .collect();
+        let rounds = usize::from(self.evaluations as f64 >= 1.3 * self.learnt_at as f64);
+        if rounds > 0 {
+            self.learnt_at = self.evaluations;
+        }
+        let evidence =
+            Evidence { configurations: &maps, lines: &lines, production: &seen, instances: self.problem.instances };
+        let Assessment { belief, costs, variances } = assess(&evidence, &self.knobs.prior, self.variances.take(), rounds);
+        let total = variances.total;
+        self.variances = Some(variances);
+
+        // Who may be recommended: looked at, and likely within the inference budget.
+        let within: Vec<f64> = (0..working.len())
+            .map(|row| match (self.problem.inference_budget, &costs) {
+                (Some(budget), Some(costs)) => costs.within(row, budget.as_f64()),
+                _ => 1.0,
+            })
+            .collect();
+        let open: Vec<bool> = working
+            .iter()
+            .enumerate()
+            .map(|(row, &at)| belief.count[row] > 0 && !self.candidates[at].closed && within[row] > 0.4)
+            .collect();
+        let options = self.options(&working, costs.as_ref(), &within);
+        let mut plan = Plan::new(&belief, self.problem.instances, open);
+        let money = self.left();
+        let mut room = money.unwrap_or(f64::MAX);
+        let share = match money {
+            Some(money) => money * self.knobs.share,
+            None => self.spent.as_f64() * 0.1,
+        };
+        let mut options = options;
+        let mut bought = 0.0;
+        loop {
+            let Some(Look { row, instances, gain }) = plan.best(&options, room, &self.knobs) else { break };
+            if gain < 1e-4 * total.sqrt() * 0.01 && bought > 0.0 {
+                break;
+            }
+            let instances = instances.min(self.knobs.block.max(instances / 4));
+            let Some(option) = options.iter_mut().find(|option| option.row == row) else { break };
+            let next = option.next;
+            option.left -= instances;
+            option.next += instances;
+            let price = option.price * instances as f64;
+            let at = working[row];
+            let depth = self.candidates[at].depth + instances;
+            self.buy(at, depth);
+            plan.take(row, next, instances);
+            bought += price;
+            room -= price;
+            if bought >= share {
+                break;
+            }
+        }
+        self.belief = Some((working, belief));
+        !self.queue.is_empty()
+    }
+
+    /// What may be looked at, and what an instance of it costs.
+    fn options(&self, working: &[usize], costs: Option<&Costs>, within: &[f64]) -> Vec<Option_> {
+        let mut options = Vec::new();
+        let mut rows = vec![usize::MAX; self.candidates.len()];
+        working.iter().enumerate().for_each(|(row, &at)| rows[at] = row);
+        for (row, &at) in working.iter().enumerate() {
+            let one = &self.candidates[at];
+            let left = self.problem.instances - one.depth;
+            if one.closed || one.refused || left == 0 || within[row] < 0.1 || (one.trial.is_none() && self.trials_left() == 0) {
+                continue;
+            }
+            let whole = costs.map_or(0.0, |costs| costs.dollars(row));
+            // Of the next instances, siblings with fewer samples may have paid a part.
+            let sibling = self.families[one.family]
+                .iter()
+                .filter(|&&other| self.candidates[other].n < one.n && self.candidates[other].depth > one.depth && rows[other] != usize::MAX)
+                .next_back();
+            let price = match (sibling, costs) {
+                (Some(&sibling), Some(costs)) => {
+                    let (low, few, many) = (costs.dollars(rows[sibling]), self.candidates[sibling].n, one.n);
+                    let sample = ((whole - low) / (many - few)).max(0.0);
+                    let prompt = (low - few * sample).max(0.0);
+                    prompt + sample * (many - few)
+                }
+                _ => whole,
+            };
+            options.push(Option_ { row, next: one.depth, left, price });
+        }
+        options
+    }
+}
+
+impl Strategy for Race {
+    fn ask(&mut self) -> Ask {
+        loop {
+            if let Some((at, from, to)) = self.queue.pop_front() {
+                let one = &self.candidates[at];
+                if one.closed || (one.refused && one.trial.is_some()) {
+                    continue;
+                }
+                let (trial, configuration) = match one.trial {
+                    Some(trial) => (trial, None),
+                    None => {
+                        self.trials.push(at);
+                        (self.trials.len() - 1, Some(one.configuration.clone()))
+                    }
+                };
+                self.candidates[at].trial = Some(trial);
+                self.open += to - from;
+                return Ask::Evaluate { trial, configuration, instances: (from..to).collect() };
+            }
+            if self.open > 0 {
+                return Ask::Wait;
+            }
+            if !self.plan() {
+                return Ask::Done;
+            }
+        }
+    }
+
+    fn tell(&mut self, told: Told) {
+        self.open = self.open.saturating_sub(1);
+        self.spent += told.cost;
+        let Some(&at) = self.trials.get(told.trial) else { return };
+        let one = &mut self.candidates[at];
+        match told.outcome {
+            Outcome::Scored { score, production } => {
+                one.scored += 1;
+                one.production += production;
+                self.evaluations += 1;
+                self.lines[told.instance].push((at as u32, score));
+            }
+            Outcome::Missing => {}
+            Outcome::Refused => one.refused = true,
+        }
+    }
+
+    fn dropped(&mut self, trial: usize) {
+        if let Some(&at) = self.trials.get(trial) {
+            self.candidates[at].closed = true;
+        }
+    }
+
+    fn look_ahead(&self) -> usize {
+        1024
+    }
+}

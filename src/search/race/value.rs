@@ -1,0 +1,111 @@
+//! What another look is worth: the expected gain of the best posterior mean, per dollar.
+
+use crate::stats::racing::Belief;
+use crate::stats::racing::outlook::Outlook;
+
+use super::Knobs;
+
+/// Nodes and weights of the standard normal distribution, by equal steps.
+fn nodes() -> Vec<(f64, f64)> {
+    let nodes: Vec<f64> = (-6..=6).map(|step| f64::from(step) * 0.5).collect();
+    let weight = |z: &f64| (-z * z / 2.0).exp();
+    let sum: f64 = nodes.iter().map(weight).sum();
+    nodes.iter().map(|z| (*z, weight(z) / sum)).collect()
+}
+
+/// A configuration that may be looked at.
+#[derive(Clone, Debug)]
+pub(super) struct Option_ {
+    /// Its row in the model.
+    pub row: usize,
+    /// The first instance it was not asked on, and how many there are.
+    pub next: usize,
+    pub left: usize,
+    /// Expected dollars an instance.
+    pub price: f64,
+}
+
+/// A look that was chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Look {
+    pub row: usize,
+    pub instances: usize,
+    pub gain: f64,
+}
+
+/// The state of a plan: beliefs, with what was chosen already counted as seen.
+pub(super) struct Plan {
+    mean: Vec<f64>,
+    outlook: Outlook,
+    count: Vec<f64>,
+    instances: f64,
+    /// Rows that may be recommended.
+    open: Vec<bool>,
+    nodes: Vec<(f64, f64)>,
+}
+
+impl Plan {
+    pub(super) fn new(belief: &Belief, instances: usize, open: Vec<bool>) -> Plan {
+        Plan {
+            mean: belief.mean.clone(),
+            outlook: belief.outlook.clone(),
+            count: belief.count.iter().map(|&count| count as f64).collect(),
+            instances: instances as f64,
+            open,
+            nodes: nodes(),
+        }
+    }
+
+    /// Expected gain of the best mean by a change of all means.
+    fn gain(&self, row: usize, mut change: Vec<f64>) -> f64 {
+        for (at, change) in change.iter_mut().enumerate() {
+            *change *= (1.0 - self.count[at] / self.instances).max(0.0);
+        }
+        let rows = || (0..self.mean.len()).filter(|&at| self.open[at] || at == row);
+        let before = (0..self.mean.len()).filter(|&at| self.open[at]).map(|at| self.mean[at]).fold(f64::MIN, f64::max);
+        let before = if before == f64::MIN { self.mean[row] } else { before };
+        // Only rows that can reach the top at three standard deviations matter.
+        let low = rows().map(|at| self.mean[at] - 3.0 * change[at].abs()).fold(f64::MIN, f64::max);
+        let lines: Vec<(f64, f64)> = rows()
+            .filter(|&at| self.mean[at] + 3.0 * change[at].abs() >= low)
+            .map(|at| (self.mean[at], change[at]))
+            .collect();
+        let expected: f64 = self
+            .nodes
+            .iter()
+            .map(|(z, weight)| weight * lines.iter().map(|(mean, change)| mean + change * z).fold(f64::MIN, f64::max))
+            .sum();
+        (expected - before).max(0.0)
+    }
+
+    /// The look with the best expected gain for its price, if one fits the money left.
+    pub(super) fn best(&mut self, options: &[Option_], money: f64, knobs: &Knobs) -> Option<Look> {
+        let mut best: Option<(f64, Look)> = None;
+        for option in options.iter().filter(|option| option.left > 0) {
+            let mut last = 0;
+            for size in knobs.sizes {
+                let instances = size.min(option.left);
+                let price = option.price * instances as f64;
+                if instances == last || (price > money && instances > 1) {
+                    break;
+                }
+                last = instances;
+                let observation = self.outlook.observation(option.row, option.next + instances / 2);
+                let gain = self.gain(option.row, observation.change(instances as f64));
+                let index = gain / (price + 1e-12).powf(knobs.alpha);
+                if best.is_none_or(|(most, _)| index > most) {
+                    best = Some((index, Look { row: option.row, instances, gain }));
+                }
+            }
+        }
+        best.map(|(_, look)| look)
+    }
+
+    /// Counts a look as seen, with the result that is expected.
+    pub(super) fn take(&mut self, row: usize, next: usize, instances: usize) {
+        let observation = self.outlook.observation(row, next + instances / 2);
+        self.outlook.take(&observation, instances as f64);
+        self.count[row] += instances as f64;
+        self.open[row] = true;
+    }
+}

@@ -1,0 +1,172 @@
+//! From what a study knows to what is believed: costs, places, variances and beliefs in one go.
+
+use std::collections::BTreeMap;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha12Rng;
+use serde_json::Value;
+
+use super::costs::Costs;
+use super::kinship::Kinship;
+use super::{Belief, Line, Model, Place, Prior, Sheet, Variances};
+use crate::stats::additive::{self, Observation};
+
+/// How many configurations the model takes; of more, the rest is left to the additive model.
+const MOST: usize = 224;
+/// Rounds of learning where the model is fitted once.
+const ROUNDS: usize = 6;
+/// Draws for the probabilities of being best.
+const DRAWS: usize = 2_000;
+
+/// What is known of some configurations.
+pub struct Evidence<'a> {
+    /// Their parameters.
+    pub configurations: &'a [&'a BTreeMap<String, Value>],
+    /// Of each instance that was looked at, what was observed on it: (configuration, value), larger is better, finite.
+    pub lines: &'a [Line],
+    /// Of each configuration, its mean production cost in dollars an instance, and over how many instances.
+    pub production: &'a [Option<(f64, usize)>],
+    /// How many instances there are.
+    pub instances: usize,
+}
+
+/// What is believed of them.
+pub struct Assessment {
+    /// Scores.
+    pub belief: Belief,
+    /// Production costs, where any is known.
+    pub costs: Option<Costs>,
+    /// What was learnt, to begin with the next time.
+    pub variances: Variances,
+}
+
+/// Fits the model. `known` are variances learnt before; `rounds` how often they are improved.
+pub fn assess(evidence: &Evidence, prior: &Prior, known: Option<Variances>, rounds: usize) -> Assessment {
+    let kinship = Kinship::new(evidence.configurations);
+    let costs = Costs::fit(&kinship, evidence.production);
+    let places = places(&kinship, costs.as_ref());
+    let sheet = Sheet::new(&kinship, evidence.lines, evidence.instances);
+    let model = Model::new(&kinship, &places, prior);
+    let total = if sheet.variance > 0.0 { sheet.variance } else { 1.0 };
+    let mut variances = match known {
+        Some(known) if known.main.len() == kinship.parameters.len() => Variances { total, ..known },
+        _ => model.start(total),
+    };
+    for _ in 0..rounds {
+        variances = model.learn(&sheet, &variances);
+    }
+    let belief = model.fit(&sheet, &variances);
+    Assessment { belief, costs, variances }
+}
+
+/// Places on the lines of the prior mean.
+fn places(kinship: &Kinship, costs: Option<&Costs>) -> Vec<Place> {
+    // The price of one answer: of the smallest n of each family.
+    let mut first: BTreeMap<usize, usize> = BTreeMap::new();
+    for row in 0..kinship.len() {
+        let least = first.entry(kinship.family[row]).or_insert(row);
+        if kinship.samples[row] < kinship.samples[*least] {
+            *least = row;
+        }
+    }
+    let price = |row: usize| costs.map_or(0.0, |costs| costs.log[first[&kinship.family[row]]] / std::f64::consts::LN_2);
+    let mean = (0..kinship.len()).map(price).sum::<f64>() / kinship.len().max(1) as f64;
+    (0..kinship.len())
+        .map(|row| Place { price: price(row) - mean, samples: kinship.samples[row].log2() })
+        .collect()
+}
+
+/// One configuration of a ranking.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Standing {
+    /// The expected mean over all instances.
+    pub mean: f64,
+    /// Its standard deviation.
+    pub sd: f64,
+    /// The probability of being the best of those that may be chosen (`eligible`), by seeded draws; 0 for others.
+    pub best: f64,
+    /// Expected production cost in dollars an instance, where any is known.
+    pub dollars: Option<f64>,
+}
+
+/// What is believed of each configuration at the end; `None` for one without an observation. On data where every
+/// configuration was observed on every instance, means are the raw means.
+///
+/// Of more than a few hundred configurations, the best by the additive model are taken up, and the others keep what that
+/// model says.
+pub fn standings(evidence: &Evidence, eligible: &[bool], seed: u64) -> Vec<Option<Standing>> {
+    let size = evidence.configurations.len();
+    let observations: Vec<Observation> = evidence
+        .lines
+        .iter()
+        .enumerate()
+        .flat_map(|(column, line)| line.iter().map(move |&(row, value)| Observation { row: row as usize, column, value }))
+        .collect();
+    let additive = additive::fit(&observations, size, evidence.instances);
+    let mut standings: Vec<Option<Standing>> = (0..size)
+        .map(|row| {
+            let (mean, sd) = (additive.mean[row]?, additive.sd[row]?);
+            let dollars = evidence.production[row].map(|(dollars, _)| dollars);
+            Some(Standing { mean, sd, best: 0.0, dollars })
+        })
+        .collect();
+    let mut rows: Vec<usize> = (0..size).filter(|&row| standings[row].is_some()).collect();
+    let reach = |row: usize| standings[row].map_or(f64::MIN, |standing| standing.mean + 2.0 * standing.sd);
+    if rows.len() > MOST {
+        rows.sort_by(|&a, &b| eligible[b].cmp(&eligible[a]).then(reach(b).total_cmp(&reach(a))).then(a.cmp(&b)));
+        rows.truncate(MOST);
+        rows.sort_unstable();
+    }
+    let mut place = vec![u32::MAX; size];
+    rows.iter().enumerate().for_each(|(at, &row)| place[row] = at as u32);
+    let lines: Vec<Line> = evidence
+        .lines
+        .iter()
+        .map(|line| {
+            let kept = line.iter().filter(|(row, _)| place[*row as usize] != u32::MAX);
+            let mut line: Line = kept.map(|&(row, value)| (place[row as usize], value)).collect();
+            line.sort_by_key(|(row, _)| *row);
+            line
+        })
+        .collect();
+    let configurations: Vec<_> = rows.iter().map(|&row| evidence.configurations[row]).collect();
+    let production: Vec<_> = rows.iter().map(|&row| evidence.production[row]).collect();
+    let part = Evidence { configurations: &configurations, lines: &lines, production: &production, instances: evidence.instances };
+    let Assessment { belief, costs, .. } = assess(&part, &Prior::default(), None, ROUNDS);
+    for (at, &row) in rows.iter().enumerate() {
+        if let Some(standing) = &mut standings[row] {
+            standing.mean = belief.mean[at];
+            standing.sd = belief.covariance.at(at, at).max(0.0).sqrt();
+            standing.dollars = costs.as_ref().map(|costs| costs.dollars(at));
+        }
+    }
+    let allowed: Vec<usize> = (0..rows.len()).filter(|&at| eligible[rows[at]]).collect();
+    for (at, share) in best_shares(&belief, &allowed, seed) {
+        if let Some(standing) = &mut standings[rows[at]] {
+            standing.best = share;
+        }
+    }
+    standings
+}
+
+/// How often each of some rows is the best, in draws from what is believed.
+fn best_shares(belief: &Belief, rows: &[usize], seed: u64) -> Vec<(usize, f64)> {
+    let mut rng = ChaCha12Rng::seed_from_u64(seed);
+    let factor = belief.covariance.cholesky();
+    let mut wins = vec![0_usize; belief.mean.len()];
+    let mut normal = vec![0.0; belief.mean.len()];
+    for _ in 0..DRAWS {
+        for pair in normal.chunks_mut(2) {
+            let (u, v): (f64, f64) = (rng.random(), rng.random());
+            let radius = (-2.0 * (1.0 - u).ln()).sqrt();
+            let angle = std::f64::consts::TAU * v;
+            pair.iter_mut().zip([radius * angle.cos(), radius * angle.sin()]).for_each(|(cell, value)| *cell = value);
+        }
+        let draw = |row: usize| belief.mean[row] + super::linear::dot(&factor.row(row)[..=row], &normal[..=row]);
+        let best = rows.iter().map(|&row| (row, draw(row))).max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
+        if let Some((row, _)) = best {
+            wins[row] += 1;
+        }
+    }
+    rows.iter().map(|&row| (row, wins[row] as f64 / DRAWS as f64)).collect()
+}
