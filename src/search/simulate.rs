@@ -12,7 +12,7 @@ use rand_chacha::ChaCha12Rng;
 use super::{Ask, Domain, Outcome, Problem, Strategy, Told};
 use crate::money::Usd;
 use crate::space::Configuration;
-use crate::stats::racing::assess::{Evidence, standings};
+use crate::stats::racing::assess::{Evidence, Standing, standings};
 use crate::stats::racing;
 
 /// A recorded search space: every configuration on every instance.
@@ -244,6 +244,9 @@ pub fn drive(
     }
 }
 
+/// How sure a recommendation is to be within the inference budget. (The study knows prompts exactly; here all is learnt.)
+const SURE: f64 = 0.75;
+
 /// What a search on a table came to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trace {
@@ -336,11 +339,13 @@ fn recommend(log: &Log, problem: &Problem) -> Option<usize> {
         instances: problem.instances,
     };
     let standings = standings(&evidence, &vec![true; trials], problem.seed);
-    let budget = problem.inference_budget.map_or(f64::INFINITY, Usd::as_f64);
+    let affordable = |standing: &Standing| {
+        problem.inference_budget.is_none_or(|budget| standing.affordable(budget.as_f64()) >= SURE)
+    };
     let judged = (0..trials).filter_map(|trial| Some((trial, standings[trial]?)));
     let cost = |trial: usize| Usd::mean(production[trial].0, production[trial].1);
     judged
-        .filter(|(_, standing)| standing.dollars.is_none_or(|dollars| dollars <= budget))
+        .filter(|(_, standing)| affordable(standing))
         .min_by(|a, b| b.1.mean.total_cmp(&a.1.mean).then_with(|| cost(a.0).cmp(&cost(b.0))).then(a.0.cmp(&b.0)))
         .map(|(trial, _)| trial)
 }

@@ -15,9 +15,9 @@ use super::simulate::{family, samples};
 use super::{Ask, Outcome, Problem, Strategy, Told};
 use crate::money::Usd;
 use crate::space::Configuration;
-use crate::stats::racing::costs::Costs;
+use crate::stats::racing::costs::{Costs, normal_cdf};
 use crate::stats::racing::kinship::Kinship;
-use crate::stats::racing::assess::{Assessment, Evidence, assess};
+use crate::stats::racing::assess::{Assessment, Evidence, assess, scale, select};
 use crate::stats::racing::{Belief, Line, Prior, Variances};
 use value::{Look, Option_, Plan};
 
@@ -26,8 +26,6 @@ use value::{Look, Option_, Plan};
 pub struct Knobs {
     /// The exponent of the price.
     alpha: f64,
-    /// How many instances a look may be thought of.
-    sizes: [usize; 7],
     /// How many are bought at a time.
     block: usize,
     /// Share of the money left that is bought between two fits.
@@ -36,6 +34,8 @@ pub struct Knobs {
     families: usize,
     /// Instances to begin with.
     init: usize,
+    /// Looks at each family in a round of halving, for counting how many families a budget is enough for.
+    first: f64,
     /// Share of the budget that beginnings may cost.
     init_share: f64,
     prior: Prior,
@@ -50,11 +50,11 @@ impl Default for Knobs {
         let p = Prior::default();
         Knobs {
             alpha: env("R_ALPHA", 0.5),
-            sizes: [3, 6, 12, 25, 50, 100, 200],
-            block: env("R_BLOCK", 3.0) as usize,
-            share: env("R_SHARE", 0.03),
+            block: env("R_BLOCK", 6.0) as usize,
+            share: env("R_SHARE", 0.1),
             families: env("R_FAM", 8.0) as usize,
-            init: env("R_INIT", 4.0) as usize,
+            first: env("R_FIRST", 4.0),
+            init: env("R_INIT", 2.0) as usize,
             init_share: env("R_INITSHARE", 0.3),
             prior: Prior {
                 slopes: (env("R_SP", p.slopes.0), env("R_SN", p.slopes.1)),
@@ -72,6 +72,14 @@ impl Default for Knobs {
 const WORKING: usize = 192;
 /// How many of them at most were looked at.
 const WORKING_TRIED: usize = 128;
+/// How many looks at most are decided between two fits.
+const MOST_LOOKS: usize = 64;
+/// The expected gain, in standard deviations of a single value, below which a look cannot pay.
+const NO_GAIN: f64 = 1e-6;
+/// How many families there are at most where no budget limits them.
+const FAMILIES_UNLIMITED: usize = 128;
+/// The doubt that the user's margin leaves.
+const DOUBT: f64 = 0.05;
 /// How many candidates are drawn of a space that cannot be listed.
 const DRAWN: usize = 1024;
 
@@ -100,6 +108,8 @@ struct Race {
     rng: ChaCha12Rng,
     candidates: Vec<Candidate>,
     families: Vec<Vec<usize>>,
+    /// Families of which something was asked.
+    tried: Vec<bool>,
     /// Candidates by trial.
     trials: Vec<usize>,
     /// By instance, the scores of candidates.
@@ -129,6 +139,7 @@ impl Race {
             rng: rng.clone(),
             candidates: Vec::new(),
             families: Vec::new(),
+            tried: Vec::new(),
             trials: Vec::new(),
             evaluations: 0,
             spent: Usd::ZERO,
@@ -146,6 +157,7 @@ impl Race {
             let family = *names.entry(family(&configuration)).or_insert(next);
             if family == race.families.len() {
                 race.families.push(Vec::new());
+                race.tried.push(false);
             }
             race.families[family].push(race.candidates.len());
             race.candidates.push(Candidate {
@@ -195,6 +207,7 @@ impl Race {
                 begun += 1;
             }
             self.queue.push_back((member, one.depth, depth));
+            self.tried[one.family] = true;
             self.candidates[member].depth = depth;
         }
     }
@@ -296,27 +309,16 @@ impl Race {
                 (one.scored > 0).then(|| (one.production.as_f64() / one.scored as f64, one.scored))
             })
             .collect();
-        let lines: Vec<Line> = self
-            .lines
-            .iter()
-            .map(|line| {
-                let mut line: Line = line
-                    .iter()
-                    .filter(|(at, _)| row_of[*at as usize] != u32::MAX)
-                    .map(|&(at, value)| (row_of[at as usize], value))
-                    .collect();
-                line.sort_by_key(|(row, _)| *row);
-                line
-            })
-            .collect();
-        let rounds = usize::from(self.evaluations as f64 >= 1.3 * self.learnt_at as f64);
+        let scale = scale(&self.lines);
+        let lines: Vec<Line> = self.lines.iter().map(|line| select(line, &row_of, scale)).collect();
+        let rounds = usize::from(self.evaluations as f64 >= 1.4 * self.learnt_at as f64);
         if rounds > 0 {
             self.learnt_at = self.evaluations;
         }
         let evidence =
             Evidence { configurations: &maps, lines: &lines, production: &seen, instances: self.problem.instances };
-        let Assessment { belief, costs, variances } = assess(&evidence, &self.knobs.prior, self.variances.take(), rounds);
-        let total = variances.total;
+        let Assessment { belief, costs, variances } = assess(&evidence, &self.knobs.prior, self.variances.take().filter(|_| scale == 1.0), rounds);
+        let deviation = variances.total.sqrt();
         self.variances = Some(variances);
 
         // Who may be recommended: looked at, and likely within the inference budget.
@@ -329,8 +331,11 @@ impl Race {
         let open: Vec<bool> = working
             .iter()
             .enumerate()
-            .map(|(row, &at)| belief.count[row] > 0 && !self.candidates[at].closed && within[row] > 0.4)
+            .map(|(row, &at)| belief.count[row] > 0 && !self.candidates[at].closed && within[row] > 0.5)
             .collect();
+        if self.settled(&belief, &within, scale) {
+            return false;
+        }
         let options = self.options(&working, costs.as_ref(), &within);
         let mut plan = Plan::new(&belief, self.problem.instances, open);
         let money = self.left();
@@ -341,29 +346,104 @@ impl Race {
         };
         let mut options = options;
         let mut bought = 0.0;
-        loop {
-            let Some(Look { row, instances, gain }) = plan.best(&options, room, &self.knobs) else { break };
-            if gain < 1e-4 * total.sqrt() * 0.01 && bought > 0.0 {
-                break;
+        let mut new = self.room_for_new(&working, costs.as_ref());
+        let unknown = |race: &Race, row: usize| !race.tried[race.candidates[working[row]].family];
+        if new == 0 {
+            options.retain(|option| !unknown(self, option.row));
+        }
+        let mut looks = plan.looks(&options, room, &self.knobs);
+        for _ in 0..MOST_LOOKS {
+            let Some(at) = plan.best(&mut looks, &options, room, &self.knobs) else { break };
+            let Some(Look { row, instances, gain, .. }) = looks[at] else { break };
+            // Nothing that could be bought would change who is best.
+            if gain <= NO_GAIN * deviation {
+                if bought > 0.0 || !self.queue.is_empty() {
+                    break;
+                }
+                if self.problem.budget.is_some() || !self.complete_leader(&working, &belief) {
+                    break;
+                }
+            } else {
+                let instances = instances.min(self.knobs.block.max(instances / 4)).min(options[at].left);
+                let option = &mut options[at];
+                let next = option.next;
+                option.left -= instances;
+                option.next += instances;
+                let price = option.price * instances as f64;
+                let candidate = working[row];
+                if unknown(self, row) {
+                    new = new.saturating_sub(1);
+                    self.tried[self.candidates[candidate].family] = true;
+                    if new == 0 {
+                        for (look, option) in looks.iter_mut().zip(&options) {
+                            *look = look.filter(|_| !unknown(self, option.row));
+                        }
+                    }
+                }
+                self.buy(candidate, next + instances);
+                plan.take(row, next, instances);
+                bought += price;
+                room -= price;
             }
-            let instances = instances.min(self.knobs.block.max(instances / 4));
-            let Some(option) = options.iter_mut().find(|option| option.row == row) else { break };
-            let next = option.next;
-            option.left -= instances;
-            option.next += instances;
-            let price = option.price * instances as f64;
-            let at = working[row];
-            let depth = self.candidates[at].depth + instances;
-            self.buy(at, depth);
-            plan.take(row, next, instances);
-            bought += price;
-            room -= price;
-            if bought >= share {
+            if bought >= share || room <= 0.0 {
                 break;
             }
         }
         self.belief = Some((working, belief));
         !self.queue.is_empty()
+    }
+
+    /// Asks what the leader was not asked on yet. False: nothing.
+    fn complete_leader(&mut self, working: &[usize], belief: &Belief) -> bool {
+        let tried = (0..working.len()).filter(|&row| belief.count[row] > 0 && !self.candidates[working[row]].closed);
+        let leader = tried.max_by(|&a, &b| belief.mean[a].total_cmp(&belief.mean[b]).then(b.cmp(&a)));
+        if let Some(leader) = leader {
+            self.buy(working[leader], self.problem.instances);
+        }
+        !self.queue.is_empty()
+    }
+
+    /// True where it is unlikely that another one is better than the leader by more than the margin.
+    fn settled(&self, belief: &Belief, within: &[f64], scale: f64) -> bool {
+        let Some(margin) = self.problem.margin.map(|margin| margin / scale) else { return false };
+        let rows = || (0..belief.mean.len()).filter(|&row| within[row] > 0.5);
+        let tried = rows().filter(|&row| belief.count[row] > 0);
+        let Some(leader) = tried.max_by(|&a, &b| belief.mean[a].total_cmp(&belief.mean[b]).then(b.cmp(&a))) else {
+            return false;
+        };
+        let variance = &belief.covariance;
+        let doubt: f64 = rows()
+            .filter(|&row| row != leader)
+            .map(|row| {
+                let sum = variance.at(row, row) + variance.at(leader, leader) - 2.0 * variance.at(row, leader);
+                normal_cdf((belief.mean[row] - belief.mean[leader] - margin) / sum.max(1e-12).sqrt())
+            })
+            .sum();
+        doubt < DOUBT
+    }
+
+    /// How many families that were not looked at yet may join. A budget buys more from few configurations that are told
+    /// apart than from many that are not: as many as could be halved down to one at `FIRST` looks each a round.
+    fn room_for_new(&self, working: &[usize], costs: Option<&Costs>) -> usize {
+        let Some(budget) = self.problem.budget.map(Usd::as_f64) else {
+            return FAMILIES_UNLIMITED.saturating_sub(self.tried_families());
+        };
+        let mut least: BTreeMap<usize, f64> = BTreeMap::new();
+        for (row, &at) in working.iter().enumerate().filter(|(_, at)| self.candidates[**at].trial.is_some()) {
+            let price = costs.map_or(0.0, |costs| costs.dollars(row));
+            let known = least.entry(self.candidates[at].family).or_insert(price);
+            *known = known.min(price);
+        }
+        let price = least.values().sum::<f64>() / least.len().max(1) as f64;
+        let mut most = 2;
+        while most < self.families.len() && price * most as f64 * self.knobs.first * (most as f64).log2() <= budget {
+            most += 1;
+        }
+        most.saturating_sub(self.tried_families())
+    }
+
+    fn tried_families(&self) -> usize {
+        self.tried.iter().filter(|tried| **tried).count()
     }
 
     /// What may be looked at, and what an instance of it costs.

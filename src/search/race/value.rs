@@ -25,12 +25,17 @@ pub(super) struct Option_ {
     pub price: f64,
 }
 
-/// A look that was chosen.
+/// How many instances a look may be thought of.
+const SIZES: [usize; 8] = [3, 6, 12, 25, 50, 100, 200, usize::MAX];
+
+/// A look that may be chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Look {
     pub row: usize,
     pub instances: usize,
     pub gain: f64,
+    /// Gain for the price.
+    pub index: f64,
 }
 
 /// The state of a plan: beliefs, with what was chosen already counted as seen.
@@ -78,27 +83,62 @@ impl Plan {
         (expected - before).max(0.0)
     }
 
-    /// The look with the best expected gain for its price, if one fits the money left.
-    pub(super) fn best(&mut self, options: &[Option_], money: f64, knobs: &Knobs) -> Option<Look> {
-        let mut best: Option<(f64, Look)> = None;
-        for option in options.iter().filter(|option| option.left > 0) {
-            let mut last = 0;
-            for size in knobs.sizes {
-                let instances = size.min(option.left);
-                let price = option.price * instances as f64;
-                if instances == last || (price > money && instances > 1) {
-                    break;
-                }
-                last = instances;
-                let observation = self.outlook.observation(option.row, option.next + instances / 2);
-                let gain = self.gain(option.row, observation.change(instances as f64));
-                let index = gain / (price + 1e-12).powf(knobs.alpha);
-                if best.is_none_or(|(most, _)| index > most) {
-                    best = Some((index, Look { row: option.row, instances, gain }));
-                }
+    /// The look of one option with the best expected gain for its price, of those that fit the money left.
+    fn look(&mut self, option: &Option_, money: f64, knobs: &Knobs) -> Option<Look> {
+        let mut best: Option<Look> = None;
+        let mut last = 0;
+        for size in SIZES {
+            let instances = size.min(option.left);
+            let price = option.price * instances as f64;
+            if instances == last || (price > money && last > 0) {
+                break;
+            }
+            last = instances;
+            let observation = self.outlook.observation(option.row, option.next + instances / 2);
+            let gain = self.gain(option.row, observation.change(instances as f64));
+            let index = gain / (price + 1e-12).powf(knobs.alpha);
+            // Equals are taken in order, whatever rounding says.
+            if best.is_none_or(|best| index > best.index * (1.0 + 1e-9)) {
+                best = Some(Look { row: option.row, instances, gain, index });
             }
         }
-        best.map(|(_, look)| look)
+        best
+    }
+
+    /// Every option's best look.
+    pub(super) fn looks(&mut self, options: &[Option_], money: f64, knobs: &Knobs) -> Vec<Option<Look>> {
+        options.iter().map(|option| self.look(option, money, knobs)).collect()
+    }
+
+    /// The place of the best look among `looks`. What was chosen since they were worked out can only have made them worth
+    /// less, so the best are worked out again until one stays the best.
+    pub(super) fn best(
+        &mut self,
+        looks: &mut [Option<Look>],
+        options: &[Option_],
+        money: f64,
+        knobs: &Knobs,
+    ) -> Option<usize> {
+        let mut fresh = vec![false; looks.len()];
+        loop {
+            let mut best: Option<(usize, f64)> = None;
+            for (at, look) in looks.iter().enumerate() {
+                if let Some(look) = look
+                    && best.is_none_or(|(_, most)| look.index > most * (1.0 + 1e-9))
+                {
+                    best = Some((at, look.index));
+                }
+            }
+            let (at, _) = best?;
+            if fresh[at] {
+                return Some(at);
+            }
+            fresh[at] = true;
+            looks[at] = match options[at].left {
+                0 => None,
+                _ => self.look(&options[at], money, knobs),
+            };
+        }
     }
 
     /// Counts a look as seen, with the result that is expected.

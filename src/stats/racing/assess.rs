@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use serde_json::Value;
 
-use super::costs::Costs;
+use super::costs::{Costs, normal_cdf};
 use super::kinship::Kinship;
 use super::{Belief, Line, Model, Place, Prior, Sheet, Variances};
 use crate::stats::additive::{self, Observation};
@@ -17,6 +17,13 @@ const MOST: usize = 224;
 const ROUNDS: usize = 6;
 /// Draws for the probabilities of being best.
 const DRAWS: usize = 2_000;
+
+/// What values are divided by before the model sees them: 1, except where squares would overflow or vanish; then a power of
+/// two, which is exact.
+pub fn scale(lines: &[Line]) -> f64 {
+    let scale = super::super::scale_of(lines.iter().flatten().map(|(_, value)| *value));
+    if (1e-60..1e60).contains(&scale) { 1.0 } else { scale }
+}
 
 /// What is known of some configurations.
 pub struct Evidence<'a> {
@@ -87,6 +94,16 @@ pub struct Standing {
     pub best: f64,
     /// Expected production cost in dollars an instance, where any is known.
     pub dollars: Option<f64>,
+    /// The standard deviation of its logarithm.
+    pub dollars_log_sd: f64,
+}
+
+impl Standing {
+    /// The probability that production can afford it on the average.
+    pub fn affordable(&self, budget: f64) -> f64 {
+        let log = |dollars: f64| dollars.max(f64::MIN_POSITIVE).ln();
+        self.dollars.map_or(1.0, |dollars| normal_cdf((log(budget) - log(dollars)) / self.dollars_log_sd.max(1e-9)))
+    }
 }
 
 /// What is believed of each configuration at the end; `None` for one without an observation. On data where every
@@ -107,10 +124,13 @@ pub fn standings(evidence: &Evidence, eligible: &[bool], seed: u64) -> Vec<Optio
         .map(|row| {
             let (mean, sd) = (additive.mean[row]?, additive.sd[row]?);
             let dollars = evidence.production[row].map(|(dollars, _)| dollars);
-            Some(Standing { mean, sd, best: 0.0, dollars })
+            Some(Standing { mean, sd, best: 0.0, dollars, dollars_log_sd: 0.0 })
         })
         .collect();
     let mut rows: Vec<usize> = (0..size).filter(|&row| standings[row].is_some()).collect();
+    if rows.is_empty() {
+        return standings;
+    }
     let reach = |row: usize| standings[row].map_or(f64::MIN, |standing| standing.mean + 2.0 * standing.sd);
     if rows.len() > MOST {
         rows.sort_by(|&a, &b| eligible[b].cmp(&eligible[a]).then(reach(b).total_cmp(&reach(a))).then(a.cmp(&b)));
@@ -119,25 +139,18 @@ pub fn standings(evidence: &Evidence, eligible: &[bool], seed: u64) -> Vec<Optio
     }
     let mut place = vec![u32::MAX; size];
     rows.iter().enumerate().for_each(|(at, &row)| place[row] = at as u32);
-    let lines: Vec<Line> = evidence
-        .lines
-        .iter()
-        .map(|line| {
-            let kept = line.iter().filter(|(row, _)| place[*row as usize] != u32::MAX);
-            let mut line: Line = kept.map(|&(row, value)| (place[row as usize], value)).collect();
-            line.sort_by_key(|(row, _)| *row);
-            line
-        })
-        .collect();
+    let scale = scale(evidence.lines);
+    let lines: Vec<Line> = evidence.lines.iter().map(|line| select(line, &place, scale)).collect();
     let configurations: Vec<_> = rows.iter().map(|&row| evidence.configurations[row]).collect();
     let production: Vec<_> = rows.iter().map(|&row| evidence.production[row]).collect();
     let part = Evidence { configurations: &configurations, lines: &lines, production: &production, instances: evidence.instances };
     let Assessment { belief, costs, .. } = assess(&part, &Prior::default(), None, ROUNDS);
     for (at, &row) in rows.iter().enumerate() {
         if let Some(standing) = &mut standings[row] {
-            standing.mean = belief.mean[at];
-            standing.sd = belief.covariance.at(at, at).max(0.0).sqrt();
+            standing.mean = super::super::finite(belief.mean[at] * scale);
+            standing.sd = super::super::finite(belief.covariance.at(at, at).max(0.0).sqrt() * scale);
             standing.dollars = costs.as_ref().map(|costs| costs.dollars(at));
+            standing.dollars_log_sd = costs.as_ref().map_or(0.0, |costs| costs.sd[at]);
         }
     }
     let allowed: Vec<usize> = (0..rows.len()).filter(|&at| eligible[rows[at]]).collect();
@@ -147,6 +160,16 @@ pub fn standings(evidence: &Evidence, eligible: &[bool], seed: u64) -> Vec<Optio
         }
     }
     standings
+}
+
+/// The observations of a line that have a place in a smaller table, divided by `scale`, sorted; the first counts where a
+/// configuration was observed twice.
+pub fn select(line: &Line, place: &[u32], scale: f64) -> Line {
+    let kept = line.iter().filter(|(row, _)| place[*row as usize] != u32::MAX);
+    let mut line: Line = kept.map(|&(row, value)| (place[row as usize], value / scale)).collect();
+    line.sort_by_key(|(row, _)| *row);
+    line.dedup_by_key(|(row, _)| *row);
+    line
 }
 
 /// How often each of some rows is the best, in draws from what is believed.

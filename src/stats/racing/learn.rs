@@ -54,7 +54,7 @@ impl Model<'_> {
                         _ => tried.near *= factor,
                     }
                     let score = score(&tried);
-                    if score <= best {
+                    if score <= best + 1e-6 {
                         break;
                     }
                     (best, *variances) = (score, tried);
