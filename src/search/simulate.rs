@@ -339,15 +339,19 @@ fn recommend(log: &Log, problem: &Problem) -> Option<usize> {
         instances: problem.instances,
     };
     let standings = standings(&evidence, &vec![true; trials], problem.seed);
-    let affordable = |standing: &Standing| {
-        problem.inference_budget.is_none_or(|budget| standing.affordable(budget.as_f64()) >= SURE)
-    };
     let judged = (0..trials).filter_map(|trial| Some((trial, standings[trial]?)));
     let cost = |trial: usize| Usd::mean(production[trial].0, production[trial].1);
-    judged
-        .filter(|(_, standing)| affordable(standing))
-        .min_by(|a, b| b.1.mean.total_cmp(&a.1.mean).then_with(|| cost(a.0).cmp(&cost(b.0))).then(a.0.cmp(&b.0)))
-        .map(|(trial, _)| trial)
+    let better = |a: &(usize, Standing), b: &(usize, Standing)| {
+        b.1.mean.total_cmp(&a.1.mean).then_with(|| cost(a.0).cmp(&cost(b.0))).then(a.0.cmp(&b.0))
+    };
+    let Some(budget) = problem.inference_budget.map(Usd::as_f64) else {
+        return judged.min_by(better).map(|(trial, _)| trial);
+    };
+    let sure = judged.clone().filter(|(_, standing)| standing.affordable(budget) >= SURE).min_by(better);
+    let likeliest = || {
+        judged.max_by(|a, b| a.1.affordable(budget).total_cmp(&b.1.affordable(budget)).then_with(|| better(b, a)))
+    };
+    sure.or_else(likeliest).map(|(trial, _)| trial)
 }
 
 #[cfg(test)]

@@ -41,37 +41,25 @@ pub struct Knobs {
     prior: Prior,
 }
 
-fn env(name: &str, default: f64) -> f64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
 impl Default for Knobs {
     fn default() -> Knobs {
-        let p = Prior::default();
         Knobs {
-            alpha: env("R_ALPHA", 0.5),
-            block: env("R_BLOCK", 6.0) as usize,
-            share: env("R_SHARE", 0.1),
-            families: env("R_FAM", 8.0) as usize,
-            first: env("R_FIRST", 4.0),
-            init: env("R_INIT", 2.0) as usize,
-            init_share: env("R_INITSHARE", 0.3),
-            prior: Prior {
-                slopes: (env("R_SP", p.slopes.0), env("R_SN", p.slopes.1)),
-                slope_sds: (env("R_SPSD", p.slope_sds.0), env("R_SNSD", p.slope_sds.1)),
-                shares: (env("R_MAIN", p.shares.0), env("R_FAMILY", p.shares.1), env("R_NEAR", p.shares.2)),
-                spread: env("R_SPREAD", p.spread),
-                instance: p.instance,
-                decay: env("R_DECAY", p.decay),
-            },
+            alpha: 0.7,
+            block: 6,
+            share: 0.1,
+            families: 8,
+            first: 5.0,
+            init: 2,
+            init_share: 0.3,
+            prior: Prior::default(),
         }
     }
 }
 
 /// How many configurations are thought about at a time.
-const WORKING: usize = 192;
+const WORKING: usize = 160;
 /// How many of them at most were looked at.
-const WORKING_TRIED: usize = 128;
+const WORKING_TRIED: usize = 112;
 /// How many looks at most are decided between two fits.
 const MOST_LOOKS: usize = 64;
 /// The expected gain, in standard deviations of a single value, below which a look cannot pay.
@@ -114,6 +102,8 @@ struct Race {
     trials: Vec<usize>,
     /// By instance, the scores of candidates.
     lines: Vec<Line>,
+    /// Candidates of which something was asked or is about to be.
+    begun: usize,
     evaluations: usize,
     spent: Usd,
     queue: VecDeque<(usize, usize, usize)>,
@@ -141,6 +131,7 @@ impl Race {
             families: Vec::new(),
             tried: Vec::new(),
             trials: Vec::new(),
+            begun: 0,
             evaluations: 0,
             spent: Usd::ZERO,
             queue: VecDeque::new(),
@@ -184,7 +175,7 @@ impl Race {
     }
 
     fn trials_left(&self) -> usize {
-        self.problem.max_trials.unwrap_or(usize::MAX).saturating_sub(self.trials.len())
+        self.problem.max_trials.unwrap_or(usize::MAX).saturating_sub(self.begun)
     }
 
     /// Asks a candidate on instances up to a depth, and what comes free with it.
@@ -194,22 +185,24 @@ impl Race {
         let n = self.candidates[candidate].n;
         let smaller = members.into_iter().rev().filter(|&member| self.candidates[member].n < n && member != candidate);
         let wanted: Vec<usize> = std::iter::once(candidate).chain(smaller).collect();
-        let mut begun = 0;
         for member in wanted {
             let one = &self.candidates[member];
-            if one.closed || one.refused || one.depth >= depth {
-                continue;
+            if !one.closed && !one.refused && (one.depth > 0 || self.trials_left() > 0) {
+                self.queue_up(member, depth);
             }
-            if one.trial.is_none() {
-                if self.trials_left() <= begun {
-                    continue;
-                }
-                begun += 1;
-            }
-            self.queue.push_back((member, one.depth, depth));
-            self.tried[one.family] = true;
-            self.candidates[member].depth = depth;
         }
+    }
+
+    /// Asks a candidate on instances up to a depth.
+    fn queue_up(&mut self, member: usize, depth: usize) {
+        let one = &mut self.candidates[member];
+        if one.depth >= depth {
+            return;
+        }
+        self.begun += usize::from(one.depth == 0);
+        self.queue.push_back((member, one.depth, depth));
+        self.tried[one.family] = true;
+        one.depth = depth;
     }
 
     /// The first looks: several families, on one instance and then on a few.
@@ -221,6 +214,12 @@ impl Race {
         let mut chosen: Vec<usize> = Vec::new();
         if self.started == 0 {
             chosen.extend(0..first);
+            // What shall be tried first comes before any sibling of it.
+            for at in 0..first {
+                if self.trials_left() > 0 {
+                    self.queue_up(at, 1);
+                }
+            }
             let all: Vec<&BTreeMap<String, serde_json::Value>> =
                 self.families.iter().take(2000).map(|members| &self.candidates[members[0]].configuration.0).collect();
             let kinship = Kinship::new(&all);
@@ -241,7 +240,6 @@ impl Race {
                 add(&mut near, next);
                 chosen.push(self.families[next][0]);
             }
-            chosen.truncate(self.trials_left());
             self.started = 1;
         } else {
             // More instances, as long as they are cheap.
@@ -260,6 +258,19 @@ impl Race {
         let depth = self.started;
         chosen.into_iter().for_each(|at| self.buy(at, depth));
         !self.queue.is_empty() || self.begin()
+    }
+
+    /// Where nothing was judged yet: other families, if it was not for money. False: enough was tried.
+    fn others(&mut self) -> bool {
+        let refused = self.trials.iter().any(|&at| self.candidates[at].refused);
+        if refused || self.tried_families() >= FAMILIES_UNLIMITED {
+            return false;
+        }
+        let next: Vec<usize> = (0..self.families.len()).filter(|&family| !self.tried[family]).collect();
+        for family in next.into_iter().take(self.knobs.families) {
+            self.buy(self.families[family][0], 1);
+        }
+        !self.queue.is_empty()
     }
 
     /// The candidates that are thought about now.
@@ -295,7 +306,7 @@ impl Race {
             return true;
         }
         if self.evaluations == 0 {
-            return false;
+            return self.others();
         }
         let working = self.working();
         let mut row_of = vec![u32::MAX; self.candidates.len()];
@@ -346,48 +357,50 @@ impl Race {
         };
         let mut options = options;
         let mut bought = 0.0;
-        let mut new = self.room_for_new(&working, costs.as_ref());
         let unknown = |race: &Race, row: usize| !race.tried[race.candidates[working[row]].family];
-        if new == 0 {
-            options.retain(|option| !unknown(self, option.row));
-        }
+        let mut new = self.room_for_new(&working, costs.as_ref());
         let mut looks = plan.looks(&options, room, &self.knobs);
         for _ in 0..MOST_LOOKS {
-            let Some(at) = plan.best(&mut looks, &options, room, &self.knobs) else { break };
-            let Some(Look { row, instances, gain, .. }) = looks[at] else { break };
-            // Nothing that could be bought would change who is best.
-            if gain <= NO_GAIN * deviation {
-                if bought > 0.0 || !self.queue.is_empty() {
-                    break;
+            let mut allowed = looks.clone();
+            if new == 0 {
+                for (look, option) in allowed.iter_mut().zip(&options) {
+                    *look = look.filter(|_| !unknown(self, option.row));
                 }
-                if self.problem.budget.is_some() || !self.complete_leader(&working, &belief) {
-                    break;
-                }
-            } else {
-                let instances = instances.min(self.knobs.block.max(instances / 4)).min(options[at].left);
-                let option = &mut options[at];
-                let next = option.next;
-                option.left -= instances;
-                option.next += instances;
-                let price = option.price * instances as f64;
-                let candidate = working[row];
-                if unknown(self, row) {
-                    new = new.saturating_sub(1);
-                    self.tried[self.candidates[candidate].family] = true;
-                    if new == 0 {
-                        for (look, option) in looks.iter_mut().zip(&options) {
-                            *look = look.filter(|_| !unknown(self, option.row));
-                        }
-                    }
-                }
-                self.buy(candidate, next + instances);
-                plan.take(row, next, instances);
-                bought += price;
-                room -= price;
             }
+            let pays = |at: Option<usize>, looks: &[Option<Look>]| {
+                at.and_then(|at| Some((at, looks[at]?))).filter(|(_, look)| look.gain > NO_GAIN * deviation)
+            };
+            let mut found = pays(plan.best(&mut allowed, &options, room, &self.knobs), &allowed);
+            if found.is_none() && new == 0 && self.queue.is_empty() && self.problem.budget.is_some() {
+                // Nothing is left to learn of these: others may join.
+                found = pays(plan.best(&mut looks, &options, room, &self.knobs), &looks);
+            }
+            for (look, known) in looks.iter_mut().zip(&allowed) {
+                *look = known.or(*look);
+            }
+            let Some((at, Look { row, instances, .. })) = found else { break };
+            let instances = instances.min(self.knobs.block.max(instances / 4)).min(options[at].left);
+            let option = &mut options[at];
+            let next = option.next;
+            option.left -= instances;
+            option.next += instances;
+            let price = option.price * instances as f64;
+            let candidate = working[row];
+            if unknown(self, row) {
+                new = new.saturating_sub(1);
+                self.tried[self.candidates[candidate].family] = true;
+            }
+            self.buy(candidate, next + instances);
+            plan.take(row, next, instances);
+            looks[at] = if options[at].left == 0 { None } else { looks[at] };
+            bought += price;
+            room -= price;
             if bought >= share || room <= 0.0 {
                 break;
             }
+        }
+        if self.queue.is_empty() && self.problem.budget.is_none() {
+            self.complete_leader(&working, &belief);
         }
         self.belief = Some((working, belief));
         !self.queue.is_empty()
