@@ -16,7 +16,8 @@ pub fn write(cases: &[Case], folder: &Path) -> std::io::Result<usize> {
     let mut files = 0;
     let dollars = |cells: &Vec<Usd>| cells.iter().map(Usd::to_string).collect::<Vec<_>>();
     for case in cases.iter().filter(|case| case.inference.is_none()) {
-        let name = if case.group.starts_with("held-out") { format!("held-out-{}", case.name) } else { case.name.clone() };
+        let name =
+            if case.group.starts_with("held-out") { format!("held-out-{}", case.name) } else { case.name.clone() };
         let tables = [(name.clone(), Some(&case.tune)), (format!("{name}.unseen"), case.unseen.as_ref())];
         for (name, table) in tables.into_iter().filter_map(|(name, table)| Some((name, table?))) {
             let score = |cell: &Option<f64>| cell.map_or(String::new(), |score| score.to_string());

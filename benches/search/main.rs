@@ -55,7 +55,8 @@ pub type Cell = (String, String, usize);
 
 fn options() -> Result<Options, String> {
     let mut options = Options {
-        data: std::env::var_os("FARTHING_SHARED").map_or("../shared/recorded".into(), |at| PathBuf::from(at).join("recorded")),
+        data: std::env::var_os("FARTHING_SHARED")
+            .map_or("../shared/recorded".into(), |at| PathBuf::from(at).join("recorded")),
         seeds: 20,
         strategies: STRATEGIES.iter().map(|declared| declared.name.to_owned()).collect(),
         groups: Vec::new(),
@@ -79,7 +80,8 @@ fn options() -> Result<Options, String> {
             "--export" => options.export = Some(value.into()),
             "--budgets" => {
                 let share = |text: &str| text.parse::<f64>().map(|percent| percent / 100.0);
-                options.budgets = value.split(',').map(share).collect::<Result<_, _>>().map_err(|_| format!("{word} {value}"))?;
+                options.budgets =
+                    value.split(',').map(share).collect::<Result<_, _>>().map_err(|_| format!("{word} {value}"))?;
             }
             _ => return Err(format!("there is no option {word}")),
         }
@@ -107,21 +109,12 @@ fn search(name: &str, case: &Case, share: f64, seed: u64) -> Result<Found, Strin
     if trace.spent > budget {
         return Err(format!("{name} spent {} of {budget}", trace.spent));
     }
-    if std::env::var("R_DEBUG").is_ok() {
-        for (trial, &row) in trace.rows.iter().enumerate() {
-            let told: Vec<_> = trace.told.iter().filter(|t| t.trial == trial).collect();
-            let cost: f64 = told.iter().map(|t| t.cost.as_f64()).sum();
-            let sc: Vec<f64> = told.iter().filter_map(|t| match t.outcome { farthing::search::Outcome::Scored { score, .. } => Some(score), _ => None }).collect();
-            if cost > 0.0 { println!("{} {:>3} asked, cost {:.4}, mean {:.3} truth {:.3}{}", case.tune.configurations[row], told.len(), cost, sc.iter().sum::<f64>() / sc.len() as f64, case.tune.mean(row).unwrap(), if Some(row) == trace.recommendation {" <== "} else {""}); }
-        }
-        let r = trace.recommendation.unwrap();
-        println!("recommended {} truth {:?} feasible {}", case.tune.configurations[r], case.tune.mean(r), case.feasible(r));
-    }
     let feasible: Vec<usize> = (0..case.tune.configurations.len()).filter(|&row| case.feasible(row)).collect();
     let over = trace.recommendation.is_some_and(|row| !case.feasible(row));
     let regret = |table: &farthing::search::simulate::Table| {
         let means: Vec<f64> = feasible.iter().filter_map(|&row| table.mean(row)).collect();
-        let (best, worst) = means.iter().fold((f64::MIN, f64::MAX), |(best, worst), mean| (best.max(*mean), worst.min(*mean)));
+        let (best, worst) =
+            means.iter().fold((f64::MIN, f64::MAX), |(best, worst), mean| (best.max(*mean), worst.min(*mean)));
         // What production cannot afford is worth what the worst affordable one is; so is finding nothing.
         let found = trace.recommendation.filter(|_| !over).and_then(|row| table.mean(row)).unwrap_or(worst);
         100.0 * (best - found)

@@ -15,7 +15,8 @@ pub fn write(
     folder: &Path,
 ) -> Result<(), Box<dyn std::error::Error>> {
     std::fs::create_dir_all(folder)?;
-    let mut text = String::from("group,strategy,budget_share,on,runs,regret_points,standard_error,over_inference_budget\n");
+    let mut text =
+        String::from("group,strategy,budget_share,on,runs,regret_points,standard_error,over_inference_budget\n");
     let mut groups: BTreeMap<&str, BTreeMap<&str, Vec<(f64, f64)>>> = BTreeMap::new();
     for ((group, name, budget), found) in results {
         let over = found.iter().filter(|(_, found)| found.over).count() as f64 / found.len() as f64;

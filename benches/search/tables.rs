@@ -39,8 +39,6 @@ pub struct Case {
     pub group: String,
     /// Which one of the group.
     pub name: String,
-    /// Which half of the tables it belongs to.
-    pub half: Half,
     /// What is raced on.
     pub tune: Arc<Table>,
     /// The same configurations on instances that no strategy sees.
@@ -96,7 +94,6 @@ pub fn cases(recorded: &Path) -> Vec<Case> {
         cases.push(Case {
             group: format!("matrices-{}", half.name()),
             name: name.clone(),
-            half,
             tune: tune.clone(),
             unseen: None,
             inference: None,
@@ -109,16 +106,16 @@ pub fn cases(recorded: &Path) -> Vec<Case> {
         cases.push(Case {
             group: format!("held-out-{}", half.name()),
             name,
-            half,
             tune: Arc::new(select(&tune, &rows, Some(seen))),
             unseen: Some(Arc::new(select(&tune, &rows, Some(unseen)))),
             inference: None,
         });
     }
     let prices = [("gpt-35-turbo", "1.5", "2.0"), ("gpt-4", "30", "60")];
-    for (folder, half, budgets) in [
-        ("temperature", Half::Choose, [None, Some("0.003"), Some("0.0015")]),
-        ("exam", Half::Report, [None, Some("0.018"), Some("0.007")]),
+    // Temperature is of the half to choose by, exam of the half to report on.
+    for (folder, budgets) in [
+        ("temperature", [None, Some("0.003"), Some("0.0015")]),
+        ("exam", [None, Some("0.018"), Some("0.007")]),
     ] {
         let path = recorded.join(folder).join("outcomes.csv.gz");
         let Some((tune, unseen)) = outcomes(&path, &prices) else { continue };
@@ -128,7 +125,6 @@ pub fn cases(recorded: &Path) -> Vec<Case> {
             cases.push(Case {
                 group: name.clone(),
                 name,
-                half,
                 tune: tune.clone(),
                 unseen: Some(unseen.clone()),
                 inference: budget.and_then(|budget| budget.parse().ok()),
@@ -187,8 +183,7 @@ fn outcomes(path: &Path, prices: &[(&str, &str, &str)]) -> Option<(Table, Table)
     let keys: Vec<String> = test.configurations.iter().map(|configuration| configuration.key()).collect();
     let place = |row: usize| keys.iter().position(|key| *key == tune.configurations[row].key());
     let whole = |row: &usize| tune.scores[*row].iter().flatten().count() * 20 >= tune.instances() * 19;
-    let rows: Vec<usize> =
-        (0..tune.configurations.len()).filter(whole).filter(|&row| place(row).is_some()).collect();
+    let rows: Vec<usize> = (0..tune.configurations.len()).filter(whole).filter(|&row| place(row).is_some()).collect();
     let places: Vec<usize> = rows.iter().filter_map(|&row| place(row)).collect();
     Some((select(&tune, &rows, None), select(&test, &places, None)))
 }
@@ -203,7 +198,8 @@ fn votes(cells: &Cells, prices: &[(&str, &str, &str)]) -> Option<Table> {
         let (input, output) = (per_million(input).ok()?, per_million(output).ok()?);
         for n in 1..=10 {
             let count = instances.len();
-            let (mut scores, mut costs, mut prompts) = (vec![None; count], vec![Usd::ZERO; count], vec![Usd::ZERO; count]);
+            let (mut scores, mut costs, mut prompts) =
+                (vec![None; count], vec![Usd::ZERO; count], vec![Usd::ZERO; count]);
             for (place, instance) in instances.iter().enumerate() {
                 let Some(cell) = cells.get(*instance) else { continue };
                 let seen: Vec<&(String, bool, u64)> = cell.samples.values().take(n).collect();
@@ -211,7 +207,8 @@ fn votes(cells: &Cells, prices: &[(&str, &str, &str)]) -> Option<Table> {
                 prompts[place] = input.times(cell.prompt_tokens);
                 costs[place] = prompts[place] + output.times(seen.iter().map(|(_, _, tokens)| tokens).sum());
             }
-            let configuration = json!({"model": model, "prompt": prompt, "temperature": temperature.parse::<f64>().ok()?, "n": n});
+            let configuration =
+                json!({"model": model, "prompt": prompt, "temperature": temperature.parse::<f64>().ok()?, "n": n});
             table.configurations.push(serde_json::from_value(configuration).ok()?);
             table.scores.push(scores);
             table.costs.push(costs);
@@ -238,17 +235,13 @@ fn made_up() -> Vec<Case> {
         let half = if at % 2 == 0 { Half::Choose } else { Half::Report };
         let (tune, unseen) = invent(at);
         let (tune, unseen) = (Arc::new(tune), Arc::new(unseen));
-        let mut means: Vec<Usd> = tune
-            .production
-            .iter()
-            .map(|line| Usd::mean(line.iter().copied().sum(), line.len() as u64))
-            .collect();
+        let mut means: Vec<Usd> =
+            tune.production.iter().map(|line| Usd::mean(line.iter().copied().sum(), line.len() as u64)).collect();
         means.sort();
         for (label, inference) in [("", None), ("-tight", Some(means[means.len() / 2]))] {
             cases.push(Case {
                 group: format!("invented{label}-{}", half.name()),
                 name: format!("invented-{at}{label}"),
-                half,
                 tune: tune.clone(),
                 unseen: Some(unseen.clone()),
                 inference,
@@ -275,7 +268,10 @@ fn invent(seed: u64) -> (Table, Table) {
     let prompt_length: Vec<f64> = (0..prompts).map(|_| 150.0 + 700.0 * rng.random::<f64>()).collect();
     let answer_length: Vec<f64> = (0..prompts).map(|_| 10_f64.powf(0.8 + 1.6 * rng.random::<f64>())).collect();
     let easy: Vec<f64> = (0..instances).map(|_| 1.0 + 1.6 * normal(&mut rng)).collect();
-    let mut tables = [Table { prompts: Some(Vec::new()), ..Table::default() }, Table { prompts: Some(Vec::new()), ..Table::default() }];
+    let mut tables = [
+        Table { prompts: Some(Vec::new()), ..Table::default() },
+        Table { prompts: Some(Vec::new()), ..Table::default() },
+    ];
     for model in 0..models {
         let own: Vec<f64> = (0..instances).map(|_| 0.8 * normal(&mut rng)).collect();
         for prompt in 0..prompts {
@@ -305,8 +301,12 @@ fn invent(seed: u64) -> (Table, Table) {
                     let seen = |at: usize| answers[at][..n].iter().collect::<Vec<_>>();
                     table.configurations.push(configuration(model, prompt, n));
                     table.scores.push(part.clone().map(|at| Some(majority(&seen(at)))).collect());
-                    let prompts: Vec<Usd> = part.clone().map(|at| input.times(prompt_length[prompt] as u64 + (at % 50) as u64)).collect();
-                    let costs: Vec<Usd> = part.zip(&prompts).map(|(at, prompt)| *prompt + output.times(seen(at).iter().map(|(_, _, tokens)| tokens).sum())).collect();
+                    let prompts: Vec<Usd> =
+                        part.clone().map(|at| input.times(prompt_length[prompt] as u64 + (at % 50) as u64)).collect();
+                    let costs: Vec<Usd> = part
+                        .zip(&prompts)
+                        .map(|(at, prompt)| *prompt + output.times(seen(at).iter().map(|(_, _, tokens)| tokens).sum()))
+                        .collect();
                     table.costs.push(costs);
                     if let Some(all) = table.prompts.as_mut() {
                         all.push(prompts);

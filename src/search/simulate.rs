@@ -12,8 +12,8 @@ use rand_chacha::ChaCha12Rng;
 use super::{Ask, Domain, Outcome, Problem, Strategy, Told};
 use crate::money::Usd;
 use crate::space::Configuration;
-use crate::stats::racing::assess::{Evidence, Standing, standings};
 use crate::stats::racing;
+use crate::stats::racing::assess::{Evidence, Standing, standings};
 
 /// A recorded search space: every configuration on every instance.
 #[derive(Clone, Debug, Default)]
@@ -332,12 +332,8 @@ fn recommend(log: &Log, problem: &Problem) -> Option<usize> {
         .iter()
         .map(|&(sum, count)| (count > 0).then(|| (sum.as_f64() / count as f64, count as usize)))
         .collect();
-    let evidence = Evidence {
-        configurations: &configurations,
-        lines: &lines,
-        production: &means,
-        instances: problem.instances,
-    };
+    let evidence =
+        Evidence { configurations: &configurations, lines: &lines, production: &means, instances: problem.instances };
     let standings = standings(&evidence, &vec![true; trials], problem.seed);
     let judged = (0..trials).filter_map(|trial| Some((trial, standings[trial]?)));
     let cost = |trial: usize| Usd::mean(production[trial].0, production[trial].1);
@@ -348,9 +344,8 @@ fn recommend(log: &Log, problem: &Problem) -> Option<usize> {
         return judged.min_by(better).map(|(trial, _)| trial);
     };
     let sure = judged.clone().filter(|(_, standing)| standing.affordable(budget) >= SURE).min_by(better);
-    let likeliest = || {
-        judged.max_by(|a, b| a.1.affordable(budget).total_cmp(&b.1.affordable(budget)).then_with(|| better(b, a)))
-    };
+    let likeliest =
+        || judged.max_by(|a, b| a.1.affordable(budget).total_cmp(&b.1.affordable(budget)).then_with(|| better(b, a)));
     sure.or_else(likeliest).map(|(trial, _)| trial)
 }
 

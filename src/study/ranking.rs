@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use crate::money::Usd;
+use crate::stats;
 use crate::stats::racing::Line;
 use crate::stats::racing::assess::{Evidence, standings};
-use crate::stats;
 use crate::study::trial::Trial;
 use crate::task::Objective;
 
@@ -60,14 +60,11 @@ pub fn rank(trials: &[Trial], objective: &Objective, instances: usize, inference
         }
     }
     let configurations: Vec<_> = trials.iter().map(|trial| &trial.configuration.0).collect();
-    let production: Vec<_> = trials
-        .iter()
-        .map(|trial| trial.production().map(|production| (production.mean, production.seen)))
-        .collect();
+    let production: Vec<_> =
+        trials.iter().map(|trial| trial.production().map(|production| (production.mean, production.seen))).collect();
     let reasons: Vec<Option<String>> = trials.iter().map(|trial| trial.barred(inference_budget)).collect();
     let eligible: Vec<bool> = reasons.iter().map(Option::is_none).collect();
-    let evidence =
-        Evidence { configurations: &configurations, lines: &lines, production: &production, instances };
+    let evidence = Evidence { configurations: &configurations, lines: &lines, production: &production, instances };
     let standings = standings(&evidence, &eligible, DRAWS_SEED);
     let mut ranking: Vec<(Ranked, f64, Option<Usd>)> = trials
         .iter()

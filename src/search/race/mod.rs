@@ -1,6 +1,22 @@
 //! The race: buys next whatever look is expected to be worth most for its price.
 //!
-//! (head comment to be completed)
+//! All configurations look at prefixes of the one order of instances, so comparisons are paired. After every few
+//! purchases the model of [`crate::stats::racing`] is fitted to everything told, and each possible look (a configuration
+//! on its next so many instances) is valued by the knowledge gradient with correlated beliefs (Frazier, Powell & Dayanik
+//! 2009): how much the best posterior mean is expected to rise. The look with the largest gain / price^0.7 is bought.
+//!
+//! * A look shows relatives too: other prompts of the same model, other n of the same configuration. Smaller n of what
+//!   was bought have their samples already, so they are asked with it, for nothing.
+//! * Looks that were decided but not told count as made, with the expected result; a plan spends a tenth of the money
+//!   that is left, and then waits for its results.
+//! * New configurations are looked at when that is worth more than another look at an old one, but only as many join
+//!   as the budget could tell apart.
+//! * Production costs are learnt as they are told; relatives predict them. What production likely cannot afford is
+//!   neither recommended nor, where that is sure, looked at.
+//! * It ends when no look is expected to change who is best, or when the user's margin is reached, though money be left.
+//!
+//! At most 160 configurations are thought about at a time: those looked at that may still be best, and a changing
+//! sample of others. Memory is O(configurations listed or drawn + evaluations).
 
 mod value;
 
@@ -15,9 +31,9 @@ use super::simulate::{family, samples};
 use super::{Ask, Outcome, Problem, Strategy, Told};
 use crate::money::Usd;
 use crate::space::Configuration;
+use crate::stats::racing::assess::{Assessment, Evidence, assess, scale, select};
 use crate::stats::racing::costs::{Costs, normal_cdf};
 use crate::stats::racing::kinship::Kinship;
-use crate::stats::racing::assess::{Assessment, Evidence, assess, scale, select};
 use crate::stats::racing::{Belief, Line, Prior, Variances};
 use value::{Look, Option_, Plan};
 
@@ -223,7 +239,8 @@ impl Race {
             let all: Vec<&BTreeMap<String, serde_json::Value>> =
                 self.families.iter().take(2000).map(|members| &self.candidates[members[0]].configuration.0).collect();
             let kinship = Kinship::new(&all);
-            let mut taken: Vec<usize> = chosen.iter().map(|&at| self.candidates[at].family).filter(|&at| at < all.len()).collect();
+            let mut taken: Vec<usize> =
+                chosen.iter().map(|&at| self.candidates[at].family).filter(|&at| at < all.len()).collect();
             let mut near: Vec<f64> = vec![0.0; all.len()];
             let add = |near: &mut Vec<f64>, one: usize| {
                 for (at, sum) in near.iter_mut().enumerate() {
@@ -289,7 +306,8 @@ impl Race {
             tried.sort_by(|&a, &b| reach[b].total_cmp(&reach[a]).then(a.cmp(&b)));
             tried.truncate(WORKING_TRIED);
         }
-        let mut fresh: Vec<usize> = (0..self.candidates.len()).filter(|&at| self.candidates[at].trial.is_none()).collect();
+        let mut fresh: Vec<usize> =
+            (0..self.candidates.len()).filter(|&at| self.candidates[at].trial.is_none()).collect();
         let count = (WORKING - tried.len()).min(fresh.len());
         let (some, _) = fresh.partial_shuffle(&mut self.rng, count);
         tried.extend(some.iter());
@@ -328,7 +346,8 @@ impl Race {
         }
         let evidence =
             Evidence { configurations: &maps, lines: &lines, production: &seen, instances: self.problem.instances };
-        let Assessment { belief, costs, variances } = assess(&evidence, &self.knobs.prior, self.variances.take().filter(|_| scale == 1.0), rounds);
+        let Assessment { belief, costs, variances } =
+            assess(&evidence, &self.knobs.prior, self.variances.take().filter(|_| scale == 1.0), rounds);
         let deviation = variances.total.sqrt();
         self.variances = Some(variances);
 
@@ -467,15 +486,23 @@ impl Race {
         for (row, &at) in working.iter().enumerate() {
             let one = &self.candidates[at];
             let left = self.problem.instances - one.depth;
-            if one.closed || one.refused || left == 0 || within[row] < 0.1 || (one.trial.is_none() && self.trials_left() == 0) {
+            if one.closed
+                || one.refused
+                || left == 0
+                || within[row] < 0.1
+                || (one.trial.is_none() && self.trials_left() == 0)
+            {
                 continue;
             }
             let whole = costs.map_or(0.0, |costs| costs.dollars(row));
             // Of the next instances, siblings with fewer samples may have paid a part.
             let sibling = self.families[one.family]
                 .iter()
-                .filter(|&&other| self.candidates[other].n < one.n && self.candidates[other].depth > one.depth && rows[other] != usize::MAX)
-                .next_back();
+                .rfind(|&&other| {
+                    self.candidates[other].n < one.n
+                        && self.candidates[other].depth > one.depth
+                        && rows[other] != usize::MAX
+                });
             let price = match (sibling, costs) {
                 (Some(&sibling), Some(costs)) => {
                     let (low, few, many) = (costs.dollars(rows[sibling]), self.candidates[sibling].n, one.n);
@@ -544,5 +571,106 @@ impl Strategy for Race {
 
     fn look_ahead(&self) -> usize {
         1024
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::super::simulate::{Table, Trace, run};
+    use super::*;
+
+    /// Models a (cheap) and b (ten times dearer), prompts 0..prompts, n = 1, 2, 4. Later prompts are better, and b is.
+    fn table(prompts: usize, instances: usize) -> Arc<Table> {
+        let mut table = Table { prompts: Some(Vec::new()), ..Table::default() };
+        for (model, price, skill) in [("a", 1_000, 0), ("b", 10_000, 4)] {
+            for prompt in 0..prompts {
+                for n in [1, 2, 4] {
+                    let level = 4 + skill + 8 * prompt / prompts;
+                    let right = |at: usize| f64::from(u8::from((at * 7 + prompt * 3 + n) % 20 < level));
+                    let configuration = json!({"model": model, "prompt": format!("p{prompt}"), "n": n});
+                    table.configurations.push(serde_json::from_value(configuration).unwrap());
+                    table.scores.push((0..instances).map(|at| Some(right(at))).collect());
+                    table.costs.push(vec![Usd::from_pico(price * (1 + n as i64)); instances]);
+                    table.prompts.as_mut().unwrap().push(vec![Usd::from_pico(price); instances]);
+                }
+            }
+        }
+        table.production = table.costs.clone();
+        Arc::new(table)
+    }
+
+    fn play(table: &Arc<Table>, problem: &Problem) -> Trace {
+        let order: Vec<usize> = (0..problem.instances).collect();
+        run(&mut *build(problem.clone()).unwrap(), table, problem, &order).unwrap()
+    }
+
+    fn found(table: &Table, trace: &Trace) -> f64 {
+        trace.recommendation.and_then(|row| table.mean(row)).unwrap()
+    }
+
+    #[test]
+    fn the_best_is_found_for_a_twentieth_of_the_price() {
+        let table = table(8, 200);
+        let best = (0..48).filter_map(|row| table.mean(row)).fold(0.0, f64::max);
+        let regret = (0..4)
+            .map(|seed| best - found(&table, &play(&table, &table.problem(Some(table.price().share(0.05)), seed))))
+            .sum::<f64>();
+        assert!(regret / 4.0 < 0.05, "{regret}");
+    }
+
+    #[test]
+    fn smaller_n_come_with_what_was_bought_and_cost_nothing() {
+        let table = table(4, 60);
+        let trace = play(&table, &table.problem(Some(table.price().share(0.2)), 1));
+        let asked =
+            |row: usize, at: usize| trace.told.iter().any(|told| trace.rows[told.trial] == row && told.instance == at);
+        for told in &trace.told {
+            let row = trace.rows[told.trial];
+            (row - row % 3..row).for_each(|smaller| assert!(asked(smaller, told.instance)));
+        }
+        assert!(trace.told.iter().any(|told| told.cost == Usd::ZERO));
+    }
+
+    #[test]
+    fn what_production_cannot_afford_is_not_recommended() {
+        let table = table(6, 100);
+        let cap = Usd::from_pico(3_500);
+        let problem =
+            Problem { inference_budget: Some(cap), may_drop: true, ..table.problem(Some(table.price().share(0.1)), 2) };
+        let trace = play(&table, &problem);
+        let row = trace.recommendation.unwrap();
+        assert!(table.production[row][0] <= cap, "{}", table.configurations[row]);
+        assert!(found(&table, &trace) >= 0.4, "{}", table.configurations[row]);
+    }
+
+    #[test]
+    fn it_ends_when_the_margin_is_reached() {
+        let table = table(6, 200);
+        let plain = table.problem(Some(table.price()), 3);
+        let wide = Problem { margin: Some(0.2), ..plain.clone() };
+        let (all, some) = (play(&table, &plain), play(&table, &wide));
+        assert!(some.spent < all.spent.share(0.7), "{} {}", some.spent, all.spent);
+        let best = (0..36).filter_map(|row| table.mean(row)).fold(0.0, f64::max);
+        assert!(found(&table, &some) > best - 0.2);
+    }
+
+    #[test]
+    fn many_configurations_are_thought_about_in_parts() {
+        let mut table = Table::default();
+        for at in 0..600_usize {
+            table.configurations.push(serde_json::from_value(json!({"prompt": format!("p{at}")})).unwrap());
+            let right = |instance: usize| f64::from(u8::from((instance * 13 + at * 7) % 30 < 5 + at % 21));
+            table.scores.push((0..50).map(|instance| Some(right(instance))).collect());
+            table.costs.push(vec![Usd::from_pico(100); 50]);
+        }
+        table.production = table.costs.clone();
+        let table = Arc::new(table);
+        let trace = play(&table, &table.problem(Some(table.price().share(0.1)), 4));
+        assert!(trace.rows.len() > WORKING, "{}", trace.rows.len());
+        assert!(found(&table, &trace) > 0.7, "{}", found(&table, &trace));
     }
 }

@@ -78,9 +78,7 @@ fn places(kinship: &Kinship, costs: Option<&Costs>) -> Vec<Place> {
     }
     let price = |row: usize| costs.map_or(0.0, |costs| costs.log[first[&kinship.family[row]]] / std::f64::consts::LN_2);
     let mean = (0..kinship.len()).map(price).sum::<f64>() / kinship.len().max(1) as f64;
-    (0..kinship.len())
-        .map(|row| Place { price: price(row) - mean, samples: kinship.samples[row].log2() })
-        .collect()
+    (0..kinship.len()).map(|row| Place { price: price(row) - mean, samples: kinship.samples[row].log2() }).collect()
 }
 
 /// One configuration of a ranking.
@@ -117,7 +115,9 @@ pub fn standings(evidence: &Evidence, eligible: &[bool], seed: u64) -> Vec<Optio
         .lines
         .iter()
         .enumerate()
-        .flat_map(|(column, line)| line.iter().map(move |&(row, value)| Observation { row: row as usize, column, value }))
+        .flat_map(|(column, line)| {
+            line.iter().map(move |&(row, value)| Observation { row: row as usize, column, value })
+        })
         .collect();
     let additive = additive::fit(&observations, size, evidence.instances);
     let mut standings: Vec<Option<Standing>> = (0..size)
@@ -143,7 +143,12 @@ pub fn standings(evidence: &Evidence, eligible: &[bool], seed: u64) -> Vec<Optio
     let lines: Vec<Line> = evidence.lines.iter().map(|line| select(line, &place, scale)).collect();
     let configurations: Vec<_> = rows.iter().map(|&row| evidence.configurations[row]).collect();
     let production: Vec<_> = rows.iter().map(|&row| evidence.production[row]).collect();
-    let part = Evidence { configurations: &configurations, lines: &lines, production: &production, instances: evidence.instances };
+    let part = Evidence {
+        configurations: &configurations,
+        lines: &lines,
+        production: &production,
+        instances: evidence.instances,
+    };
     let Assessment { belief, costs, .. } = assess(&part, &Prior::default(), None, ROUNDS);
     for (at, &row) in rows.iter().enumerate() {
         if let Some(standing) = &mut standings[row] {
@@ -192,4 +197,96 @@ fn best_shares(belief: &Belief, rows: &[usize], seed: u64) -> Vec<(usize, f64)> 
         }
     }
     rows.iter().map(|&row| (row, wins[row] as f64 / DRAWS as f64)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn maps(values: &[Value]) -> Vec<BTreeMap<String, Value>> {
+        values.iter().map(|value| serde_json::from_value(value.clone()).unwrap()).collect()
+    }
+
+    fn prompts(count: usize) -> Vec<BTreeMap<String, Value>> {
+        maps(&(0..count).map(|at| json!({"prompt": format!("p{at}")})).collect::<Vec<_>>())
+    }
+
+    fn judge(configurations: &[BTreeMap<String, Value>], lines: &[Line], instances: usize) -> Vec<Option<Standing>> {
+        let configurations: Vec<_> = configurations.iter().collect();
+        let production = vec![None; configurations.len()];
+        let evidence = Evidence { configurations: &configurations, lines, production: &production, instances };
+        standings(&evidence, &vec![true; configurations.len()], 1)
+    }
+
+    #[test]
+    fn complete_data_give_raw_means() {
+        let value = |row: usize, at: usize| f64::from(u8::from((row * 5 + at * 3) % 7 < 3 + row / 2));
+        let lines: Vec<Line> = (0..12).map(|at| (0..6).map(|row| (row as u32, value(row, at))).collect()).collect();
+        for (row, standing) in judge(&prompts(6), &lines, 12).iter().enumerate() {
+            let mean = (0..12).map(|at| value(row, at)).sum::<f64>() / 12.0;
+            let standing = standing.unwrap();
+            assert!((standing.mean - mean).abs() < 1e-12 && standing.sd < 1e-6, "{standing:?} {mean}");
+        }
+    }
+
+    #[test]
+    fn relatives_speak_for_one_another() {
+        // Model a is good with every prompt but the one that was looked at once only, on an instance that it failed.
+        let mut all = Vec::new();
+        for model in ["a", "b"] {
+            (0..5).for_each(|prompt| all.push(json!({"model": model, "prompt": format!("p{prompt}")})));
+        }
+        let mut lines: Vec<Line> = Vec::new();
+        for at in 0..40_usize {
+            let rows = (0..10_usize).filter(|&row| at == 0 || (row != 4 && row != 9));
+            let value = |row: usize| {
+                if row == 4 { 0.0 } else { f64::from(u8::from((at * 7 + row) % 10 < if row < 5 { 9 } else { 3 })) }
+            };
+            lines.push(rows.map(|row| (row as u32, value(row))).collect());
+        }
+        let standings = judge(&maps(&all), &lines, 200);
+        let mean = |row: usize| standings[row].unwrap().mean;
+        assert!(mean(4) > mean(9) + 0.1, "{} {}", mean(4), mean(9));
+        let best: f64 = standings.iter().map(|standing| standing.unwrap().best).sum();
+        assert!((best - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn costs_of_relatives_are_foreseen() {
+        let mut all = Vec::new();
+        for (model, prompt, n) in [("a", "x", 1), ("a", "y", 1), ("b", "x", 1), ("b", "y", 1), ("a", "x", 10)] {
+            all.push(json!({"model": model, "prompt": prompt, "n": n}));
+        }
+        let all = maps(&all);
+        let kinship = Kinship::new(&all.iter().collect::<Vec<_>>());
+        let seen = [Some((1e-4, 20)), Some((3e-4, 20)), Some((1e-2, 20)), None, None];
+        let costs = Costs::fit(&kinship, &seen).unwrap();
+        assert!((costs.dollars(3) / 3e-2).ln().abs() < 0.5, "{}", costs.dollars(3));
+        assert!(costs.dollars(4) > 2e-4 && costs.dollars(4) < 1e-3, "{}", costs.dollars(4));
+        assert!(costs.sd[3] > costs.sd[2] && costs.within(0, 1.2e-4) > 0.9 && costs.within(0, 0.8e-4) < 0.1);
+        assert!(Costs::fit(&kinship, &[None; 5]).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn finite_in_finite_out(
+            cells in prop::collection::vec((0_u32..6, 0_usize..8, prop_oneof![
+                Just(0.0), Just(1.0), -1.0..1.0, prop::num::f64::NORMAL, Just(f64::MAX), Just(-1e300), Just(f64::MIN_POSITIVE)
+            ]), 0..40),
+        ) {
+            let mut lines: Vec<Line> = vec![Vec::new(); 8];
+            cells.iter().for_each(|&(row, at, value)| lines[at].push((row, value)));
+            let standings = judge(&prompts(6), &lines, 8);
+            for (row, standing) in standings.iter().enumerate() {
+                prop_assert_eq!(standing.is_some(), cells.iter().any(|cell| cell.0 as usize == row));
+                if let Some(standing) = standing {
+                    prop_assert!(standing.mean.is_finite() && standing.sd.is_finite() && standing.sd >= 0.0, "{:?}", standing);
+                    prop_assert!((0.0..=1.0).contains(&standing.best));
+                }
+            }
+        }
+    }
 }

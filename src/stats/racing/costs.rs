@@ -3,11 +3,11 @@
 use super::kinship::Kinship;
 use super::linear::{Square, posterior};
 
-/// Prior variances of the logarithm of a cost: the level, all main effects together, a combination, its near n.
+/// Prior variances of the logarithm of a cost: the level, the main effect of each parameter, a combination, its near n.
 const LEVEL: f64 = 50.0;
-const MAIN: f64 = 4.0;
-const FAMILY: f64 = 0.15;
-const NEAR: f64 = 0.1;
+const MAIN: f64 = 3.0;
+const FAMILY: f64 = 0.04;
+const NEAR: f64 = 0.05;
 /// The growth with n: the expected exponent and its standard deviation.
 const EXPONENT: (f64, f64) = (0.6, 0.25);
 /// Variance of the logarithm of one instance's cost around its configuration's, and what stays however many are seen.
@@ -29,7 +29,10 @@ impl Costs {
     pub fn fit(kinship: &Kinship, seen: &[Option<(f64, usize)>]) -> Option<Costs> {
         let logs: Vec<Option<(f64, f64)>> = seen
             .iter()
-            .map(|seen| seen.filter(|(cost, _)| *cost > 0.0).map(|(cost, count)| (cost.ln(), LEAST + INSTANCE / count.max(1) as f64)))
+            .map(|seen| {
+                seen.filter(|(cost, _)| *cost > 0.0)
+                    .map(|(cost, count)| (cost.ln(), LEAST + INSTANCE / count.max(1) as f64))
+            })
             .collect();
         let known = logs.iter().flatten().count() as f64;
         if known == 0.0 {
@@ -39,14 +42,13 @@ impl Costs {
         let line = |row: usize| kinship.samples[row].ln();
         let rest = |row: usize| logs[row].map(|(log, noise)| (log - EXPONENT.0 * line(row), noise));
         let centre = (0..size).filter_map(rest).map(|(rest, _)| rest).sum::<f64>() / known;
-        let main = MAIN / kinship.parameters.len().max(1) as f64;
         let prior = Square::symmetric(size, |a, b| {
             let mut all = 1.0;
             let mut sum = LEVEL + EXPONENT.1 * EXPONENT.1 * line(a) * line(b);
             for parameter in 0..kinship.parameters.len() {
                 let alike = kinship.alike(parameter, a, b);
                 all *= alike;
-                sum += main * alike;
+                sum += MAIN * alike;
             }
             sum += all * (FAMILY + NEAR * kinship.near(a, b));
             if a == b { sum + 1e-6 } else { sum }
@@ -56,7 +58,8 @@ impl Costs {
             _ => 0.0,
         });
         let (covariance, _) = posterior(&prior, &precision);
-        let information: Vec<f64> = (0..size).map(|row| rest(row).map_or(0.0, |(rest, noise)| (rest - centre) / noise)).collect();
+        let information: Vec<f64> =
+            (0..size).map(|row| rest(row).map_or(0.0, |(rest, noise)| (rest - centre) / noise)).collect();
         let log = covariance.times(&information);
         Some(Costs {
             log: log.iter().enumerate().map(|(row, log)| log + centre + EXPONENT.0 * line(row)).collect(),

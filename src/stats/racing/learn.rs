@@ -77,7 +77,8 @@ impl Model<'_> {
             equations.add(at + 1, at + 1, PAIRS);
             right[at + 1] += PAIRS * usual.own[parameter];
         }
-        let (mut squares, mut values) = (PAIRS * (usual.difficulty + usual.noise + usual.own.iter().sum::<f64>()), PAIRS);
+        let (mut squares, mut values) =
+            (PAIRS * (usual.difficulty + usual.noise + usual.own.iter().sum::<f64>()), PAIRS);
         let mut residual = vec![0.0; self.kinship.len()];
         for group in &sheet.groups {
             // The largest n of each family.

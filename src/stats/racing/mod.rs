@@ -20,8 +20,8 @@
 pub mod assess;
 pub mod costs;
 pub mod kinship;
-pub mod linear;
 mod learn;
+pub mod linear;
 pub mod outlook;
 
 use std::collections::BTreeMap;

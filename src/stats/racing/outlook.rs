@@ -101,7 +101,9 @@ impl Outlook {
             .iter()
             .zip(&known)
             .filter(|(_, known)| **known != 0.0)
-            .map(|(weights, known)| known * group.rows.iter().zip(weights).map(|(&row, weight)| weight * reach[row]).sum::<f64>())
+            .map(|(weights, known)| {
+                known * group.rows.iter().zip(weights).map(|(&row, weight)| weight * reach[row]).sum::<f64>()
+            })
             .sum();
         let explained = reach[row] - sibling.map_or(0.0, |other| correlation * reach[other]) - shared;
         Observation { reach, explained: explained.max(0.0), rest: rest.max(f64::MIN_POSITIVE) }
@@ -127,5 +129,84 @@ impl Outlook {
     /// The covariance of the effects, as it is now.
     pub fn covariance(&self) -> &Square {
         &self.covariance
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::{Value, json};
+
+    use super::super::kinship::Kinship;
+    use super::super::{Line, Model, Place, Prior, Sheet};
+
+    /// Two models with two prompts each, one of them with n = 1 and n = 4.
+    fn kinship() -> Kinship {
+        let some = [("a", "x", 1), ("a", "y", 1), ("b", "x", 1), ("b", "y", 1), ("b", "y", 4)];
+        let maps: Vec<BTreeMap<String, Value>> = some
+            .iter()
+            .map(|(model, prompt, n)| {
+                serde_json::from_value(json!({"model": model, "prompt": prompt, "n": n})).unwrap()
+            })
+            .collect();
+        Kinship::new(&maps.iter().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_is_foreseen_comes_true() {
+        let kinship = kinship();
+        let places = vec![Place::default(); 5];
+        let prior = Prior::default();
+        let model = Model::new(&kinship, &places, &prior);
+        let variances = model.start(0.2);
+        let value = |row: u32, at: usize| f64::from(u8::from((at * 7 + row as usize * 3) % 5 < 3));
+        let lines = |more: &[(u32, usize)]| -> Vec<Line> {
+            (0..6)
+                .map(|at| {
+                    let rows = (0..5_u32).filter(|&row| {
+                        let depth = [6, 4, 4, 5, 0][row as usize];
+                        at < depth || more.contains(&(row, at))
+                    });
+                    rows.map(|row| (row, value(row, at))).collect()
+                })
+                .collect()
+        };
+        // A known row on an instance that others saw, one with a sibling there, and one on an instance that nobody saw.
+        for (row, at) in [(2_usize, 4_usize), (4, 4), (1, 9)] {
+            let before = lines(&[]);
+            let mut after = lines(&[(row as u32, at)]);
+            if at >= 6 {
+                after.push(vec![(row as u32, 1.0)]);
+            }
+            let mut outlook = model.fit(&Sheet::new(&kinship, &before, 20), &variances).outlook;
+            let observation = outlook.observation(row, at);
+            let change = observation.change(1.0);
+            let old = outlook.covariance().clone();
+            outlook.take(&observation, 1.0);
+            let new = model.fit(&Sheet::new(&kinship, &after, 20), &variances).outlook;
+            for a in 0..5 {
+                for b in 0..5 {
+                    assert!((outlook.covariance().at(a, b) - new.covariance().at(a, b)).abs() < 1e-9, "{row} {at}");
+                    let difference = old.at(a, b) - new.covariance().at(a, b);
+                    assert!((difference - change[a] * change[b]).abs() < 1e-9);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_look_after_a_first_is_foreseen_too() {
+        let kinship = kinship();
+        let (places, prior) = (vec![Place::default(); 5], Prior::default());
+        let model = Model::new(&kinship, &places, &prior);
+        let lines: Vec<Line> = (0..3).map(|_| vec![(0, 1.0), (2, 0.0)]).collect();
+        let mut outlook = model.fit(&Sheet::new(&kinship, &lines, 9), &model.start(0.2)).outlook;
+        let first = outlook.observation(1, 0);
+        outlook.take(&first, 1.0);
+        let kept = outlook.observation(3, 1).change(1.0);
+        outlook.groups.iter_mut().for_each(|group| group.reach = None);
+        let fresh = outlook.observation(3, 1).change(1.0);
+        assert!(kept.iter().zip(&fresh).all(|(a, b)| (a - b).abs() < 1e-12), "{kept:?} {fresh:?}");
     }
 }
