@@ -50,7 +50,10 @@ pub struct Found {
     seconds: f64,
 }
 
-/// The results of a strategy on a group at a budget.
+/// Every search of a cell, with its case.
+pub type Runs = Vec<(usize, Found)>;
+
+/// Group, strategy, budget.
 pub type Cell = (String, String, usize);
 
 fn options() -> Result<Options, String> {
@@ -129,7 +132,7 @@ fn search(name: &str, case: &Case, share: f64, seed: u64) -> Result<Found, Strin
     })
 }
 
-/// Mean and standard error. Where the group has several tables, a table's seeds are averaged first: tables are the sample.
+/// Mean and standard error over searches.
 pub fn summary(values: &[f64]) -> (f64, f64) {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
@@ -171,7 +174,7 @@ fn main() {
         }
     }
     let next = AtomicUsize::new(0);
-    let results: Mutex<BTreeMap<Cell, Vec<(usize, Found)>>> = Mutex::new(BTreeMap::new());
+    let results: Mutex<BTreeMap<Cell, Runs>> = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {
         for _ in 0..options.threads.max(1) {
             scope.spawn(|| {
@@ -200,8 +203,8 @@ fn main() {
 }
 
 /// Mean regrets and their standard errors, a line a group and strategy.
-fn print(results: &BTreeMap<Cell, Vec<(usize, Found)>>, budgets: &[f64]) {
-    let mut lines: BTreeMap<(&str, &str), Vec<(usize, &Vec<(usize, Found)>)>> = BTreeMap::new();
+fn print(results: &BTreeMap<Cell, Runs>, budgets: &[f64]) {
+    let mut lines: BTreeMap<(&str, &str), Vec<(usize, &Runs)>> = BTreeMap::new();
     for ((group, name, budget), found) in results {
         lines.entry((group, name)).or_default().push((*budget, found));
     }

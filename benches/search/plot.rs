@@ -6,18 +6,17 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
-use super::{Cell, Found, summary};
+use super::{Cell, Runs, summary};
+
+/// Points of a plot, by strategy.
+type Lines<'a> = BTreeMap<&'a str, Vec<(f64, f64)>>;
 
 /// Writes `regret.csv` and `GROUP.svg`.
-pub fn write(
-    results: &BTreeMap<Cell, Vec<(usize, Found)>>,
-    budgets: &[f64],
-    folder: &Path,
-) -> Result<(), Box<dyn std::error::Error>> {
+pub fn write(results: &BTreeMap<Cell, Runs>, budgets: &[f64], folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
     std::fs::create_dir_all(folder)?;
     let mut text =
         String::from("group,strategy,budget_share,on,runs,regret_points,standard_error,over_inference_budget\n");
-    let mut groups: BTreeMap<&str, BTreeMap<&str, Vec<(f64, f64)>>> = BTreeMap::new();
+    let mut groups: BTreeMap<&str, Lines> = BTreeMap::new();
     for ((group, name, budget), found) in results {
         let over = found.iter().filter(|(_, found)| found.over).count() as f64 / found.len() as f64;
         let mut line = |on: &str, values: &[f64]| {

@@ -113,10 +113,9 @@ pub fn cases(recorded: &Path) -> Vec<Case> {
     }
     let prices = [("gpt-35-turbo", "1.5", "2.0"), ("gpt-4", "30", "60")];
     // Temperature is of the half to choose by, exam of the half to report on.
-    for (folder, budgets) in [
-        ("temperature", [None, Some("0.003"), Some("0.0015")]),
-        ("exam", [None, Some("0.018"), Some("0.007")]),
-    ] {
+    for (folder, budgets) in
+        [("temperature", [None, Some("0.003"), Some("0.0015")]), ("exam", [None, Some("0.018"), Some("0.007")])]
+    {
         let path = recorded.join(folder).join("outcomes.csv.gz");
         let Some((tune, unseen)) = outcomes(&path, &prices) else { continue };
         let (tune, unseen) = (Arc::new(tune), Arc::new(unseen));

@@ -82,6 +82,8 @@ const MOST_LOOKS: usize = 64;
 const NO_GAIN: f64 = 1e-6;
 /// How many families there are at most where no budget limits them.
 const FAMILIES_UNLIMITED: usize = 128;
+/// So many standard deviations from the leader a rival is likely enough to look closer.
+const NEAR: f64 = 3.0;
 /// The doubt that the user's margin leaves.
 const DOUBT: f64 = 0.05;
 /// How many candidates are drawn of a space that cannot be listed.
@@ -418,21 +420,50 @@ impl Race {
                 break;
             }
         }
-        if self.queue.is_empty() && self.problem.budget.is_none() {
-            self.complete_leader(&working, &belief);
+        if self.queue.is_empty() {
+            self.confirm(&working, &belief, &within, money);
         }
         self.belief = Some((working, belief));
         !self.queue.is_empty()
     }
 
-    /// Asks what the leader was not asked on yet. False: nothing.
-    fn complete_leader(&mut self, working: &[usize], belief: &Belief) -> bool {
-        let tried = (0..working.len()).filter(|&row| belief.count[row] > 0 && !self.candidates[working[row]].closed);
-        let leader = tried.max_by(|&a, &b| belief.mean[a].total_cmp(&belief.mean[b]).then(b.cmp(&a)));
-        if let Some(leader) = leader {
+    /// Where no single look is expected to change who is best: more of the leader or of its likeliest rival, whichever was
+    /// seen less, while one is likely enough; without a budget, the rest of the leader.
+    fn confirm(&mut self, working: &[usize], belief: &Belief, within: &[f64], money: Option<f64>) {
+        let may = |race: &Race, row: usize| {
+            let one = &race.candidates[working[row]];
+            !one.closed && within[row] > 0.5 && belief.count[row] > 0
+        };
+        let rows: Vec<usize> = (0..working.len()).filter(|&row| may(self, row)).collect();
+        let better = |a: &usize, b: &usize| belief.mean[*a].total_cmp(&belief.mean[*b]).then(b.cmp(a));
+        let Some(leader) = rows.iter().copied().max_by(better) else { return };
+        let covariance = &belief.covariance;
+        let open = |race: &Race, row: usize| {
+            let one = &race.candidates[working[row]];
+            !one.refused && one.depth < race.problem.instances
+        };
+        let distance = |row: usize| {
+            let sum = covariance.at(row, row) + covariance.at(leader, leader) - 2.0 * covariance.at(row, leader);
+            (belief.mean[leader] - belief.mean[row]) / sum.max(1e-12).sqrt()
+        };
+        let rival = rows
+            .iter()
+            .copied()
+            .filter(|&row| row != leader && (open(self, row) || open(self, leader)))
+            .map(|row| (row, distance(row)))
+            .min_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)))
+            .filter(|(_, distance)| *distance < NEAR);
+        if let Some((rival, _)) = rival {
+            let mut pair = [leader, rival];
+            pair.sort_by_key(|&row| (self.candidates[working[row]].depth, row));
+            if let Some(row) = pair.into_iter().find(|&row| open(self, row)) {
+                let block = (self.problem.instances / 16).max(self.knobs.block);
+                self.buy(working[row], self.candidates[working[row]].depth + block);
+            }
+        }
+        if self.queue.is_empty() && money.is_none() {
             self.buy(working[leader], self.problem.instances);
         }
-        !self.queue.is_empty()
     }
 
     /// True where it is unlikely that another one is better than the leader by more than the margin.
@@ -496,13 +527,11 @@ impl Race {
             }
             let whole = costs.map_or(0.0, |costs| costs.dollars(row));
             // Of the next instances, siblings with fewer samples may have paid a part.
-            let sibling = self.families[one.family]
-                .iter()
-                .rfind(|&&other| {
-                    self.candidates[other].n < one.n
-                        && self.candidates[other].depth > one.depth
-                        && rows[other] != usize::MAX
-                });
+            let sibling = self.families[one.family].iter().rfind(|&&other| {
+                self.candidates[other].n < one.n
+                    && self.candidates[other].depth > one.depth
+                    && rows[other] != usize::MAX
+            });
             let price = match (sibling, costs) {
                 (Some(&sibling), Some(costs)) => {
                     let (low, few, many) = (costs.dollars(rows[sibling]), self.candidates[sibling].n, one.n);

@@ -62,10 +62,7 @@ impl Plan {
     }
 
     /// Expected gain of the best mean by a change of all means.
-    fn gain(&self, row: usize, mut change: Vec<f64>) -> f64 {
-        for (at, change) in change.iter_mut().enumerate() {
-            *change *= (1.0 - self.count[at] / self.instances).max(0.0);
-        }
+    fn gain(&self, row: usize, change: &[f64]) -> f64 {
         let rows = || (0..self.mean.len()).filter(|&at| self.open[at] || at == row);
         let before = (0..self.mean.len()).filter(|&at| self.open[at]).map(|at| self.mean[at]).fold(f64::MIN, f64::max);
         let before = if before == f64::MIN { self.mean[row] } else { before };
@@ -95,7 +92,9 @@ impl Plan {
             }
             last = instances;
             let observation = self.outlook.observation(option.row, option.next + instances / 2);
-            let gain = self.gain(option.row, observation.change(instances as f64));
+            let more = instances as f64;
+            let change = self.outlook.change_of_means(option.row, &observation, more, &self.count, self.instances);
+            let gain = self.gain(option.row, &change);
             let index = gain / (price + 1e-12).powf(knobs.alpha);
             // Equals are taken in order, whatever rounding says.
             if best.is_none_or(|best| index > best.index * (1.0 + 1e-9)) {

@@ -49,6 +49,32 @@ impl Observation {
 }
 
 impl Outlook {
+    /// By how much the means over all `population` instances are expected to move (as [`Observation::change`]), where each
+    /// row was observed on `count` of them: of what was not observed of a row, the effect moves, and the values that are
+    /// observed become known, its own and in part those of its siblings, which share samples.
+    pub fn change_of_means(
+        &self,
+        row: usize,
+        observation: &Observation,
+        instances: f64,
+        count: &[f64],
+        population: f64,
+    ) -> Vec<f64> {
+        let scale = 1.0 / (observation.explained + observation.rest / instances).max(f64::MIN_POSITIVE).sqrt();
+        let own = observation.rest / population;
+        let change = |(at, value): (usize, &f64)| {
+            let mut sum = value * (1.0 - count[at] / population).max(0.0);
+            if at == row {
+                sum += own;
+            } else if self.family[at] == self.family[row] && count[at] + instances <= population {
+                let (a, b) = (self.samples[at], self.samples[row]);
+                sum += own * (a.min(b) / a.max(b)).powf(self.decay);
+            }
+            sum * scale
+        };
+        observation.reach.iter().enumerate().map(change).collect()
+    }
+
     /// What observing a row on an instance is about: what is left of it when what others showed there is taken off.
     pub fn observation(&mut self, row: usize, instance: usize) -> Observation {
         let column = self.covariance.row(row).to_vec();
