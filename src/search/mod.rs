@@ -18,6 +18,7 @@ pub mod order;
 pub mod proposer;
 #[cfg(test)]
 mod proposer_tests;
+pub mod race;
 pub mod random;
 #[cfg(test)]
 mod recorded;
@@ -172,16 +173,24 @@ pub struct Declaration {
 }
 
 /// The name of the strategy that is taken where none is named.
-pub const DEFAULT: &str = "halving";
+pub const DEFAULT: &str = "race";
 
 /// Every strategy there is.
 pub const STRATEGIES: &[Declaration] = &[
     Declaration {
+        name: "race",
+        summary: "Buys next whatever look is expected to be worth most for its price, by a model of related configurations on shared instances",
+        when: "Almost always: prices that differ, relatives that tell of each other, samples that several n share, an inference budget",
+        source: "Knowledge gradient: Frazier, Powell & Dayanik 2008, 2009; empirical Bayes; the composition is ours",
+        default: true,
+        build: race::build,
+    },
+    Declaration {
         name: "halving",
         summary: "Looks at many configurations on a few shared instances, then again and again drops the worse half and looks closer at the rest",
-        when: "Almost always: it spends the money on the configurations that may still be best",
+        when: "For comparison, or where the race takes too long to think: it needs next to no computing",
         source: "Jamieson & Talwalkar 2016; Karnin, Koren & Somekh 2013; TRIPLE-SH, Shi et al. 2024",
-        default: true,
+        default: false,
         build: halving::build,
     },
     Declaration {

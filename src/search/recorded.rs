@@ -150,3 +150,14 @@ fn halving_copes_with_prices_that_differ_300_to_1() {
     assert!(halving.0 < 5.0 && halving.0 < random.0, "{halving:?} {random:?}");
     assert!(halving.1 > 0.95, "{halving:?}");
 }
+
+#[test]
+fn the_race_needs_a_twentieth_of_the_price_where_prices_differ_300_to_1() {
+    let Some(folder) = recordings() else { return };
+    let prices = [("gpt-35-turbo", "1.5", "2.0"), ("gpt-4", "30", "60")];
+    let table = outcomes(&folder.join("exam/outcomes.csv.gz"), &prices);
+    let budget = table.price().share(0.05);
+    let (race, random) = (regret("race", &table, budget, 4), regret("random", &table, budget, 4));
+    println!("exam at ${budget} of ${}: race {race:?}, random {random:?}", table.price());
+    assert!(race.0 < 2.5 && race.0 < 0.5 * random.0, "{race:?} {random:?}");
+}

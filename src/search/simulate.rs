@@ -12,7 +12,8 @@ use rand_chacha::ChaCha12Rng;
 use super::{Ask, Domain, Outcome, Problem, Strategy, Told};
 use crate::money::Usd;
 use crate::space::Configuration;
-use crate::stats::additive::{self, Observation};
+use crate::stats::racing;
+use crate::stats::racing::assess::{Evidence, Standing, standings};
 
 /// A recorded search space: every configuration on every instance.
 #[derive(Clone, Debug, Default)]
@@ -243,6 +244,9 @@ pub fn drive(
     }
 }
 
+/// How sure a recommendation is to be within the inference budget. (The study knows prompts exactly; here all is learnt.)
+const SURE: f64 = 0.75;
+
 /// What a search on a table came to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trace {
@@ -275,7 +279,8 @@ pub fn run(
     let mut purse = Purse::new(table);
     let mut spent = Usd::ZERO;
     let limit = table.configurations.len().saturating_mul(problem.instances);
-    let log = drive(strategy, problem, limit, |_, configuration, place| {
+    let mut production: HashMap<usize, (f64, f64, f64)> = HashMap::new();
+    let log = drive(strategy, problem, limit, |trial, configuration, place| {
         let missing = Reply { outcome: Outcome::Missing, cost: Usd::ZERO, drop: false };
         let Some(&row) = rows.get(&configuration.key()) else { return missing };
         let instance = order[place];
@@ -289,32 +294,59 @@ pub fn run(
             Some(score) => Outcome::Scored { score, production: table.production[row][instance] },
             None => Outcome::Missing,
         };
-        Reply { outcome, cost, drop: false }
+        // Dropped as the study does it: when it is sure that production cannot afford it.
+        let mut drop = false;
+        if let (Some(budget), Outcome::Scored { production: cost, .. }) = (problem.inference_budget, outcome) {
+            let (count, mean, squares) = production.entry(trial).or_default();
+            let step = cost.as_f64() - *mean;
+            *count += 1.0;
+            *mean += step / *count;
+            *squares += step * (cost.as_f64() - *mean);
+            let error = (*squares / (*count - 1.0).max(1.0) / *count).sqrt();
+            drop = *count >= 8.0 && *mean - 1.96 * error > budget.as_f64();
+        }
+        Reply { outcome, cost, drop }
     })?;
     let trial_rows: Vec<usize> =
         log.trials.iter().filter_map(|configuration| rows.get(&configuration.key()).copied()).collect();
-    let recommendation = recommend(&log.told, log.trials.len(), problem.instances);
+    let recommendation = recommend(&log, problem);
     let recommendation = recommendation.and_then(|trial| trial_rows.get(trial).copied());
     Ok(Trace { spent, rows: trial_rows, told: log.told, recommendation })
 }
 
-/// The trial with the best posterior mean; the lower mean production cost decides between equals, then the number.
-fn recommend(told: &[Told], trials: usize, instances: usize) -> Option<usize> {
-    let mut observations = Vec::new();
+/// The trial with the best posterior mean by the race's model, of those that production can afford as far as is known; the
+/// lower mean production cost decides between equals, then the number.
+fn recommend(log: &Log, problem: &Problem) -> Option<usize> {
+    let trials = log.trials.len();
+    let mut lines: Vec<racing::Line> = vec![Vec::new(); problem.instances];
     let mut production = vec![(Usd::ZERO, 0_u64); trials];
-    for told in told {
+    for told in &log.told {
         if let Outcome::Scored { score, production: cost } = told.outcome {
-            observations.push(Observation { row: told.trial, column: told.instance, value: score });
+            lines[told.instance].push((told.trial as u32, score));
             production[told.trial].0 += cost;
             production[told.trial].1 += 1;
         }
     }
-    let posterior = additive::fit(&observations, trials, instances);
-    let judged = (0..trials).filter_map(|trial| posterior.mean[trial].map(|mean| (trial, mean)));
+    let configurations: Vec<_> = log.trials.iter().map(|configuration| &configuration.0).collect();
+    let means: Vec<Option<(f64, usize)>> = production
+        .iter()
+        .map(|&(sum, count)| (count > 0).then(|| (sum.as_f64() / count as f64, count as usize)))
+        .collect();
+    let evidence =
+        Evidence { configurations: &configurations, lines: &lines, production: &means, instances: problem.instances };
+    let standings = standings(&evidence, &vec![true; trials], problem.seed);
+    let judged = (0..trials).filter_map(|trial| Some((trial, standings[trial]?)));
     let cost = |trial: usize| Usd::mean(production[trial].0, production[trial].1);
-    judged
-        .min_by(|a, b| b.1.total_cmp(&a.1).then_with(|| cost(a.0).cmp(&cost(b.0))).then(a.0.cmp(&b.0)))
-        .map(|(trial, _)| trial)
+    let better = |a: &(usize, Standing), b: &(usize, Standing)| {
+        b.1.mean.total_cmp(&a.1.mean).then_with(|| cost(a.0).cmp(&cost(b.0))).then(a.0.cmp(&b.0))
+    };
+    let Some(budget) = problem.inference_budget.map(Usd::as_f64) else {
+        return judged.min_by(better).map(|(trial, _)| trial);
+    };
+    let sure = judged.clone().filter(|(_, standing)| standing.affordable(budget) >= SURE).min_by(better);
+    let likeliest =
+        || judged.max_by(|a, b| a.1.affordable(budget).total_cmp(&b.1.affordable(budget)).then_with(|| better(b, a)));
+    sure.or_else(likeliest).map(|(trial, _)| trial)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub mod additive;
 pub mod eprocess;
 pub mod interval;
 pub mod paired;
+pub mod racing;
 pub mod selection;
 
 pub use interval::{Estimate, estimate, mean_interval, t_interval, wilson};

@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use crate::money::Usd;
-use crate::stats::{self, additive};
+use crate::stats;
+use crate::stats::racing::Line;
+use crate::stats::racing::assess::{Evidence, standings};
 use crate::study::trial::Trial;
 use crate::task::Objective;
 
@@ -37,30 +39,40 @@ pub struct Ranked {
     /// What its mean over all tuning instances is expected to be, and how sure that is: (mean, standard deviation). The
     /// order is by it: it makes up for some having seen harder instances than others, and for luck on a few.
     pub posterior: Option<(f64, f64)>,
+    /// The probability that it is the best of those that nothing stands against.
+    pub probability: Option<f64>,
 }
 
-/// Ranks trials by the posterior mean of the objective over all `instances` tuning instances; equals by production cost, then
-/// by the order of trying.
+/// The seed of the draws that probabilities of being best are counted in.
+const DRAWS_SEED: u64 = 0;
+
+/// Ranks trials by the posterior mean of the objective over all `instances` tuning instances, by the race's model
+/// ([`stats::racing`]): raw means where every trial was judged on every instance, and elsewhere with what relatives, the
+/// difficulty of instances and prices say. Equals by production cost, then by the order of trying.
 pub fn rank(trials: &[Trial], objective: &Objective, instances: usize, inference_budget: Option<Usd>) -> Vec<Ranked> {
     let gain = |value: f64| objective.direction.gain(value);
-    let observations: Vec<additive::Observation> = trials
-        .iter()
-        .enumerate()
-        .flat_map(|(row, trial)| {
-            trial.scores(&objective.metric).map(move |(column, value)| additive::Observation {
-                row,
-                column,
-                value: gain(value),
-            })
-        })
-        .collect();
-    let posterior = additive::fit(&observations, trials.len(), instances);
+    let mut lines: Vec<Line> = vec![Vec::new(); instances];
+    for (row, trial) in trials.iter().enumerate() {
+        for (instance, value) in trial.scores(&objective.metric) {
+            if let Some(line) = lines.get_mut(instance).filter(|_| value.is_finite()) {
+                line.push((row as u32, gain(value)));
+            }
+        }
+    }
+    let configurations: Vec<_> = trials.iter().map(|trial| &trial.configuration.0).collect();
+    let production: Vec<_> =
+        trials.iter().map(|trial| trial.production().map(|production| (production.mean, production.seen))).collect();
+    let reasons: Vec<Option<String>> = trials.iter().map(|trial| trial.barred(inference_budget)).collect();
+    let eligible: Vec<bool> = reasons.iter().map(Option::is_none).collect();
+    let evidence = Evidence { configurations: &configurations, lines: &lines, production: &production, instances };
+    let standings = standings(&evidence, &eligible, DRAWS_SEED);
     let mut ranking: Vec<(Ranked, f64, Option<Usd>)> = trials
         .iter()
         .enumerate()
         .map(|(index, trial)| {
-            let mean = posterior.mean[index];
-            let reason = trial.barred(inference_budget);
+            let standing_of = standings[index];
+            let mean = standing_of.map(|standing| standing.mean);
+            let reason = reasons[index].clone();
             let over =
                 trial.dropped.is_some() || inference_budget.is_some_and(|budget| trial.feasible(budget) == Some(false));
             let standing = match (&reason, mean) {
@@ -75,7 +87,8 @@ pub fn rank(trials: &[Trial], objective: &Objective, instances: usize, inference
                 standing,
                 reason,
                 estimate: trial.estimate(&objective.metric),
-                posterior: mean.map(|mean| (gain(mean), posterior.sd[index].unwrap_or(0.0))),
+                posterior: standing_of.map(|standing| (gain(standing.mean), standing.sd)),
+                probability: standing_of.map(|standing| standing.best),
             };
             (row, mean.unwrap_or(f64::NEG_INFINITY), trial.production_cost())
         })

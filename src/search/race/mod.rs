@@ -1,0 +1,607 @@
+//! The race: buys next whatever look is expected to be worth most for its price.
+//!
+//! All configurations look at prefixes of the one order of instances, so comparisons are paired. After every few
+//! purchases the model of [`crate::stats::racing`] is fitted to everything told, and each possible look (a configuration
+//! on its next so many instances) is valued by the knowledge gradient with correlated beliefs (Frazier, Powell & Dayanik
+//! 2009): how much the best posterior mean is expected to rise. The look with the largest gain / price^0.7 is bought.
+//!
+//! * A look shows relatives too: other prompts of the same model, other n of the same configuration. Smaller n of what
+//!   was bought have their samples already, so they are asked with it, for nothing.
+//! * Looks that were decided but not told count as made, with the expected result; a plan spends a tenth of the money
+//!   that is left, and then waits for its results.
+//! * New configurations are looked at when that is worth more than another look at an old one, but only as many join
+//!   as the budget could tell apart.
+//! * Production costs are learnt as they are told; relatives predict them. What production likely cannot afford is
+//!   neither recommended nor, where that is sure, looked at.
+//! * It ends when no look is expected to change who is best, or when the user's margin is reached, though money be left.
+//!
+//! At most 160 configurations are thought about at a time: those looked at that may still be best, and a changing
+//! sample of others. Memory is O(configurations listed or drawn + evaluations).
+
+mod value;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha12Rng;
+
+use super::draws::Draws;
+use super::simulate::{family, samples};
+use super::{Ask, Outcome, Problem, Strategy, Told};
+use crate::money::Usd;
+use crate::space::Configuration;
+use crate::stats::racing::assess::{Assessment, Evidence, assess, scale, select};
+use crate::stats::racing::costs::{Costs, normal_cdf};
+use crate::stats::racing::kinship::Kinship;
+use crate::stats::racing::{Belief, Line, Prior, Variances};
+use value::{Look, Option_, Plan};
+
+/// What can be set.
+#[derive(Clone, Debug)]
+pub struct Knobs {
+    /// The exponent of the price.
+    alpha: f64,
+    /// How many are bought at a time.
+    block: usize,
+    /// Share of the money left that is bought between two fits.
+    share: f64,
+    /// Families to begin with.
+    families: usize,
+    /// Instances to begin with.
+    init: usize,
+    /// Looks at each family in a round of halving, for counting how many families a budget is enough for.
+    first: f64,
+    /// Share of the budget that beginnings may cost.
+    init_share: f64,
+    prior: Prior,
+}
+
+impl Default for Knobs {
+    fn default() -> Knobs {
+        Knobs {
+            alpha: 0.7,
+            block: 6,
+            share: 0.1,
+            families: 8,
+            first: 5.0,
+            init: 2,
+            init_share: 0.3,
+            prior: Prior::default(),
+        }
+    }
+}
+
+/// How many configurations are thought about at a time.
+const WORKING: usize = 160;
+/// How many of them at most were looked at.
+const WORKING_TRIED: usize = 112;
+/// How many looks at most are decided between two fits.
+const MOST_LOOKS: usize = 64;
+/// The expected gain, in standard deviations of a single value, below which a look cannot pay.
+const NO_GAIN: f64 = 1e-6;
+/// How many families there are at most where no budget limits them.
+const FAMILIES_UNLIMITED: usize = 128;
+/// So many standard deviations from the leader a rival is likely enough to look closer.
+const NEAR: f64 = 3.0;
+/// The doubt that the user's margin leaves.
+const DOUBT: f64 = 0.05;
+/// How many candidates are drawn of a space that cannot be listed.
+const DRAWN: usize = 1024;
+
+/// The strategy. It works on every problem.
+pub fn build(problem: Problem) -> Result<Box<dyn Strategy>, String> {
+    Ok(Box::new(Race::new(problem, Knobs::default())))
+}
+
+/// A configuration and what is known of it.
+struct Candidate {
+    configuration: Configuration,
+    family: usize,
+    n: f64,
+    trial: Option<usize>,
+    /// It was asked on the first so many instances.
+    depth: usize,
+    scored: usize,
+    production: Usd,
+    closed: bool,
+    refused: bool,
+}
+
+struct Race {
+    problem: Problem,
+    knobs: Knobs,
+    rng: ChaCha12Rng,
+    candidates: Vec<Candidate>,
+    families: Vec<Vec<usize>>,
+    /// Families of which something was asked.
+    tried: Vec<bool>,
+    /// Candidates by trial.
+    trials: Vec<usize>,
+    /// By instance, the scores of candidates.
+    lines: Vec<Line>,
+    /// Candidates of which something was asked or is about to be.
+    begun: usize,
+    evaluations: usize,
+    spent: Usd,
+    queue: VecDeque<(usize, usize, usize)>,
+    open: usize,
+    variances: Option<Variances>,
+    learnt_at: usize,
+    started: usize,
+    belief: Option<(Vec<usize>, Belief)>,
+}
+
+impl Race {
+    fn new(problem: Problem, knobs: Knobs) -> Race {
+        let mut rng = ChaCha12Rng::seed_from_u64(problem.seed);
+        let mut draws = Draws::random(&Problem { max_trials: None, ..problem.clone() }, &mut rng);
+        let most = match problem.domain.size() {
+            Some(size) if size <= 10_000 => 20_000,
+            _ => DRAWN,
+        };
+        let mut race = Race {
+            lines: vec![Vec::new(); problem.instances],
+            problem,
+            knobs,
+            rng: rng.clone(),
+            candidates: Vec::new(),
+            families: Vec::new(),
+            tried: Vec::new(),
+            trials: Vec::new(),
+            begun: 0,
+            evaluations: 0,
+            spent: Usd::ZERO,
+            queue: VecDeque::new(),
+            open: 0,
+            variances: None,
+            learnt_at: 0,
+            started: 0,
+            belief: None,
+        };
+        let mut names: BTreeMap<String, usize> = BTreeMap::new();
+        while race.candidates.len() < most {
+            let Some(configuration) = draws.draw(&mut rng) else { break };
+            let next = names.len();
+            let family = *names.entry(family(&configuration)).or_insert(next);
+            if family == race.families.len() {
+                race.families.push(Vec::new());
+                race.tried.push(false);
+            }
+            race.families[family].push(race.candidates.len());
+            race.candidates.push(Candidate {
+                family,
+                n: samples(&configuration),
+                configuration,
+                trial: None,
+                depth: 0,
+                scored: 0,
+                production: Usd::ZERO,
+                closed: false,
+                refused: false,
+            });
+        }
+        let candidates = &race.candidates;
+        race.families
+            .iter_mut()
+            .for_each(|members| members.sort_by(|&a, &b| candidates[a].n.total_cmp(&candidates[b].n).then(a.cmp(&b))));
+        race
+    }
+
+    fn left(&self) -> Option<f64> {
+        self.problem.budget.map(|budget| budget.saturating_left(self.spent).as_f64())
+    }
+
+    fn trials_left(&self) -> usize {
+        self.problem.max_trials.unwrap_or(usize::MAX).saturating_sub(self.begun)
+    }
+
+    /// Asks a candidate on instances up to a depth, and what comes free with it.
+    fn buy(&mut self, candidate: usize, depth: usize) {
+        let depth = depth.min(self.problem.instances);
+        let members = self.families[self.candidates[candidate].family].clone();
+        let n = self.candidates[candidate].n;
+        let smaller = members.into_iter().rev().filter(|&member| self.candidates[member].n < n && member != candidate);
+        let wanted: Vec<usize> = std::iter::once(candidate).chain(smaller).collect();
+        for member in wanted {
+            let one = &self.candidates[member];
+            if !one.closed && !one.refused && (one.depth > 0 || self.trials_left() > 0) {
+                self.queue_up(member, depth);
+            }
+        }
+    }
+
+    /// Asks a candidate on instances up to a depth.
+    fn queue_up(&mut self, member: usize, depth: usize) {
+        let one = &mut self.candidates[member];
+        if one.depth >= depth {
+            return;
+        }
+        self.begun += usize::from(one.depth == 0);
+        self.queue.push_back((member, one.depth, depth));
+        self.tried[one.family] = true;
+        one.depth = depth;
+    }
+
+    /// The first looks: several families, on one instance and then on a few.
+    fn begin(&mut self) -> bool {
+        if self.started >= self.knobs.init {
+            return false;
+        }
+        let first = self.problem.first.len().min(self.candidates.len());
+        let mut chosen: Vec<usize> = Vec::new();
+        if self.started == 0 {
+            chosen.extend(0..first);
+            // What shall be tried first comes before any sibling of it.
+            for at in 0..first {
+                if self.trials_left() > 0 {
+                    self.queue_up(at, 1);
+                }
+            }
+            let all: Vec<&BTreeMap<String, serde_json::Value>> =
+                self.families.iter().take(2000).map(|members| &self.candidates[members[0]].configuration.0).collect();
+            let kinship = Kinship::new(&all);
+            let mut taken: Vec<usize> =
+                chosen.iter().map(|&at| self.candidates[at].family).filter(|&at| at < all.len()).collect();
+            let mut near: Vec<f64> = vec![0.0; all.len()];
+            let add = |near: &mut Vec<f64>, one: usize| {
+                for (at, sum) in near.iter_mut().enumerate() {
+                    *sum += (0..kinship.parameters.len()).map(|p| kinship.alike(p, at, one)).sum::<f64>();
+                }
+            };
+            taken.iter().for_each(|&one| add(&mut near, one));
+            while taken.len() < self.knobs.families.min(all.len()) {
+                let next = (0..all.len())
+                    .filter(|at| !taken.contains(at))
+                    .min_by(|&a, &b| near[a].total_cmp(&near[b]).then(a.cmp(&b)));
+                let Some(next) = next else { break };
+                taken.push(next);
+                add(&mut near, next);
+                chosen.push(self.families[next][0]);
+            }
+            self.started = 1;
+        } else {
+            // More instances, as long as they are cheap.
+            let price = |one: &Candidate| one.production.as_f64() / one.scored.max(1) as f64;
+            chosen = self.trials.iter().copied().filter(|&at| self.candidates[at].depth == self.started).collect();
+            chosen.sort_by(|&a, &b| price(&self.candidates[a]).total_cmp(&price(&self.candidates[b])).then(a.cmp(&b)));
+            if let Some(budget) = self.problem.budget {
+                let mut room = budget.as_f64() * self.knobs.init_share - self.spent.as_f64();
+                chosen.retain(|&at| {
+                    room -= price(&self.candidates[at]);
+                    room >= 0.0
+                });
+            }
+            self.started += 1;
+        }
+        let depth = self.started;
+        chosen.into_iter().for_each(|at| self.buy(at, depth));
+        !self.queue.is_empty() || self.begin()
+    }
+
+    /// Where nothing was judged yet: other families, if it was not for money. False: enough was tried.
+    fn others(&mut self) -> bool {
+        let refused = self.trials.iter().any(|&at| self.candidates[at].refused);
+        if refused || self.tried_families() >= FAMILIES_UNLIMITED {
+            return false;
+        }
+        let next: Vec<usize> = (0..self.families.len()).filter(|&family| !self.tried[family]).collect();
+        for family in next.into_iter().take(self.knobs.families) {
+            self.buy(self.families[family][0], 1);
+        }
+        !self.queue.is_empty()
+    }
+
+    /// The candidates that are thought about now.
+    fn working(&mut self) -> Vec<usize> {
+        if self.candidates.len() <= WORKING {
+            return (0..self.candidates.len()).collect();
+        }
+        let mut tried: Vec<usize> = self.trials.iter().copied().filter(|&at| !self.candidates[at].closed).collect();
+        if tried.len() > WORKING_TRIED
+            && let Some((rows, belief)) = &self.belief
+        {
+            let mut reach = vec![f64::MAX; self.candidates.len()];
+            for (row, &at) in rows.iter().enumerate() {
+                reach[at] = belief.mean[row] + 2.0 * belief.covariance.at(row, row).max(0.0).sqrt();
+            }
+            tried.sort_by(|&a, &b| reach[b].total_cmp(&reach[a]).then(a.cmp(&b)));
+            tried.truncate(WORKING_TRIED);
+        }
+        let mut fresh: Vec<usize> =
+            (0..self.candidates.len()).filter(|&at| self.candidates[at].trial.is_none()).collect();
+        let count = (WORKING - tried.len()).min(fresh.len());
+        let (some, _) = fresh.partial_shuffle(&mut self.rng, count);
+        tried.extend(some.iter());
+        tried.sort_unstable();
+        tried
+    }
+
+    /// Decides what is looked at next. False: nothing.
+    fn plan(&mut self) -> bool {
+        if self.problem.instances == 0 || self.candidates.is_empty() {
+            return false;
+        }
+        if self.begin() {
+            return true;
+        }
+        if self.evaluations == 0 {
+            return self.others();
+        }
+        let working = self.working();
+        let mut row_of = vec![u32::MAX; self.candidates.len()];
+        working.iter().enumerate().for_each(|(row, &at)| row_of[at] = row as u32);
+        let maps: Vec<&BTreeMap<String, serde_json::Value>> =
+            working.iter().map(|&at| &self.candidates[at].configuration.0).collect();
+        let seen: Vec<Option<(f64, usize)>> = working
+            .iter()
+            .map(|&at| {
+                let one = &self.candidates[at];
+                (one.scored > 0).then(|| (one.production.as_f64() / one.scored as f64, one.scored))
+            })
+            .collect();
+        let scale = scale(&self.lines);
+        let lines: Vec<Line> = self.lines.iter().map(|line| select(line, &row_of, scale)).collect();
+        let rounds = usize::from(self.evaluations as f64 >= 1.4 * self.learnt_at as f64);
+        if rounds > 0 {
+            self.learnt_at = self.evaluations;
+        }
+        let evidence =
+            Evidence { configurations: &maps, lines: &lines, production: &seen, instances: self.problem.instances };
+        let Assessment { belief, costs, variances } =
+            assess(&evidence, &self.knobs.prior, self.variances.take().filter(|_| scale == 1.0), rounds);
+        let deviation = variances.total.sqrt();
+        self.variances = Some(variances);
+
+        // Who may be recommended: looked at, and likely within the inference budget.
+        let within: Vec<f64> = (0..working.len())
+            .map(|row| match (self.problem.inference_budget, &costs) {
+                (Some(budget), Some(costs)) => costs.within(row, budget.as_f64()),
+                _ => 1.0,
+            })
+            .collect();
+        let open: Vec<bool> = working
+            .iter()
+            .enumerate()
+            .map(|(row, &at)| belief.count[row] > 0 && !self.candidates[at].closed && within[row] > 0.5)
+            .collect();
+        if self.settled(&belief, &within, scale) {
+            return false;
+        }
+        let options = self.options(&working, costs.as_ref(), &within);
+        let mut plan = Plan::new(&belief, self.problem.instances, open);
+        let money = self.left();
+        let mut room = money.unwrap_or(f64::MAX);
+        let share = match money {
+            Some(money) => money * self.knobs.share,
+            None => self.spent.as_f64() * 0.1,
+        };
+        let mut options = options;
+        let mut bought = 0.0;
+        let unknown = |race: &Race, row: usize| !race.tried[race.candidates[working[row]].family];
+        let mut new = self.room_for_new(&working, costs.as_ref());
+        let mut looks = plan.looks(&options, room, &self.knobs);
+        for _ in 0..MOST_LOOKS {
+            let mut allowed = looks.clone();
+            if new == 0 {
+                for (look, option) in allowed.iter_mut().zip(&options) {
+                    *look = look.filter(|_| !unknown(self, option.row));
+                }
+            }
+            let pays = |at: Option<usize>, looks: &[Option<Look>]| {
+                at.and_then(|at| Some((at, looks[at]?))).filter(|(_, look)| look.gain > NO_GAIN * deviation)
+            };
+            let mut found = pays(plan.best(&mut allowed, &options, room, &self.knobs), &allowed);
+            if found.is_none() && new == 0 && self.queue.is_empty() && self.problem.budget.is_some() {
+                // Nothing is left to learn of these: others may join.
+                found = pays(plan.best(&mut looks, &options, room, &self.knobs), &looks);
+            }
+            for (look, known) in looks.iter_mut().zip(&allowed) {
+                *look = known.or(*look);
+            }
+            let Some((at, Look { row, instances, .. })) = found else { break };
+            let instances = instances.min(self.knobs.block.max(instances / 4)).min(options[at].left);
+            let option = &mut options[at];
+            let next = option.next;
+            option.left -= instances;
+            option.next += instances;
+            let price = option.price * instances as f64;
+            let candidate = working[row];
+            if unknown(self, row) {
+                new = new.saturating_sub(1);
+                self.tried[self.candidates[candidate].family] = true;
+            }
+            self.buy(candidate, next + instances);
+            plan.take(row, next, instances);
+            looks[at] = if options[at].left == 0 { None } else { looks[at] };
+            bought += price;
+            room -= price;
+            if bought >= share || room <= 0.0 {
+                break;
+            }
+        }
+        if self.queue.is_empty() {
+            self.confirm(&working, &belief, &within, money);
+        }
+        self.belief = Some((working, belief));
+        !self.queue.is_empty()
+    }
+
+    /// Where no single look is expected to change who is best: more of the leader or of its likeliest rival, whichever was
+    /// seen less, while one is likely enough; without a budget, the rest of the leader.
+    fn confirm(&mut self, working: &[usize], belief: &Belief, within: &[f64], money: Option<f64>) {
+        let may = |race: &Race, row: usize| {
+            let one = &race.candidates[working[row]];
+            !one.closed && within[row] > 0.5 && belief.count[row] > 0
+        };
+        let rows: Vec<usize> = (0..working.len()).filter(|&row| may(self, row)).collect();
+        let better = |a: &usize, b: &usize| belief.mean[*a].total_cmp(&belief.mean[*b]).then(b.cmp(a));
+        let Some(leader) = rows.iter().copied().max_by(better) else { return };
+        let covariance = &belief.covariance;
+        let open = |race: &Race, row: usize| {
+            let one = &race.candidates[working[row]];
+            !one.refused && one.depth < race.problem.instances
+        };
+        let distance = |row: usize| {
+            let sum = covariance.at(row, row) + covariance.at(leader, leader) - 2.0 * covariance.at(row, leader);
+            (belief.mean[leader] - belief.mean[row]) / sum.max(1e-12).sqrt()
+        };
+        let rival = rows
+            .iter()
+            .copied()
+            .filter(|&row| row != leader && (open(self, row) || open(self, leader)))
+            .map(|row| (row, distance(row)))
+            .min_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)))
+            .filter(|(_, distance)| *distance < NEAR);
+        if let Some((rival, _)) = rival {
+            let mut pair = [leader, rival];
+            pair.sort_by_key(|&row| (self.candidates[working[row]].depth, row));
+            if let Some(row) = pair.into_iter().find(|&row| open(self, row)) {
+                let block = (self.problem.instances / 16).max(self.knobs.block);
+                self.buy(working[row], self.candidates[working[row]].depth + block);
+            }
+        }
+        if self.queue.is_empty() && money.is_none() {
+            self.buy(working[leader], self.problem.instances);
+        }
+    }
+
+    /// True where it is unlikely that another one is better than the leader by more than the margin.
+    fn settled(&self, belief: &Belief, within: &[f64], scale: f64) -> bool {
+        let Some(margin) = self.problem.margin.map(|margin| margin / scale) else { return false };
+        let rows = || (0..belief.mean.len()).filter(|&row| within[row] > 0.5);
+        let tried = rows().filter(|&row| belief.count[row] > 0);
+        let Some(leader) = tried.max_by(|&a, &b| belief.mean[a].total_cmp(&belief.mean[b]).then(b.cmp(&a))) else {
+            return false;
+        };
+        let variance = &belief.covariance;
+        let doubt: f64 = rows()
+            .filter(|&row| row != leader)
+            .map(|row| {
+                let sum = variance.at(row, row) + variance.at(leader, leader) - 2.0 * variance.at(row, leader);
+                normal_cdf((belief.mean[row] - belief.mean[leader] - margin) / sum.max(1e-12).sqrt())
+            })
+            .sum();
+        doubt < DOUBT
+    }
+
+    /// How many families that were not looked at yet may join. A budget buys more from few configurations that are told
+    /// apart than from many that are not: as many as could be halved down to one at `FIRST` looks each a round.
+    fn room_for_new(&self, working: &[usize], costs: Option<&Costs>) -> usize {
+        let Some(budget) = self.problem.budget.map(Usd::as_f64) else {
+            return FAMILIES_UNLIMITED.saturating_sub(self.tried_families());
+        };
+        let mut least: BTreeMap<usize, f64> = BTreeMap::new();
+        for (row, &at) in working.iter().enumerate().filter(|(_, at)| self.candidates[**at].trial.is_some()) {
+            let price = costs.map_or(0.0, |costs| costs.dollars(row));
+            let known = least.entry(self.candidates[at].family).or_insert(price);
+            *known = known.min(price);
+        }
+        let price = least.values().sum::<f64>() / least.len().max(1) as f64;
+        let mut most = 2;
+        while most < self.families.len() && price * most as f64 * self.knobs.first * (most as f64).log2() <= budget {
+            most += 1;
+        }
+        most.saturating_sub(self.tried_families())
+    }
+
+    fn tried_families(&self) -> usize {
+        self.tried.iter().filter(|tried| **tried).count()
+    }
+
+    /// What may be looked at, and what an instance of it costs.
+    fn options(&self, working: &[usize], costs: Option<&Costs>, within: &[f64]) -> Vec<Option_> {
+        let mut options = Vec::new();
+        let mut rows = vec![usize::MAX; self.candidates.len()];
+        working.iter().enumerate().for_each(|(row, &at)| rows[at] = row);
+        for (row, &at) in working.iter().enumerate() {
+            let one = &self.candidates[at];
+            let left = self.problem.instances - one.depth;
+            if one.closed
+                || one.refused
+                || left == 0
+                || within[row] < 0.1
+                || (one.trial.is_none() && self.trials_left() == 0)
+            {
+                continue;
+            }
+            let whole = costs.map_or(0.0, |costs| costs.dollars(row));
+            // Of the next instances, siblings with fewer samples may have paid a part.
+            let sibling = self.families[one.family].iter().rfind(|&&other| {
+                self.candidates[other].n < one.n
+                    && self.candidates[other].depth > one.depth
+                    && rows[other] != usize::MAX
+            });
+            let price = match (sibling, costs) {
+                (Some(&sibling), Some(costs)) => {
+                    let (low, few, many) = (costs.dollars(rows[sibling]), self.candidates[sibling].n, one.n);
+                    let sample = ((whole - low) / (many - few)).max(0.0);
+                    let prompt = (low - few * sample).max(0.0);
+                    prompt + sample * (many - few)
+                }
+                _ => whole,
+            };
+            options.push(Option_ { row, next: one.depth, left, price });
+        }
+        options
+    }
+}
+
+impl Strategy for Race {
+    fn ask(&mut self) -> Ask {
+        loop {
+            if let Some((at, from, to)) = self.queue.pop_front() {
+                let one = &self.candidates[at];
+                if one.closed || (one.refused && one.trial.is_some()) {
+                    continue;
+                }
+                let (trial, configuration) = match one.trial {
+                    Some(trial) => (trial, None),
+                    None => {
+                        self.trials.push(at);
+                        (self.trials.len() - 1, Some(one.configuration.clone()))
+                    }
+                };
+                self.candidates[at].trial = Some(trial);
+                self.open += to - from;
+                return Ask::Evaluate { trial, configuration, instances: (from..to).collect() };
+            }
+            if self.open > 0 {
+                return Ask::Wait;
+            }
+            if !self.plan() {
+                return Ask::Done;
+            }
+        }
+    }
+
+    fn tell(&mut self, told: Told) {
+        self.open = self.open.saturating_sub(1);
+        self.spent += told.cost;
+        let Some(&at) = self.trials.get(told.trial) else { return };
+        let one = &mut self.candidates[at];
+        match told.outcome {
+            Outcome::Scored { score, production } => {
+                one.scored += 1;
+                one.production += production;
+                self.evaluations += 1;
+                self.lines[told.instance].push((at as u32, score));
+            }
+            Outcome::Missing => {}
+            Outcome::Refused => one.refused = true,
+        }
+    }
+
+    fn dropped(&mut self, trial: usize) {
+        if let Some(&at) = self.trials.get(trial) {
+            self.candidates[at].closed = true;
+        }
+    }
+
+    fn look_ahead(&self) -> usize {
+        1024
+    }
+}
+
+#[cfg(test)]
+mod tests;

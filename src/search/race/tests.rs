@@ -1,0 +1,101 @@
+//! The race on small tables made for the purpose.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::*;
+use crate::search::simulate::{Table, Trace, run};
+
+/// Models a (cheap) and b (ten times dearer), prompts 0..prompts, n = 1, 2, 4. Later prompts are better, and b is.
+fn table(prompts: usize, instances: usize) -> Arc<Table> {
+    let mut table = Table { prompts: Some(Vec::new()), ..Table::default() };
+    for (model, price, skill) in [("a", 1_000, 0), ("b", 10_000, 4)] {
+        for prompt in 0..prompts {
+            for n in [1, 2, 4] {
+                let level = 4 + skill + 8 * prompt / prompts;
+                let right = |at: usize| f64::from(u8::from((at * 7 + prompt * 3 + n) % 20 < level));
+                let configuration = json!({"model": model, "prompt": format!("p{prompt}"), "n": n});
+                table.configurations.push(serde_json::from_value(configuration).unwrap());
+                table.scores.push((0..instances).map(|at| Some(right(at))).collect());
+                table.costs.push(vec![Usd::from_pico(price * (1 + n as i64)); instances]);
+                table.prompts.as_mut().unwrap().push(vec![Usd::from_pico(price); instances]);
+            }
+        }
+    }
+    table.production = table.costs.clone();
+    Arc::new(table)
+}
+
+fn play(table: &Arc<Table>, problem: &Problem) -> Trace {
+    let order: Vec<usize> = (0..problem.instances).collect();
+    run(&mut *build(problem.clone()).unwrap(), table, problem, &order).unwrap()
+}
+
+fn found(table: &Table, trace: &Trace) -> f64 {
+    trace.recommendation.and_then(|row| table.mean(row)).unwrap()
+}
+
+#[test]
+fn the_best_is_found_for_a_twentieth_of_the_price() {
+    let table = table(8, 200);
+    let best = (0..48).filter_map(|row| table.mean(row)).fold(0.0, f64::max);
+    let regret = (0..4)
+        .map(|seed| best - found(&table, &play(&table, &table.problem(Some(table.price().share(0.05)), seed))))
+        .sum::<f64>();
+    assert!(regret / 4.0 < 0.05, "{regret}");
+}
+
+#[test]
+fn smaller_n_come_with_what_was_bought_and_cost_nothing() {
+    let table = table(4, 60);
+    let trace = play(&table, &table.problem(Some(table.price().share(0.2)), 1));
+    let asked =
+        |row: usize, at: usize| trace.told.iter().any(|told| trace.rows[told.trial] == row && told.instance == at);
+    for told in &trace.told {
+        let row = trace.rows[told.trial];
+        (row - row % 3..row).for_each(|smaller| assert!(asked(smaller, told.instance)));
+    }
+    assert!(trace.told.iter().any(|told| told.cost == Usd::ZERO));
+}
+
+#[test]
+fn what_production_cannot_afford_is_not_recommended() {
+    let table = table(6, 100);
+    let cap = Usd::from_pico(3_500);
+    let problem =
+        Problem { inference_budget: Some(cap), may_drop: true, ..table.problem(Some(table.price().share(0.1)), 2) };
+    let trace = play(&table, &problem);
+    let row = trace.recommendation.unwrap();
+    assert!(table.production[row][0] <= cap, "{}", table.configurations[row]);
+    assert!(found(&table, &trace) >= 0.4, "{}", table.configurations[row]);
+}
+
+#[test]
+fn it_ends_when_the_margin_is_reached() {
+    let table = table(6, 200);
+    let plain = table.problem(Some(table.price()), 3);
+    let wide = Problem { margin: Some(0.2), ..plain.clone() };
+    let (all, some) = (play(&table, &plain), play(&table, &wide));
+    assert!(some.spent < all.spent.share(0.7), "{} {}", some.spent, all.spent);
+    let best = (0..36).filter_map(|row| table.mean(row)).fold(0.0, f64::max);
+    assert!(found(&table, &some) > best - 0.2);
+}
+
+#[test]
+fn many_configurations_are_thought_about_in_parts() {
+    let mut table = Table::default();
+    for at in 0..600_usize {
+        table.configurations.push(serde_json::from_value(json!({"prompt": format!("p{at}")})).unwrap());
+        let right = |instance: usize| f64::from(u8::from((instance * 13 + at * 7) % 30 < 5 + at % 21));
+        table.scores.push((0..50).map(|instance| Some(right(instance))).collect());
+        table.costs.push(vec![Usd::from_pico(100); 50]);
+    }
+    table.production = table.costs.clone();
+    let table = Arc::new(table);
+    let trace = play(&table, &table.problem(Some(table.price().share(0.1)), 4));
+    // More than are thought about at a time, and fewer than there are.
+    assert!((WORKING_TRIED..600).contains(&trace.rows.len()), "{}", trace.rows.len());
+    // The best tenth begins at 0.75.
+    assert!(found(&table, &trace) > 0.7, "{}", found(&table, &trace));
+}

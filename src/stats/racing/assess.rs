@@ -1,0 +1,292 @@
+//! From what a study knows to what is believed: costs, places, variances and beliefs in one go.
+
+use std::collections::BTreeMap;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha12Rng;
+use serde_json::Value;
+
+use super::costs::{Costs, normal_cdf};
+use super::kinship::Kinship;
+use super::{Belief, Line, Model, Place, Prior, Sheet, Variances};
+use crate::stats::additive::{self, Observation};
+
+/// How many configurations the model takes; of more, the rest is left to the additive model.
+const MOST: usize = 224;
+/// Rounds of learning where the model is fitted once.
+const ROUNDS: usize = 6;
+/// Draws for the probabilities of being best.
+const DRAWS: usize = 2_000;
+
+/// What values are divided by before the model sees them: 1, except where squares would overflow or vanish; then a power of
+/// two, which is exact.
+pub fn scale(lines: &[Line]) -> f64 {
+    let scale = super::super::scale_of(lines.iter().flatten().map(|(_, value)| *value));
+    if (1e-60..1e60).contains(&scale) { 1.0 } else { scale }
+}
+
+/// What is known of some configurations.
+pub struct Evidence<'a> {
+    /// Their parameters.
+    pub configurations: &'a [&'a BTreeMap<String, Value>],
+    /// Of each instance that was looked at, what was observed on it: (configuration, value), larger is better, finite.
+    pub lines: &'a [Line],
+    /// Of each configuration, its mean production cost in dollars an instance, and over how many instances.
+    pub production: &'a [Option<(f64, usize)>],
+    /// How many instances there are.
+    pub instances: usize,
+}
+
+/// What is believed of them.
+pub struct Assessment {
+    /// Scores.
+    pub belief: Belief,
+    /// Production costs, where any is known.
+    pub costs: Option<Costs>,
+    /// What was learnt, to begin with the next time.
+    pub variances: Variances,
+}
+
+/// Fits the model. `known` are variances learnt before; `rounds` how often they are improved.
+pub fn assess(evidence: &Evidence, prior: &Prior, known: Option<Variances>, rounds: usize) -> Assessment {
+    let kinship = Kinship::new(evidence.configurations);
+    let costs = Costs::fit(&kinship, evidence.production);
+    let places = places(&kinship, costs.as_ref());
+    let sheet = Sheet::new(&kinship, evidence.lines, evidence.instances);
+    let model = Model::new(&kinship, &places, prior);
+    let total = if sheet.variance > 0.0 { sheet.variance } else { 1.0 };
+    let mut variances = match known {
+        Some(known) if known.main.len() == kinship.parameters.len() => Variances { total, ..known },
+        _ => model.start(total),
+    };
+    for _ in 0..rounds {
+        variances = model.learn(&sheet, &variances);
+    }
+    let belief = model.fit(&sheet, &variances);
+    Assessment { belief, costs, variances }
+}
+
+/// Places on the lines of the prior mean.
+fn places(kinship: &Kinship, costs: Option<&Costs>) -> Vec<Place> {
+    // The price of one answer: of the smallest n of each family.
+    let mut first: BTreeMap<usize, usize> = BTreeMap::new();
+    for row in 0..kinship.len() {
+        let least = first.entry(kinship.family[row]).or_insert(row);
+        if kinship.samples[row] < kinship.samples[*least] {
+            *least = row;
+        }
+    }
+    let price = |row: usize| costs.map_or(0.0, |costs| costs.log[first[&kinship.family[row]]] / std::f64::consts::LN_2);
+    let mean = (0..kinship.len()).map(price).sum::<f64>() / kinship.len().max(1) as f64;
+    (0..kinship.len()).map(|row| Place { price: price(row) - mean, samples: kinship.samples[row].log2() }).collect()
+}
+
+/// One configuration of a ranking.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Standing {
+    /// The expected mean over all instances.
+    pub mean: f64,
+    /// Its standard deviation.
+    pub sd: f64,
+    /// The probability of being the best of those that may be chosen (`eligible`), by seeded draws; 0 for others.
+    pub best: f64,
+    /// Expected production cost in dollars an instance, where any is known.
+    pub dollars: Option<f64>,
+    /// The standard deviation of its logarithm.
+    pub dollars_log_sd: f64,
+}
+
+impl Standing {
+    /// The probability that production can afford it on the average.
+    pub fn affordable(&self, budget: f64) -> f64 {
+        let log = |dollars: f64| dollars.max(f64::MIN_POSITIVE).ln();
+        self.dollars.map_or(1.0, |dollars| normal_cdf((log(budget) - log(dollars)) / self.dollars_log_sd.max(1e-9)))
+    }
+}
+
+/// What is believed of each configuration at the end; `None` for one without an observation. On data where every
+/// configuration was observed on every instance, means are the raw means.
+///
+/// Of more than a few hundred configurations, the best by the additive model are taken up, and the others keep what that
+/// model says.
+pub fn standings(evidence: &Evidence, eligible: &[bool], seed: u64) -> Vec<Option<Standing>> {
+    let size = evidence.configurations.len();
+    let observations: Vec<Observation> = evidence
+        .lines
+        .iter()
+        .enumerate()
+        .flat_map(|(column, line)| {
+            line.iter().map(move |&(row, value)| Observation { row: row as usize, column, value })
+        })
+        .collect();
+    let additive = additive::fit(&observations, size, evidence.instances);
+    let mut standings: Vec<Option<Standing>> = (0..size)
+        .map(|row| {
+            let (mean, sd) = (additive.mean[row]?, additive.sd[row]?);
+            let dollars = evidence.production[row].map(|(dollars, _)| dollars);
+            Some(Standing { mean, sd, best: 0.0, dollars, dollars_log_sd: 0.0 })
+        })
+        .collect();
+    let mut rows: Vec<usize> = (0..size).filter(|&row| standings[row].is_some()).collect();
+    if rows.is_empty() {
+        return standings;
+    }
+    let reach = |row: usize| standings[row].map_or(f64::MIN, |standing| standing.mean + 2.0 * standing.sd);
+    if rows.len() > MOST {
+        rows.sort_by(|&a, &b| eligible[b].cmp(&eligible[a]).then(reach(b).total_cmp(&reach(a))).then(a.cmp(&b)));
+        rows.truncate(MOST);
+        rows.sort_unstable();
+    }
+    let mut place = vec![u32::MAX; size];
+    rows.iter().enumerate().for_each(|(at, &row)| place[row] = at as u32);
+    let scale = scale(evidence.lines);
+    let lines: Vec<Line> = evidence.lines.iter().map(|line| select(line, &place, scale)).collect();
+    let configurations: Vec<_> = rows.iter().map(|&row| evidence.configurations[row]).collect();
+    let production: Vec<_> = rows.iter().map(|&row| evidence.production[row]).collect();
+    let part = Evidence {
+        configurations: &configurations,
+        lines: &lines,
+        production: &production,
+        instances: evidence.instances,
+    };
+    let Assessment { belief, costs, .. } = assess(&part, &Prior::default(), None, ROUNDS);
+    for (at, &row) in rows.iter().enumerate() {
+        if let Some(standing) = &mut standings[row] {
+            standing.mean = super::super::finite(belief.mean[at] * scale);
+            standing.sd = super::super::finite(belief.covariance.at(at, at).max(0.0).sqrt() * scale);
+            standing.dollars = costs.as_ref().map(|costs| costs.dollars(at));
+            standing.dollars_log_sd = costs.as_ref().map_or(0.0, |costs| costs.sd[at]);
+        }
+    }
+    let allowed: Vec<usize> = (0..rows.len()).filter(|&at| eligible[rows[at]]).collect();
+    for (at, share) in best_shares(&belief, &allowed, seed) {
+        if let Some(standing) = &mut standings[rows[at]] {
+            standing.best = share;
+        }
+    }
+    standings
+}
+
+/// The observations of a line that have a place in a smaller table, divided by `scale`, sorted; the first counts where a
+/// configuration was observed twice.
+pub fn select(line: &Line, place: &[u32], scale: f64) -> Line {
+    let kept = line.iter().filter(|(row, _)| place[*row as usize] != u32::MAX);
+    let mut line: Line = kept.map(|&(row, value)| (place[row as usize], value / scale)).collect();
+    line.sort_by_key(|(row, _)| *row);
+    line.dedup_by_key(|(row, _)| *row);
+    line
+}
+
+/// How often each of some rows is the best, in draws from what is believed.
+fn best_shares(belief: &Belief, rows: &[usize], seed: u64) -> Vec<(usize, f64)> {
+    let mut rng = ChaCha12Rng::seed_from_u64(seed);
+    let factor = belief.covariance.cholesky();
+    let mut wins = vec![0_usize; belief.mean.len()];
+    let mut normal = vec![0.0; belief.mean.len()];
+    for _ in 0..DRAWS {
+        for pair in normal.chunks_mut(2) {
+            let (u, v): (f64, f64) = (rng.random(), rng.random());
+            let radius = (-2.0 * (1.0 - u).ln()).sqrt();
+            let angle = std::f64::consts::TAU * v;
+            pair.iter_mut().zip([radius * angle.cos(), radius * angle.sin()]).for_each(|(cell, value)| *cell = value);
+        }
+        let draw = |row: usize| belief.mean[row] + super::linear::dot(&factor.row(row)[..=row], &normal[..=row]);
+        let best = rows.iter().map(|&row| (row, draw(row))).max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
+        if let Some((row, _)) = best {
+            wins[row] += 1;
+        }
+    }
+    rows.iter().map(|&row| (row, wins[row] as f64 / DRAWS as f64)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn maps(values: &[Value]) -> Vec<BTreeMap<String, Value>> {
+        values.iter().map(|value| serde_json::from_value(value.clone()).unwrap()).collect()
+    }
+
+    fn prompts(count: usize) -> Vec<BTreeMap<String, Value>> {
+        maps(&(0..count).map(|at| json!({"prompt": format!("p{at}")})).collect::<Vec<_>>())
+    }
+
+    fn judge(configurations: &[BTreeMap<String, Value>], lines: &[Line], instances: usize) -> Vec<Option<Standing>> {
+        let configurations: Vec<_> = configurations.iter().collect();
+        let production = vec![None; configurations.len()];
+        let evidence = Evidence { configurations: &configurations, lines, production: &production, instances };
+        standings(&evidence, &vec![true; configurations.len()], 1)
+    }
+
+    #[test]
+    fn complete_data_give_raw_means() {
+        let value = |row: usize, at: usize| f64::from(u8::from((row * 5 + at * 3) % 7 < 3 + row / 2));
+        let lines: Vec<Line> = (0..12).map(|at| (0..6).map(|row| (row as u32, value(row, at))).collect()).collect();
+        for (row, standing) in judge(&prompts(6), &lines, 12).iter().enumerate() {
+            let mean = (0..12).map(|at| value(row, at)).sum::<f64>() / 12.0;
+            let standing = standing.unwrap();
+            assert!((standing.mean - mean).abs() < 1e-12 && standing.sd < 1e-6, "{standing:?} {mean}");
+        }
+    }
+
+    #[test]
+    fn relatives_speak_for_one_another() {
+        // Model a is good with every prompt but the one that was looked at once only, on an instance that it failed.
+        let mut all = Vec::new();
+        for model in ["a", "b"] {
+            (0..5).for_each(|prompt| all.push(json!({"model": model, "prompt": format!("p{prompt}")})));
+        }
+        let mut lines: Vec<Line> = Vec::new();
+        for at in 0..40_usize {
+            let rows = (0..10_usize).filter(|&row| at == 0 || (row != 4 && row != 9));
+            let value = |row: usize| {
+                if row == 4 { 0.0 } else { f64::from(u8::from((at * 7 + row) % 10 < if row < 5 { 9 } else { 3 })) }
+            };
+            lines.push(rows.map(|row| (row as u32, value(row))).collect());
+        }
+        let standings = judge(&maps(&all), &lines, 200);
+        let mean = |row: usize| standings[row].unwrap().mean;
+        assert!(mean(4) > mean(9) + 0.1, "{} {}", mean(4), mean(9));
+        let best: f64 = standings.iter().map(|standing| standing.unwrap().best).sum();
+        assert!((best - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn costs_of_relatives_are_foreseen() {
+        let mut all = Vec::new();
+        for (model, prompt, n) in [("a", "x", 1), ("a", "y", 1), ("b", "x", 1), ("b", "y", 1), ("a", "x", 10)] {
+            all.push(json!({"model": model, "prompt": prompt, "n": n}));
+        }
+        let all = maps(&all);
+        let kinship = Kinship::new(&all.iter().collect::<Vec<_>>());
+        let seen = [Some((1e-4, 20)), Some((3e-4, 20)), Some((1e-2, 20)), None, None];
+        let costs = Costs::fit(&kinship, &seen).unwrap();
+        assert!((costs.dollars(3) / 3e-2).ln().abs() < 0.5, "{}", costs.dollars(3));
+        assert!(costs.dollars(4) > 2e-4 && costs.dollars(4) < 1e-3, "{}", costs.dollars(4));
+        assert!(costs.sd[3] > costs.sd[2] && costs.within(0, 1.2e-4) > 0.9 && costs.within(0, 0.8e-4) < 0.1);
+        assert!(Costs::fit(&kinship, &[None; 5]).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn finite_in_finite_out(
+            cells in prop::collection::vec((0_u32..6, 0_usize..8, prop_oneof![
+                Just(0.0), Just(1.0), -1.0..1.0, prop::num::f64::NORMAL, Just(f64::MAX), Just(-1e300), Just(f64::MIN_POSITIVE)
+            ]), 0..40),
+        ) {
+            let mut lines: Vec<Line> = vec![Vec::new(); 8];
+            cells.iter().for_each(|&(row, at, value)| lines[at].push((row, value)));
+            let standings = judge(&prompts(6), &lines, 8);
+            for (row, standing) in standings.iter().enumerate() {
+                prop_assert_eq!(standing.is_some(), cells.iter().any(|cell| cell.0 as usize == row));
+                if let Some(standing) = standing {
+                    prop_assert!(standing.mean.is_finite() && standing.sd.is_finite() && standing.sd >= 0.0, "{:?}", standing);
+                    prop_assert!((0.0..=1.0).contains(&standing.best));
+                }
+            }
+        }
+    }
+}
