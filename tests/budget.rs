@@ -61,6 +61,20 @@ fn the_budget_holds_whatever_the_endpoint_says_of_usage() {
     }
 }
 
+/// Bytes bound tokens, but more loosely than max_tokens did when the money was held.
+#[test]
+fn what_is_not_said_of_usage_is_booked_at_most_as_it_was_held() {
+    for (strategy, budget) in [("tpe", "0.005"), ("blend", "0.005"), ("halving", "0.003"), ("random", "0.003")] {
+        let options = Options { usage: Usage::None, ..Options::default() };
+        let (billed, summary, done) = tune(options, "", &format!("--budget {budget} --strategy {strategy}"));
+        assert_eq!(done.code, 0, "{done:#?}");
+        assert!(billed <= dollars(&summary, "spent_usd"), "{strategy}: billed {billed}: {summary:#}");
+        for sum in ["spent_usd", "study_cost_usd"] {
+            assert!(dollars(&summary, sum) <= usd(budget), "{strategy}: {sum} of {budget}: {summary:#}");
+        }
+    }
+}
+
 #[test]
 fn the_budget_holds_for_every_strategy_and_latency() {
     for strategy in ["random", "grid", "halving"] {
