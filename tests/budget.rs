@@ -75,6 +75,23 @@ fn what_is_not_said_of_usage_is_booked_at_most_as_it_was_held() {
     }
 }
 
+/// A limit that is not sent holds nobody back: the model's own is the worst case then, or there is no cap to promise.
+#[test]
+fn a_dropped_max_tokens_bounds_nothing() {
+    let server = server(Options { usage: Usage::Worst, ..Options::default() });
+    let home = Home::over_http(24, &server.url(), r#"drop_params = ["max_tokens"]"#);
+    let done = home.run("tune task --json --quiet --out run", &["--budget", "0.1"]).ended(2);
+    assert!(done.stderr.contains("nothing bounds") && done.stderr.contains("drop_params"), "{done:#?}");
+    assert_eq!(server.ledger().requests, 0);
+    let file =
+        home.read("farthing.toml").replace("endpoint = \"here\"", "endpoint = \"here\"\nmax_output_tokens = 4096");
+    home.write("farthing.toml", file);
+    let summary = home.run("tune task --json --quiet --out run", &["--budget", "0.1"]).ended(0).json();
+    let billed = server.ledger().billed;
+    assert!(billed > Usd::ZERO && billed <= usd("0.1"), "billed {billed}: {summary:#}");
+    assert_eq!(dollars(&summary, "spent_usd"), billed);
+}
+
 #[test]
 fn the_budget_holds_for_every_strategy_and_latency() {
     for strategy in ["random", "grid", "halving"] {
