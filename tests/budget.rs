@@ -61,6 +61,37 @@ fn the_budget_holds_whatever_the_endpoint_says_of_usage() {
     }
 }
 
+/// Bytes bound tokens, but more loosely than max_tokens did when the money was held.
+#[test]
+fn what_is_not_said_of_usage_is_booked_at_most_as_it_was_held() {
+    for (strategy, budget) in [("tpe", "0.005"), ("blend", "0.005"), ("halving", "0.003"), ("random", "0.003")] {
+        let options = Options { usage: Usage::None, ..Options::default() };
+        let (billed, summary, done) = tune(options, "", &format!("--budget {budget} --strategy {strategy}"));
+        assert_eq!(done.code, 0, "{done:#?}");
+        assert!(billed <= dollars(&summary, "spent_usd"), "{strategy}: billed {billed}: {summary:#}");
+        for sum in ["spent_usd", "study_cost_usd"] {
+            assert!(dollars(&summary, sum) <= usd(budget), "{strategy}: {sum} of {budget}: {summary:#}");
+        }
+    }
+}
+
+/// A limit that is not sent holds nobody back: the model's own is the worst case then, or there is no cap to promise.
+#[test]
+fn a_dropped_max_tokens_bounds_nothing() {
+    let server = server(Options { usage: Usage::Worst, ..Options::default() });
+    let home = Home::over_http(24, &server.url(), r#"drop_params = ["max_tokens"]"#);
+    let done = home.run("tune task --json --quiet --out run", &["--budget", "0.1"]).ended(2);
+    assert!(done.stderr.contains("nothing bounds") && done.stderr.contains("drop_params"), "{done:#?}");
+    assert_eq!(server.ledger().requests, 0);
+    let file =
+        home.read("farthing.toml").replace("endpoint = \"here\"", "endpoint = \"here\"\nmax_output_tokens = 4096");
+    home.write("farthing.toml", file);
+    let summary = home.run("tune task --json --quiet --out run", &["--budget", "0.1"]).ended(0).json();
+    let billed = server.ledger().billed;
+    assert!(billed > Usd::ZERO && billed <= usd("0.1"), "billed {billed}: {summary:#}");
+    assert_eq!(dollars(&summary, "spent_usd"), billed);
+}
+
 #[test]
 fn the_budget_holds_for_every_strategy_and_latency() {
     for strategy in ["random", "grid", "halving"] {

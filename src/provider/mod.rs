@@ -124,12 +124,26 @@ pub struct Response {
     /// True where a share of the tokens, or all of them, was estimated rather than billed by the sample.
     #[serde(default)]
     pub estimated: bool,
+    /// True where the reply does not say how many output tokens are billed, so that they are bounded by bytes. Not kept.
+    #[serde(skip)]
+    pub output_unsaid: bool,
 }
 
 impl Response {
     /// Output tokens of all completions.
     pub fn completion_tokens(&self) -> u64 {
         self.samples.iter().map(|sample| sample.completion_tokens).sum()
+    }
+
+    /// A completion has at most so many tokens. Where the endpoint did not say how many it billed, bytes bound them more
+    /// loosely than that: what is booked would pass what was held for the request.
+    pub fn limit_unsaid(&mut self, most: u64) {
+        if self.output_unsaid {
+            for sample in &mut self.samples {
+                sample.completion_tokens = sample.completion_tokens.min(most);
+            }
+            self.reasoning_tokens = self.reasoning_tokens.min(self.completion_tokens());
+        }
     }
 }
 

@@ -349,6 +349,7 @@ pub(super) fn settle(
         reasoning_tokens: usage.reasoning.min(total),
         model: model.filter(|model| !model.is_empty() && *model != request.model).map(str::to_owned),
         estimated,
+        output_unsaid: output.is_none(),
         ..Response::default()
     })
 }

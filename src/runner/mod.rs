@@ -218,10 +218,16 @@ impl Runner {
         let kind = model.kind.or_else(|| backend.kind(name)).unwrap_or(ModelKind::Chat);
         let limited = model.max_output_tokens.is_some() || model.context_window.is_some();
         let knows_the_bill = backend.in_process() && serving[0].provider == ProviderKind::Replay;
+        // Requests do not bound what they cost by a parameter that is not sent.
+        let limits = ["max_tokens", "max_completion_tokens"];
+        let dropped = |endpoint: &&Endpoint| endpoint.drop_params.iter().any(|name| limits.contains(&name.as_str()));
+        let unsent = serving.iter().any(dropped);
+        let bounded = bounded && !unsent;
         if budget && !bounded && !limited && !knows_the_bill && (kind != ModelKind::Text || !vendor) {
-            return Err(Error::usage(format!("nothing bounds what a completion of `{name}` may cost")).help(format!(
-                "set max_tokens in the space, or in {file}: [models.\"{name}\"] max_output_tokens = ..."
-            )));
+            let space =
+                if unsent { "drop_params takes max_tokens out; set" } else { "set max_tokens in the space, or" };
+            return Err(Error::usage(format!("nothing bounds what a completion of `{name}` may cost"))
+                .help(format!("{space} in {file}: [models.\"{name}\"] max_output_tokens = ...")));
         }
         let service = Arc::new(Service {
             price: model.price.unwrap_or(Price::FREE),

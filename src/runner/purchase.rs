@@ -238,6 +238,9 @@ impl Buyer<'_> {
         note(&span, request, &outcome);
         match outcome {
             Ok(mut response) => {
+                if let Some(most) = service.output_limit(request) {
+                    response.limit_unsaid(most);
+                }
                 let used = response.prompt_tokens.saturating_add(response.completion_tokens());
                 slot.end(Ended::Answered(begin.elapsed()), used);
                 if let Some(model) = &response.model {

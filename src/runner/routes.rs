@@ -28,6 +28,8 @@ pub(super) struct Seat {
     /// Where it is, for traces.
     pub address: String,
     pub backend: Arc<dyn Backend>,
+    /// Parameters that it is not sent: they bound nothing.
+    pub drops: Vec<String>,
     /// The limits that its requests pass.
     pub lane: Lane,
     pub max_retries: u32,
@@ -62,6 +64,7 @@ impl Seat {
             provider: endpoint.provider.word(),
             address: host.rsplit('@').next().unwrap_or_default().to_owned(),
             backend,
+            drops: endpoint.drop_params.clone(),
             lane,
             max_retries: endpoint.max_retries,
             max_timeout_retries: endpoint.max_timeout_retries,

@@ -63,9 +63,18 @@ impl Service {
         self.seats.iter().all(|seat| seat.backend.several(request))
     }
 
+    /// One of its endpoints is not sent this parameter.
+    fn drops(&self, name: &str) -> bool {
+        self.seats.iter().any(|seat| seat.drops.iter().any(|dropped| dropped == name))
+    }
+
     /// Most output tokens of one completion of a request; `None` where nothing bounds it.
     pub(super) fn output_limit(&self, request: &Request) -> Option<u64> {
-        let named = |name: &str| u64::try_from(whole(request.params.get(name)?)?).ok();
+        // What one of the endpoints is not sent does not hold it back.
+        let named = |name: &str| match self.drops(name) {
+            true => None,
+            false => u64::try_from(whole(request.params.get(name)?)?).ok(),
+        };
         let said = named("max_tokens").max(named("max_completion_tokens"));
         // OpenAI's default for completions; other servers have none.
         let legacy = (!self.chat && self.vendor).then_some(16);
