@@ -23,11 +23,8 @@ use support::{Done, Home};
 /// It stands in every key and nowhere else.
 const NEEDLE: &str = "pLaNtEd7Qx";
 /// As real ones may be: with signs that JSON may write in several ways. The second begins with the first.
-const KEYS: [&str; 3] = [
-    "sk-pLaNtEd7Qx/one+0123456789",
-    "sk-pLaNtEd7Qx/one+0123456789/and-more==",
-    "sk-pLaNtEd7Qx\"three\\0123456789",
-];
+const KEYS: [&str; 3] =
+    ["sk-pLaNtEd7Qx/one+0123456789", "sk-pLaNtEd7Qx/one+0123456789/and-more==", "sk-pLaNtEd7Qx\"three\\0123456789"];
 
 /// The providers over HTTP, what their base URL ends with, and where models are asked.
 const PROVIDERS: [(&str, &str); 5] =
@@ -89,14 +86,16 @@ async fn gossip(State(seen): State<Seen>, uri: Uri, headers: HeaderMap, body: By
         (status, wait) = match number % 11 {
             3 => (500, "1"),
             5 => (429, "1"),
-            7 => (400, ""),
+            // The baseline must be able to win.
+            7 if asked["model"] == "mock-large" || path.contains("mock-large") => (400, ""),
             _ => (200, ""),
         };
     }
     let text = format!("The answer is 4, and your key is {key}, once more: {key}!");
     let reply = if status != 200 {
         // 400: too long, so that only this evaluation fails. The padding makes messages end within a key.
-        let message = format!("maximum context length; {}{key} and {key}{}", "x".repeat(number as usize % 37), key.repeat(40));
+        let message =
+            format!("maximum context length; {}{key} and {key}{}", "x".repeat(number as usize % 37), key.repeat(40));
         json!({"error": {"message": message, "type": key, "code": if status == 400 { "context_length_exceeded" } else { &key },
                "status": key, "details": [{"reason": key}]}, "request_id": key})
     } else if path.contains("/messages") {
@@ -178,7 +177,7 @@ fn nothing_keeps_a_key(provider: &str, path: &str) {
         ("models --log-format json", 0),
         ("tune task --budget 5 --max-trials 3 --out run --concurrency 4 --log-format json", 0),
         ("test run --budget 1 --log-format json", 0),
-        ("evaluate task --set prompt=steps --set model=mock-large --set n=3 --json --log trace", 0),
+        ("evaluate task --set prompt=steps --set model=mock-large --set n=10 --json --log trace", 0),
         ("report run --log-format json", 0),
         ("cache export cassette.jsonl --log-format json", 0),
         ("cache stats --log-format json", 0),
@@ -242,7 +241,8 @@ fn the_clients_log_has_no_keys() {
         let mut shown = String::new();
         for form in [LogForm::Full, LogForm::Compact] {
             client.start_log(form);
-            let asks = (0..24).map(|number| Create::chat("mock-small").user(format!("{number}?")).max_tokens(20).temperature(0.5));
+            let asks = (0..24)
+                .map(|number| Create::chat("mock-small").user(format!("{number}?")).max_tokens(20).temperature(0.5));
             let answers: Vec<_> = server.runtime.block_on(client.create_many(asks).collect());
             let failed = answers.iter().filter(|answer| answer.is_err()).count();
             assert!(failed > 0 && failed < answers.len(), "{failed}");

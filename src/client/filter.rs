@@ -42,7 +42,9 @@ impl Filter {
         let document = DeTable::parse(text).map_err(broken)?.into_inner();
         let is_command = document.get("type").filter(|kind| kind.get_ref().as_str() == Some("command"));
         if let Some(kind) = is_command {
-            return Err(Error::usage("a program cannot be a filter").at(&source, kind.span(), "here").help("write a closure"));
+            return Err(Error::usage("a program cannot be a filter")
+                .at(&source, kind.span(), "here")
+                .help("write a closure"));
         }
         let mut above = 0.0;
         let mut rest = text.to_owned();
@@ -175,7 +177,11 @@ mod tests {
         ] {
             let error = Filter::declared(text).err().unwrap();
             assert!(error.message().starts_with(message), "{text}: {error}");
-            assert!(error.location().unwrap().starts_with(&format!("filter:{place}")), "{text}: {:?}", error.location());
+            assert!(
+                error.location().unwrap().starts_with(&format!("filter:{place}")),
+                "{text}: {:?}",
+                error.location()
+            );
         }
     }
 }

@@ -230,7 +230,9 @@ fn group(source: &Source, limit: &Option<Spanned<String>>, groups: &BTreeMap<Str
 /// The same text without what stands at a place that holds a key: errors show the line they point at.
 fn masked(source: &Source, span: Range<usize>) -> Source {
     let text = source.text();
-    let masked = text.char_indices().map(|(at, c)| if span.contains(&at) && c != '\n' { "*" } else { &text[at..at + c.len_utf8()] });
+    let masked = text
+        .char_indices()
+        .map(|(at, c)| if span.contains(&at) && c != '\n' { "*" } else { &text[at..at + c.len_utf8()] });
     Source::new(source.name(), masked.collect::<String>())
 }
 
@@ -255,13 +257,15 @@ fn secret(name: &str) -> bool {
 }
 
 /// What to do instead of writing a key into a file.
-const KEYS: &str = "name an environment variable with api_key_env (and auth = \"bearer\" or \"api-key\"), or a file with api_key_file";
+const KEYS: &str =
+    "name an environment variable with api_key_env (and auth = \"bearer\" or \"api-key\"), or a file with api_key_file";
 
 /// Refuses keys in endpoints' tables before any other error can show the line that they stand in.
 fn no_keys(source: &Source, document: &declaration::Table<'_>) -> Result<()> {
     let endpoints = document.get_ref().get("endpoints").and_then(|endpoints| endpoints.get_ref().as_table());
     for table in endpoints.into_iter().flat_map(|endpoints| endpoints.values()) {
-        for (name, value) in table.get_ref().as_table().into_iter().flatten().filter(|(name, _)| secret(name.get_ref())) {
+        for (name, value) in table.get_ref().as_table().into_iter().flatten().filter(|(name, _)| secret(name.get_ref()))
+        {
             let message = format!("`{}` would hold a key in a file, which is copied and committed", name.get_ref());
             return Err(wrong(&masked(source, value.span()), message, value.span(), "take this out").help(KEYS));
         }
@@ -318,8 +322,7 @@ fn endpoint(
             let masked = masked(source, url.span());
             return Err(wrong(&masked, "an address holds no name and no password here", url.span(), "here").help(KEYS));
         }
-        let good =
-            parsed.is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        let good = parsed.is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         if !good {
             return Err(
                 at(format!("`{text}` is no address"), url.span(), "here").help("like https://api.openai.com/v1")

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use memchr::memmem::Finder;
+use memchr::memmem::{self, Finder};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -174,7 +174,10 @@ impl Keys {
 
     /// The same of a reply, before anything is read out of it; `answer`: only of keys that are no common word.
     pub(super) fn scrub_bytes<'b>(&self, bytes: &'b [u8], answer: bool) -> Cow<'b, [u8]> {
-        let mut clean = Cow::Borrowed(bytes);
+        if self.1.is_empty() {
+            return Cow::Borrowed(bytes);
+        }
+        let mut clean = plain(bytes);
         for Hidden(finder) in &self.1 {
             let key = finder.needle().len();
             if (answer && key < LONG) || finder.find(&clean).is_none() {
@@ -193,18 +196,24 @@ impl Keys {
         clean
     }
 
-    /// What was read out of a reply, without any key that is no common word: JSON has more ways to write one than can be
-    /// searched for in its bytes.
+    /// What was read out of a reply, without any key that is no common word: texts may be JSON themselves, and servers
+    /// escape some things twice.
     pub(super) fn scrub_response(&self, mut response: Response) -> Response {
-        let hides = |text: &str| self.scrub_bytes(text.as_bytes(), true).as_ref() != text.as_bytes();
+        let holds = |text: &str| {
+            let long = |Hidden(finder): &&Hidden| finder.needle().len() >= LONG;
+            self.1.iter().filter(long).any(|Hidden(finder)| finder.find(text.as_bytes()).is_some())
+        };
         let clean = |text: &mut String| {
-            if let Cow::Owned(clean) = self.scrub_bytes(text.as_bytes(), true) {
+            // Looked for as it is: what else is escaped in an answer stays so.
+            if holds(text)
+                && let Cow::Owned(clean) = self.scrub_bytes(text.as_bytes(), true)
+            {
                 *text = String::from_utf8_lossy(&clean).into_owned();
             }
         };
         for sample in &mut response.samples {
             clean(&mut sample.text);
-            if hides(&sample.finish_reason.0) {
+            if holds(&sample.finish_reason.0) {
                 sample.finish_reason.0 = HIDDEN.into();
             }
             if let Some(calls) = &mut sample.tool_calls {
@@ -220,6 +229,45 @@ impl Keys {
         }
         response
     }
+}
+
+/// JSON with every printable ASCII character of its texts written as itself where it was escaped without need: the same
+/// JSON, in which a key is found.
+fn plain(bytes: &[u8]) -> Cow<'_, [u8]> {
+    if memmem::find(bytes, b"\\/").is_none() && memmem::find(bytes, b"\\u00").is_none() {
+        return Cow::Borrowed(bytes);
+    }
+    let mut plain = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some(at) = memchr::memchr(b'\\', rest) {
+        plain.extend_from_slice(&rest[..at]);
+        rest = &rest[at..];
+        let code = match rest {
+            [_, b'/', ..] => Some((b'/', 2)),
+            [_, b'u', hex @ ..] => hex.get(..4).and_then(|hex| std::str::from_utf8(hex).ok()).and_then(|hex| {
+                let code = u8::try_from(u16::from_str_radix(hex, 16).ok()?).ok()?;
+                (b' '..0x7f).contains(&code).then_some((code, 6))
+            }),
+            _ => None,
+        };
+        let escaped = match code {
+            Some((code @ (b'"' | b'\\'), length)) => {
+                plain.extend([b'\\', code]);
+                length
+            }
+            Some((code, length)) => {
+                plain.push(code);
+                length
+            }
+            None => {
+                plain.extend_from_slice(&rest[..rest.len().min(2)]);
+                rest.len().min(2)
+            }
+        };
+        rest = &rest[escaped..];
+    }
+    plain.extend_from_slice(rest);
+    Cow::Owned(plain)
 }
 
 /// Every text in a JSON value, made clean.
@@ -335,13 +383,25 @@ mod tests {
         let clean = |text: &str| String::from_utf8(keys.scrub_bytes(text.as_bytes(), true).into_owned()).unwrap();
         assert_eq!(clean("a sk/planted+0123456/longer\\one"), "a (secret)", "not only the beginning of the longer one");
         assert_eq!(clean(r#""sk\/planted+0123456\/longer\\one" "sk\/planted+0123456""#), r#""(secret)" "(secret)""#);
+        let all: String = "sk/planted+0123456".chars().map(|c| format!("\\u{:04X}", u32::from(c))).collect();
+        assert_eq!(clean(&format!("\"{all}\\\\u0041\"")), "\"(secret)\\\\u0041\"");
+        for same in
+            [r#"{"a":"\u0022\\\/\u005c\u0041\u00e9\u000a\n\ud83d\ude00"}"#, r#""\\/ \\u0041""#, "\"\\/\\", "\\/\\u00"]
+        {
+            let read = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).ok();
+            assert_eq!(read(&plain(same.as_bytes())), read(same.as_bytes()), "{same}");
+        }
         let sample = crate::provider::Sample {
             tool_calls: Some(serde_json::json!([{"sk/planted+0123456": {"x": "a sk/planted+0123456 b"}}])),
             ..crate::provider::Sample::new("say sk/planted+0123456", crate::provider::FinishReason::STOP, 3)
         };
-        let response = Response { model: Some("m-sk/planted+0123456".into()), samples: vec![sample], ..Response::default() };
+        let response =
+            Response { model: Some("m-sk/planted+0123456".into()), samples: vec![sample], ..Response::default() };
         let shown = format!("{:?}", keys.scrub_response(response));
-        assert!(!shown.contains("planted") && shown.contains("say (secret)") && shown.contains("m-(secret)"), "{shown}");
+        assert!(
+            !shown.contains("planted") && shown.contains("say (secret)") && shown.contains("m-(secret)"),
+            "{shown}"
+        );
     }
 
     #[test]
