@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::Map;
 use toml::de::DeTable;
 
 use super::{Completion, Create};
@@ -80,7 +79,7 @@ impl Filter {
 
     /// Whether an answer passes; an error where the metric cannot tell.
     pub fn judge(&self, create: &Create, completion: &Completion) -> Result<bool, String> {
-        let instance = Instance::new("request", create.context.clone().unwrap_or_else(Map::new));
+        let instance = Instance::new("request", create.context.clone().unwrap_or_default());
         let values = metric::judge(&*self.metric, &instance, &completion.samples)?;
         let passes = |value: f64| value > self.above;
         match &self.value {

@@ -379,3 +379,8 @@ fn completion(
         samples,
     }
 }
+
+/// The page about the client: its blocks are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/client.md")]
+mod page {}

@@ -264,8 +264,8 @@ const KEYS: &str =
 fn no_keys(source: &Source, document: &declaration::Table<'_>) -> Result<()> {
     let endpoints = document.get_ref().get("endpoints").and_then(|endpoints| endpoints.get_ref().as_table());
     for table in endpoints.into_iter().flat_map(|endpoints| endpoints.values()) {
-        for (name, value) in table.get_ref().as_table().into_iter().flatten().filter(|(name, _)| secret(name.get_ref()))
-        {
+        let mut entries = table.get_ref().as_table().into_iter().flatten();
+        if let Some((name, value)) = entries.find(|(name, _)| secret(name.get_ref())) {
             let message = format!("`{}` would hold a key in a file, which is copied and committed", name.get_ref());
             return Err(wrong(&masked(source, value.span()), message, value.span(), "take this out").help(KEYS));
         }
