@@ -39,8 +39,8 @@ pub fn start(filter: Option<&str>, format: LogFormat, quiet: bool) -> Result<Log
     let quietly = if quiet { "off" } else { WARNINGS };
     let text = asked.as_deref().unwrap_or(quietly);
     let filter = EnvFilter::try_new(text).map_err(|error| {
-        let whose = if filter.is_some() { "--log" } else { "RUST_LOG" };
-        Error::usage(format!("`{text}` is no log filter ({whose}): {error}")).help("like `info` or `farthing=debug`")
+        let whose = if filter.is_some() { "" } else { " (RUST_LOG)" };
+        Error::usage(format!("`{text}` is no log filter{whose}: {error}")).help("like `info` or `farthing=debug`")
     })?;
     let lines = tracing_subscriber::fmt::layer().with_writer(Lines).with_ansi(super::colour(&std::io::stderr()));
     let lines: Layered = match (format, asked.is_some()) {
