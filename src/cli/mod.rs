@@ -7,6 +7,7 @@ mod evaluate;
 mod first;
 mod inputs;
 mod listing;
+mod logging;
 mod mock;
 mod models;
 mod progress;
@@ -49,9 +50,12 @@ const EXAMPLES: &str = "Examples:
 struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// What to log on standard error, like `info` or `farthing=debug`
+    /// What to log on standard error, like `info` or `farthing=debug` (else RUST_LOG, else warnings)
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
+    /// How to log it
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t)]
+    log_format: logging::LogFormat,
 }
 
 #[derive(Subcommand)]
@@ -122,7 +126,7 @@ fn run(embedded: Embedded) -> ExitCode {
     };
     let outcome =
         Arguments::from_arg_matches(&matches).map_err(|error| Error::usage(error.to_string())).and_then(|arguments| {
-            start_log(arguments.log.as_deref())?;
+            let _logging = logging::start(arguments.log.as_deref(), arguments.log_format, quiet(&matches))?;
             dispatch(arguments.command, &embedded)
         });
     match outcome {
@@ -149,18 +153,10 @@ fn dispatch(command: Command, embedded: &Embedded) -> Result<u8> {
     }
 }
 
-fn start_log(filter: Option<&str>) -> Result<()> {
-    let Some(filter) = filter else { return Ok(()) };
-    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
-        Error::usage(format!("`{filter}` is no log filter: {error}")).help("like `info` or `farthing=debug`")
-    })?;
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colour(&std::io::stderr()))
-        .finish();
-    drop(tracing::subscriber::set_global_default(subscriber));
-    Ok(())
+/// The command was told to say nothing.
+fn quiet(matches: &clap::ArgMatches) -> bool {
+    let quiet = matches.try_get_one::<bool>("quiet").ok().flatten().copied().unwrap_or(false);
+    quiet || matches.subcommand().is_some_and(|(_, inner)| self::quiet(inner))
 }
 
 /// Colour is for terminals whose user did not say no.

@@ -18,6 +18,7 @@
 
 mod completion;
 mod create;
+mod filter;
 mod log;
 mod usage;
 
@@ -29,6 +30,7 @@ use serde_json::Value;
 
 pub use completion::{Completion, TextOrToolCall};
 pub use create::Create;
+pub use filter::Filter;
 pub use log::LogForm;
 pub use usage::{ModelUsage, UsageSummary};
 
@@ -185,6 +187,7 @@ impl Client {
 
     /// Tries requests one after the other: the first that is answered and passes the filter, else the last answered,
     /// marked as not passed; an error only where none was answered. The cost of the completion is that of all tries.
+    /// The filter is a closure, or a declared one's [`as_fn`](Filter::as_fn).
     pub async fn create_any(
         &self,
         creates: &[Create],
@@ -376,3 +379,8 @@ fn completion(
         samples,
     }
 }
+
+/// The page about the client: its blocks are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/client.md")]
+mod page {}

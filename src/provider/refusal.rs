@@ -158,7 +158,8 @@ fn class(status: u16, told: &Told) -> FailureKind {
         400 if told.says(&["api key not valid", "invalid api key", "incorrect api key"]) => FailureKind::Authentication,
         // 498: Groq's "capacity exceeded".
         429 | 498 => FailureKind::RateLimit,
-        408 | 409 | 425 | 500..=599 => FailureKind::Server,
+        // 499: a gateway's word for a client that went away, which this one did not.
+        408 | 409 | 425 | 499 | 500..=599 => FailureKind::Server,
         _ => FailureKind::BadRequest,
     }
 }

@@ -298,14 +298,21 @@ impl Buyer<'_> {
         let operation = if matches!(request.input, Input::Text(_)) { "text_completion" } else { "chat" };
         tracing::debug_span!(
             "attempt",
+            // These three are read by tracing-opentelemetry.
+            otel.name = %format_args!("{operation} {}", request.model),
+            otel.kind = "client",
+            otel.status_code = tracing::field::Empty,
             gen_ai.operation.name = operation,
             gen_ai.provider.name = seat.provider,
             gen_ai.request.model = %request.model,
+            gen_ai.request.choice.count = request.n,
             server.address = %seat.address,
+            server.port = seat.port,
             gen_ai.response.model = tracing::field::Empty,
             gen_ai.response.finish_reasons = tracing::field::Empty,
             gen_ai.usage.input_tokens = tracing::field::Empty,
             gen_ai.usage.output_tokens = tracing::field::Empty,
+            gen_ai.usage.cache_read.input_tokens = tracing::field::Empty,
             error.type = tracing::field::Empty,
         )
     }
@@ -348,9 +355,11 @@ fn note(span: &tracing::Span, request: &Request, outcome: &Result<Response, Call
             span.record("gen_ai.response.finish_reasons", reasons.join(","));
             span.record("gen_ai.usage.input_tokens", response.prompt_tokens);
             span.record("gen_ai.usage.output_tokens", response.completion_tokens());
+            span.record("gen_ai.usage.cache_read.input_tokens", response.cached_tokens);
         }
         Err(error) => {
             span.record("error.type", error.failure.kind.word());
+            span.record("otel.status_code", "ERROR");
         }
     }
     tracing::debug!(parent: span, "attempt ended");

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::service::Service;
 use super::throttle::Lane;
-use crate::backend::{Backend, CallError, Routing};
+use crate::backend::{Backend, CallError, ProviderKind, Routing};
 use crate::provider::{Failure, FailureKind};
 
 /// A rate limit passes by itself: it is waited for so many times longer than other failures.
@@ -23,10 +23,12 @@ const LONGEST_REST: Duration = Duration::from_secs(60);
 pub(super) struct Seat {
     /// The user's name for it.
     pub name: String,
-    /// The word of its provider, for traces.
+    /// Its provider in OpenTelemetry's words, for traces.
     pub provider: &'static str,
-    /// Where it is, for traces.
+    /// Its host, for traces.
     pub address: String,
+    /// Its port, for traces.
+    pub port: Option<u16>,
     pub backend: Arc<dyn Backend>,
     /// Parameters that it is not sent: they bound nothing.
     pub drops: Vec<String>,
@@ -58,11 +60,16 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Seat {
     pub fn new(endpoint: &crate::backend::Endpoint, backend: Arc<dyn Backend>, lane: Lane) -> Seat {
-        let host = endpoint.base_url.split("://").nth(1).unwrap_or_default().split('/').next().unwrap_or_default();
+        let url = reqwest::Url::parse(&endpoint.base_url).ok();
         Seat {
             name: endpoint.name.clone(),
-            provider: endpoint.provider.word(),
-            address: host.rsplit('@').next().unwrap_or_default().to_owned(),
+            provider: match endpoint.provider {
+                ProviderKind::Azure => "azure.ai.openai",
+                ProviderKind::Gemini => "gcp.gemini",
+                other => other.word(),
+            },
+            address: url.as_ref().and_then(|url| url.host_str()).unwrap_or_default().to_owned(),
+            port: url.as_ref().and_then(reqwest::Url::port_or_known_default),
             backend,
             drops: endpoint.drop_params.clone(),
             lane,

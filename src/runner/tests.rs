@@ -470,7 +470,10 @@ async fn attempts_are_traced_and_oddities_said_once() {
         "gen_ai.usage.output_tokens=4",
         "gen_ai.response.finish_reasons=\"stop,stop\"",
         "error.type=\"server\"",
-        "server.address=127.0.0.1:1",
+        "gen_ai.request.choice.count=2",
+        "server.address=127.0.0.1",
+        "server.port=1",
+        "otel.name=chat m",
     ] {
         assert!(log.contains(field), "no {field} in {log}");
     }

@@ -227,15 +227,57 @@ fn group(source: &Source, limit: &Option<Spanned<String>>, groups: &BTreeMap<Str
     }
 }
 
+/// The same text without what stands at a place that holds a key: errors show the line they point at.
+fn masked(source: &Source, span: Range<usize>) -> Source {
+    let text = source.text();
+    let masked = text
+        .char_indices()
+        .map(|(at, c)| if span.contains(&at) && c != '\n' { "*" } else { &text[at..at + c.len_utf8()] });
+    Source::new(source.name(), masked.collect::<String>())
+}
+
+/// The same text with every line masked that gives a key to something named like one: it is no TOML any more.
+fn hushed(source: &Source) -> Source {
+    let lines = source.text().split_inclusive('\n').map(|line| match line.split_once('=') {
+        Some((name, value)) if secret(name.trim().trim_matches(['"', '\''])) || name.contains("api_key") => {
+            let stars: String = value.chars().map(|c| if c.is_whitespace() { c } else { '*' }).collect();
+            format!("{name}={stars}")
+        }
+        _ => line.to_owned(),
+    });
+    Source::new(source.name(), lines.collect::<String>())
+}
+
+/// A name of something that holds a key.
+fn secret(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    ["authorization", "cookie", "key", "apikey", "token", "secret", "password"]
+        .iter()
+        .any(|word| lower == *word || lower.ends_with(&format!("-{word}")) || lower.ends_with(&format!("_{word}")))
+}
+
+/// What to do instead of writing a key into a file.
+const KEYS: &str =
+    "name an environment variable with api_key_env (and auth = \"bearer\" or \"api-key\"), or a file with api_key_file";
+
+/// Refuses keys in endpoints' tables before any other error can show the line that they stand in.
+fn no_keys(source: &Source, document: &declaration::Table<'_>) -> Result<()> {
+    let endpoints = document.get_ref().get("endpoints").and_then(|endpoints| endpoints.get_ref().as_table());
+    for table in endpoints.into_iter().flat_map(|endpoints| endpoints.values()) {
+        let mut entries = table.get_ref().as_table().into_iter().flatten();
+        if let Some((name, value)) = entries.find(|(name, _)| secret(name.get_ref())) {
+            let message = format!("`{}` would hold a key in a file, which is copied and committed", name.get_ref());
+            return Err(wrong(&masked(source, value.span()), message, value.span(), "take this out").help(KEYS));
+        }
+    }
+    Ok(())
+}
+
 /// A header must be one, and no key: a file is copied and committed.
 fn header(source: &Source, name: &str, value: &Spanned<String>) -> Result<()> {
-    let lower = name.to_ascii_lowercase();
-    let secret = ["authorization", "cookie", "key", "token", "secret", "password"]
-        .iter()
-        .any(|word| lower == *word || lower.ends_with(&format!("-{word}")) || lower.ends_with(&format!("_{word}")));
-    if secret {
-        return Err(wrong(source, format!("the header `{name}` would hold a key in a file"), value.span(), "here")
-            .help("name an environment variable with api_key_env (and auth = \"bearer\" or \"api-key\"), or a file with api_key_file"));
+    if secret(name) {
+        let message = format!("the header `{name}` would hold a key in a file");
+        return Err(wrong(&masked(source, value.span()), message, value.span(), "here").help(KEYS));
     }
     let good = reqwest::header::HeaderName::try_from(name).is_ok()
         && reqwest::header::HeaderValue::try_from(value.get_ref().as_str()).is_ok();
@@ -243,6 +285,16 @@ fn header(source: &Source, name: &str, value: &Spanned<String>) -> Result<()> {
         true => Ok(()),
         false => Err(wrong(source, format!("`{name}` is no header that can be sent"), value.span(), "here")),
     }
+}
+
+/// A variable's name: whoever writes the key itself in its place must not see it again in every message.
+fn variable(name: &str, variable: &str) -> Result<()> {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if !variable.is_empty() && variable.len() <= 64 && variable.chars().all(word) {
+        return Ok(());
+    }
+    Err(Error::usage(format!("what `api_key_env` of the endpoint `{name}` says is no name of an environment variable"))
+        .help("it names the variable that holds the key, like OPENAI_API_KEY; the key itself stands in no file"))
 }
 
 fn seconds(source: &Source, seconds: &Option<Spanned<f64>>) -> Result<Option<Duration>> {
@@ -265,8 +317,12 @@ fn endpoint(
     let mut endpoint = Endpoint::of(provider, name);
     if let Some(url) = &spec.base_url {
         let text = url.get_ref().trim_end_matches('/');
-        let good =
-            reqwest::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        let parsed = reqwest::Url::parse(text);
+        if parsed.as_ref().is_ok_and(|url| !url.username().is_empty() || url.password().is_some()) {
+            let masked = masked(source, url.span());
+            return Err(wrong(&masked, "an address holds no name and no password here", url.span(), "here").help(KEYS));
+        }
+        let good = parsed.is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         if !good {
             return Err(
                 at(format!("`{text}` is no address"), url.span(), "here").help("like https://api.openai.com/v1")
@@ -288,6 +344,7 @@ fn endpoint(
         None if spec.api_key_file.is_some() => endpoint.api_key_envs.clear(),
         None => {}
     }
+    endpoint.api_key_envs.iter().try_for_each(|named| variable(name, named))?;
     endpoint.api_key_file = spec.api_key_file.as_ref().map(|path| folder.join(path.get_ref()));
     endpoint.auth = spec.auth;
     for (given, takes, what) in [
@@ -411,6 +468,12 @@ fn model(
 
 /// Reads a `farthing.toml` from a text; paths are relative to `folder`.
 pub(super) fn read(source: &Source, folder: &Path) -> Result<Endpoints> {
-    let file: ConfigFile = declaration::read(source, declaration::parse(source)?)?;
+    let document = match declaration::parse(source) {
+        Ok(document) => document,
+        // A key without quotes is a fault of form: its line is shown without it.
+        Err(error) => return Err(declaration::parse(&hushed(source)).err().unwrap_or(error)),
+    };
+    no_keys(source, &document)?;
+    let file: ConfigFile = declaration::read(source, document)?;
     file.resolve(source, folder)
 }

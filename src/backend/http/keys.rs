@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use memchr::memmem::Finder;
+use memchr::memmem::{self, Finder};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::backend::{Auth, Endpoint};
 use crate::diagnostic::{Error, Result};
-use crate::provider::{FailureKind, Wire};
+use crate::provider::{FailureKind, Response, Wire};
 
 /// What stands in place of a key in every text.
 const HIDDEN: &str = "(secret)";
@@ -29,7 +30,6 @@ pub(super) struct Key {
     /// Where it came from: a variable's name or a file's. `None` where there is none.
     origin: Option<String>,
     secret: Option<SecretString>,
-    finder: Option<Hidden>,
     /// The headers of every request under this key; it is marked sensitive there.
     pub(super) headers: HeaderMap,
     flights: AtomicUsize,
@@ -39,6 +39,19 @@ pub(super) struct Key {
 /// A searcher for a key, which its `Debug` must not show.
 struct Hidden(Finder<'static>);
 
+/// Searchers for all keys: as they are, and as JSON may write them. The longest first, since one may begin another.
+fn hidden(keys: &[Key]) -> Vec<Hidden> {
+    let mut forms = std::collections::BTreeSet::new();
+    for key in keys.iter().filter_map(|key| key.secret.as_ref()).map(ExposeSecret::expose_secret) {
+        let quoted = Value::from(key).to_string();
+        let quoted = quoted.trim_matches('"');
+        forms.extend([key.to_owned(), quoted.to_owned(), quoted.replace('/', "\\/")]);
+    }
+    let mut forms: Vec<String> = forms.into_iter().collect();
+    forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
+    forms.into_iter().map(|form| Hidden(Finder::new(form.as_bytes()).into_owned())).collect()
+}
+
 impl std::fmt::Debug for Hidden {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(HIDDEN)
@@ -47,7 +60,7 @@ impl std::fmt::Debug for Hidden {
 
 /// All keys of an endpoint: at least one, which may be none.
 #[derive(Debug)]
-pub(super) struct Keys(Vec<Key>);
+pub(super) struct Keys(Vec<Key>, Vec<Hidden>);
 
 /// A key in use for one request.
 pub(super) struct Use<'k> {
@@ -63,6 +76,11 @@ impl Drop for Use<'_> {
 }
 
 impl Keys {
+    fn new(keys: Vec<Key>) -> Keys {
+        let hidden = hidden(&keys);
+        Keys(keys, hidden)
+    }
+
     /// Reads the keys that an endpoint's table names.
     pub(super) fn read(endpoint: &Endpoint, wire: &dyn Wire) -> Result<Keys> {
         let mut found: Vec<(String, String)> = Vec::new();
@@ -102,7 +120,7 @@ impl Keys {
             true => Key::new(endpoint, wire, None).map(|none| vec![none]),
             false => found.into_iter().map(|found| Key::new(endpoint, wire, Some(found))).collect(),
         };
-        keys.map(Keys)
+        keys.map(Keys::new)
     }
 
     /// The key for the next request: of those that do not rest the one with the fewest in flight; where all rest, the
@@ -147,19 +165,20 @@ impl Keys {
     }
 
     /// A text without any key.
-    pub(super) fn scrub(&self, mut text: String) -> String {
-        for key in self.0.iter().filter_map(|key| key.secret.as_ref()) {
-            if text.contains(key.expose_secret()) {
-                text = text.replace(key.expose_secret(), HIDDEN);
-            }
+    pub(super) fn scrub(&self, text: String) -> String {
+        match self.scrub_bytes(text.as_bytes(), false) {
+            Cow::Borrowed(_) => text,
+            Cow::Owned(clean) => String::from_utf8_lossy(&clean).into_owned(),
         }
-        text
     }
 
     /// The same of a reply, before anything is read out of it; `answer`: only of keys that are no common word.
     pub(super) fn scrub_bytes<'b>(&self, bytes: &'b [u8], answer: bool) -> Cow<'b, [u8]> {
-        let mut clean = Cow::Borrowed(bytes);
-        for Hidden(finder) in self.0.iter().filter_map(|key| key.finder.as_ref()) {
+        if self.1.is_empty() {
+            return Cow::Borrowed(bytes);
+        }
+        let mut clean = plain(bytes);
+        for Hidden(finder) in &self.1 {
             let key = finder.needle().len();
             if (answer && key < LONG) || finder.find(&clean).is_none() {
                 continue;
@@ -175,6 +194,96 @@ impl Keys {
             clean = Cow::Owned(without);
         }
         clean
+    }
+
+    /// What was read out of a reply, without any key that is no common word: texts may be JSON themselves, and servers
+    /// escape some things twice.
+    pub(super) fn scrub_response(&self, mut response: Response) -> Response {
+        let holds = |text: &str| {
+            let long = |Hidden(finder): &&Hidden| finder.needle().len() >= LONG;
+            self.1.iter().filter(long).any(|Hidden(finder)| finder.find(text.as_bytes()).is_some())
+        };
+        let clean = |text: &mut String| {
+            // Looked for as it is: what else is escaped in an answer stays so.
+            if holds(text)
+                && let Cow::Owned(clean) = self.scrub_bytes(text.as_bytes(), true)
+            {
+                *text = String::from_utf8_lossy(&clean).into_owned();
+            }
+        };
+        for sample in &mut response.samples {
+            clean(&mut sample.text);
+            if holds(&sample.finish_reason.0) {
+                sample.finish_reason.0 = HIDDEN.into();
+            }
+            if let Some(calls) = &mut sample.tool_calls {
+                scrub_json(calls, &clean);
+            }
+            // There a key would stand in pieces, a token each.
+            if sample.text.contains(HIDDEN) {
+                sample.logprobs = None;
+            }
+        }
+        if let Some(model) = &mut response.model {
+            clean(model);
+        }
+        response
+    }
+}
+
+/// JSON with every printable ASCII character of its texts written as itself where it was escaped without need: the same
+/// JSON, in which a key is found.
+fn plain(bytes: &[u8]) -> Cow<'_, [u8]> {
+    if memmem::find(bytes, b"\\/").is_none() && memmem::find(bytes, b"\\u00").is_none() {
+        return Cow::Borrowed(bytes);
+    }
+    let mut plain = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some(at) = memchr::memchr(b'\\', rest) {
+        plain.extend_from_slice(&rest[..at]);
+        rest = &rest[at..];
+        let code = match rest {
+            [_, b'/', ..] => Some((b'/', 2)),
+            [_, b'u', hex @ ..] => hex.get(..4).and_then(|hex| std::str::from_utf8(hex).ok()).and_then(|hex| {
+                let code = u8::try_from(u16::from_str_radix(hex, 16).ok()?).ok()?;
+                (b' '..0x7f).contains(&code).then_some((code, 6))
+            }),
+            _ => None,
+        };
+        let escaped = match code {
+            Some((code @ (b'"' | b'\\'), length)) => {
+                plain.extend([b'\\', code]);
+                length
+            }
+            Some((code, length)) => {
+                plain.push(code);
+                length
+            }
+            None => {
+                plain.extend_from_slice(&rest[..rest.len().min(2)]);
+                rest.len().min(2)
+            }
+        };
+        rest = &rest[escaped..];
+    }
+    plain.extend_from_slice(rest);
+    Cow::Owned(plain)
+}
+
+/// Every text in a JSON value, made clean.
+fn scrub_json(value: &mut Value, clean: &impl Fn(&mut String)) {
+    match value {
+        Value::String(text) => clean(text),
+        Value::Array(items) => items.iter_mut().for_each(|item| scrub_json(item, clean)),
+        Value::Object(fields) => {
+            let scrubbed = std::mem::take(fields).into_iter().map(|(mut name, mut value)| {
+                clean(&mut name);
+                scrub_json(&mut value, clean);
+                (name, value)
+            });
+            *fields = scrubbed.collect();
+        }
+        _ => {}
     }
 }
 
@@ -205,11 +314,9 @@ impl Key {
             headers.insert(name, value);
         }
         let (origin, secret) = found.map_or((None, None), |(origin, key)| (Some(origin), Some(key)));
-        let finder = secret.as_ref().map(|key| Hidden(Finder::new(key.as_bytes()).into_owned()));
         Ok(Key {
             origin,
             secret: secret.map(SecretString::from),
-            finder,
             headers,
             flights: AtomicUsize::new(0),
             rests_until: Mutex::new(None),
@@ -255,7 +362,7 @@ mod tests {
         let endpoint = Endpoint::at("x", "http://127.0.0.1:1/v1");
         let key =
             |text: &&str| Key::new(&endpoint, &Openai::default(), Some(("X".into(), (*text).to_owned()))).unwrap();
-        Keys(texts.iter().map(key).collect())
+        Keys::new(texts.iter().map(key).collect())
     }
 
     #[test]
@@ -268,6 +375,33 @@ mod tests {
         assert_eq!(&*keys.scrub_bytes(b"a sk-planted word", true), b"a sk-planted word", "short ones may be words");
         let long = keys.scrub_bytes(b"a sk-planted-too-0123456789 word", true);
         assert_eq!(&*long, b"a (secret) word");
+    }
+
+    #[test]
+    fn a_key_is_found_however_json_writes_it() {
+        let keys = keys(&["sk/planted+0123456", "sk/planted+0123456/longer\\one"]);
+        let clean = |text: &str| String::from_utf8(keys.scrub_bytes(text.as_bytes(), true).into_owned()).unwrap();
+        assert_eq!(clean("a sk/planted+0123456/longer\\one"), "a (secret)", "not only the beginning of the longer one");
+        assert_eq!(clean(r#""sk\/planted+0123456\/longer\\one" "sk\/planted+0123456""#), r#""(secret)" "(secret)""#);
+        let all: String = "sk/planted+0123456".chars().map(|c| format!("\\u{:04X}", u32::from(c))).collect();
+        assert_eq!(clean(&format!("\"{all}\\\\u0041\"")), "\"(secret)\\\\u0041\"");
+        for same in
+            [r#"{"a":"\u0022\\\/\u005c\u0041\u00e9\u000a\n\ud83d\ude00"}"#, r#""\\/ \\u0041""#, "\"\\/\\", "\\/\\u00"]
+        {
+            let read = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).ok();
+            assert_eq!(read(&plain(same.as_bytes())), read(same.as_bytes()), "{same}");
+        }
+        let sample = crate::provider::Sample {
+            tool_calls: Some(serde_json::json!([{"sk/planted+0123456": {"x": "a sk/planted+0123456 b"}}])),
+            ..crate::provider::Sample::new("say sk/planted+0123456", crate::provider::FinishReason::STOP, 3)
+        };
+        let response =
+            Response { model: Some("m-sk/planted+0123456".into()), samples: vec![sample], ..Response::default() };
+        let shown = format!("{:?}", keys.scrub_response(response));
+        assert!(
+            !shown.contains("planted") && shown.contains("say (secret)") && shown.contains("m-(secret)"),
+            "{shown}"
+        );
     }
 
     #[test]

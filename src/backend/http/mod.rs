@@ -217,7 +217,8 @@ impl Http {
             self.wire.encode(&request, n).map_err(|failure| self.failed(failure.kind, failure.message, false))?;
         let bytes = self.exchange(call).await?;
         // What cannot be read was answered all the same, so it may be billed.
-        self.wire.decode(&request, n, &self.keys.scrub_bytes(&bytes, true)).map_err(|failure| {
+        let decoded = self.wire.decode(&request, n, &self.keys.scrub_bytes(&bytes, true));
+        decoded.map(|response| self.keys.scrub_response(response)).map_err(|failure| {
             // Read again without any key: messages quote a reply's beginning, which may end in the middle of one.
             let failure = self.wire.decode(&request, n, &self.keys.scrub_bytes(&bytes, false)).err().unwrap_or(failure);
             self.failed(failure.kind, failure.message, true)

@@ -124,6 +124,7 @@ fn errors_are_classed() {
         ),
         (404, kind("not_found_error", "model: claude-x"), UnknownModel),
         (413, kind("request_too_large", "Request exceeds the maximum allowed number of bytes."), ContextTooLong),
+        (499, kind("", "client closed request"), Server),
         (429, kind("rate_limit_error", "This request would exceed your organization's rate limit"), RateLimit),
         (529, kind("overloaded_error", "Overloaded"), Server),
         // Google
