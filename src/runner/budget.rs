@@ -262,6 +262,13 @@ impl Hold {
         (0..parts).map(part).collect()
     }
 
+    /// Gives back what is left of it while it waits for others of the same evaluation; they can count on that money.
+    pub async fn rest(&mut self, wait: impl Future<Output = ()>) {
+        self.purse.accounts().held -= std::mem::take(&mut self.real);
+        let _blocked = Blocked::new(&self.purse);
+        wait.await;
+    }
+
     /// Its parts are done, and booked so much.
     pub fn gather(&mut self, paid: Usd) {
         self.paid += paid;
@@ -285,6 +292,22 @@ impl Drop for Hold {
         accounts.blocked -= usize::from(self.divided && accounts.blocked > 0);
         drop(accounts);
         self.purse.changed.notify_waiters();
+    }
+}
+
+/// Counts one who waits for another and gives nothing back, for as long as it does.
+struct Blocked<'a>(&'a Purse);
+
+impl<'a> Blocked<'a> {
+    fn new(purse: &'a Purse) -> Blocked<'a> {
+        purse.block(true);
+        Blocked(purse)
+    }
+}
+
+impl Drop for Blocked<'_> {
+    fn drop(&mut self) {
+        self.0.block(false);
     }
 }
 

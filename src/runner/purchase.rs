@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -73,6 +74,34 @@ impl Drop for Busy<'_> {
     }
 }
 
+/// The place of one of several requests for the samples of one evaluation: what they bring is recorded in the order of
+/// asking, whichever is answered first. Else the first samples would be the fastest ones, which are the shortest.
+struct Turn {
+    before: Option<oneshot::Receiver<()>>,
+    /// Dropped when this one is done.
+    _after: oneshot::Sender<()>,
+}
+
+impl Turn {
+    /// The places of so many.
+    fn queue(length: u32) -> Vec<Turn> {
+        let mut before = None;
+        let mut next = || {
+            let (after, done) = oneshot::channel();
+            Turn { before: before.replace(done), _after: after }
+        };
+        (0..length).map(|_| next()).collect()
+    }
+
+    /// Waits until all before it are done.
+    async fn come(&mut self) {
+        if let Some(before) = self.before.take() {
+            // It is never sent: the end of the other one is what counts.
+            let _ = before.await;
+        }
+    }
+}
+
 impl Buyer<'_> {
     /// Buys what is missing.
     pub async fn buy(&self, hold: &mut Hold) -> Result<Result<Answered, Failure>> {
@@ -85,7 +114,7 @@ impl Buyer<'_> {
         while stored.len() < n {
             let missing = n - stored.len();
             let bought = if missing == 1 || self.service.several(self.request) {
-                self.obtain(self.request, stored.len(), hold, &sent).await?
+                self.obtain(self.request, stored.len(), hold, &sent, None).await?
             } else {
                 self.one_by_one(stored.len(), hold, &sent).await?
             };
@@ -100,11 +129,16 @@ impl Buyer<'_> {
     /// The endpoint gives one completion a request: as many requests as are missing, side by side.
     async fn one_by_one(&self, first: usize, hold: &mut Hold, sent: &AtomicU64) -> Result<Result<Stored, Failure>> {
         let missing = self.request.n.saturating_sub(first as u32);
-        let parts = hold.divide(missing).into_iter().enumerate().map(|(number, mut part)| async move {
+        let turns = Turn::queue(missing).into_iter().enumerate();
+        let parts = hold.divide(missing).into_iter().zip(turns).map(|(mut part, (number, mut turn))| async move {
             let at = first + number;
             let single = Request { n: at as u32 + 1, ..self.request.clone() };
-            let bought = self.obtain(&single, at, &mut part, sent).await;
-            (bought, part.paid())
+            let bought = self.obtain(&single, at, &mut part, sent, Some(&mut turn)).await;
+            let paid = part.paid();
+            // Others may need its money to get done; and those behind it must not come before those ahead of it.
+            drop(part);
+            turn.come().await;
+            (bought, paid)
         });
         let bought = join_all(parts).await;
         hold.gather(bought.iter().map(|(_, paid)| *paid).sum());
@@ -123,6 +157,7 @@ impl Buyer<'_> {
         first: usize,
         hold: &mut Hold,
         sent: &AtomicU64,
+        mut turn: Option<&mut Turn>,
     ) -> Result<Result<Stored, Failure>> {
         let service = self.service;
         let mut tries = Tries::new(service, self.wish.endpoint);
@@ -138,7 +173,7 @@ impl Buyer<'_> {
                 }
             };
             let seat = &service.seats[at];
-            match self.attempt(request, first, (seat, at), &mut tries, hold, sent).await? {
+            match self.attempt(request, first, (seat, at), &mut tries, hold, sent, turn.as_deref_mut()).await? {
                 Ok(stored) => {
                     seat.answered();
                     return Ok(Ok(stored));
@@ -173,6 +208,7 @@ impl Buyer<'_> {
     }
 
     /// One attempt at one endpoint, with its place in the ledger. The outer error is the store's.
+    #[allow(clippy::too_many_arguments, reason = "what is asked, where, and what it is counted in")]
     async fn attempt(
         &self,
         request: &Request,
@@ -181,6 +217,7 @@ impl Buyer<'_> {
         tries: &mut Tries<'_>,
         hold: &mut Hold,
         sent: &AtomicU64,
+        turn: Option<&mut Turn>,
     ) -> Result<Result<Stored, CallError>> {
         let (runner, service) = (self.runner, self.service);
         let wanted = u64::from(request.n).saturating_sub(first as u64);
@@ -254,9 +291,12 @@ impl Buyer<'_> {
                 }
                 let bill = service.price.bill(&response);
                 service.billed(bill, request, first);
+                hold.spend(bill);
+                if let Some(turn) = turn {
+                    hold.rest(turn.come()).await;
+                }
                 let record = self.record()?;
                 let stored = runner.store.record(self.scope, self.fingerprint, &record, response, bill, entry).await?;
-                hold.spend(bill);
                 Ok(Ok(stored))
             }
             Err(error) => {

@@ -16,6 +16,8 @@ use crate::store::MemoryStore;
 #[derive(Clone, Debug)]
 enum Does {
     Answer,
+    /// So many seconds later.
+    Late(u64),
     /// One choice only.
     Short,
     Fail(FailureKind),
@@ -64,6 +66,10 @@ impl Backend for Stub {
             let mut model = None;
             let samples = match (self.plot)(number) {
                 Does::Answer => n,
+                Does::Late(seconds) => {
+                    tokio::time::sleep(Duration::from_secs(seconds)).await;
+                    n
+                }
                 Does::Short => 1,
                 Does::As(name) => {
                     model = Some(name.to_owned());
@@ -301,6 +307,21 @@ async fn where_a_request_gives_one_completion_n_are_n_requests_side_by_side() {
     assert_eq!(stage.purse.spent(), Usd::from_pico(24_000_000) + worst_of_one());
     let answered = stage.ask("x", 3).await.unwrap();
     assert_eq!((answered.requests, stage.purse.held()), (1, Usd::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn samples_stand_in_the_order_of_asking_whichever_came_first() {
+    // The first is answered late, the second fails once: those behind them are answered long before.
+    let plot = |number| match number {
+        1 => Does::Late(5),
+        2 => Does::Fail(FailureKind::Server),
+        _ => Does::Answer,
+    };
+    let stage = Stage::with(vec![Box::new(plot)], false, |_| {}, |_| {});
+    let answered = stage.ask("x", 4).await.unwrap();
+    let texts: Vec<&str> = answered.stored.samples().map(|sample| sample.text.as_str()).collect();
+    assert_eq!(texts, ["0", "1", "2", "3"]);
+    assert_eq!(stage.purse.held(), Usd::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
