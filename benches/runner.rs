@@ -36,6 +36,7 @@ const MODEL: &str = "gpt-4o-mini";
 fn main() {
     // Under `cargo test` it is only built.
     let arguments: Vec<String> = std::env::args().collect();
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let after = |name: &str| arguments.iter().skip_while(|argument| *argument != name).nth(1).cloned();
     let number = |name: &str, default: usize| {
         after(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} takes a number")))
@@ -228,7 +229,8 @@ impl Run<'_> {
         let workload = Workload::load(folder).expect("a task");
         let space = space::load(&folder.join("space.toml")).expect("a space");
         let budget = "1000000".parse().expect("dollars");
-        let runner = Runner::open(store, endpoints, &[MODEL.to_owned()], self.concurrency, true, true).expect("a runner");
+        let runner =
+            Runner::open(store, endpoints, &[MODEL.to_owned()], self.concurrency, true, true).expect("a runner");
         let configuration = space.baseline.clone().expect("a baseline");
         let plan = Arc::new(Plan::new(&space, &configuration, &runner).expect("a plan"));
         let (recorded, instances) = (HashMap::new(), workload.task.tune.clone());

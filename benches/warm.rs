@@ -51,7 +51,8 @@ fn show(what: &str, (cpu, wall): (f64, f64), plain: f64) {
 fn plain_loop(evaluations: usize) -> f64 {
     let answers: HashMap<String, String> =
         (0..evaluations).map(|number| (question(number), format!(" {number} "))).collect();
-    let expected: Vec<(String, String)> = (0..evaluations).map(|number| (question(number), number.to_string())).collect();
+    let expected: Vec<(String, String)> =
+        (0..evaluations).map(|number| (question(number), number.to_string())).collect();
     let (cpu, turns) = (cpu_seconds(), 20);
     let mut right = 0;
     for _ in 0..turns {
@@ -107,7 +108,8 @@ fn write_task(folder: &Path, instances: usize) {
                  [params.n]\nvalue = 1\n\
                  [baseline]\nprompt = \"plain\"\n";
     let test = "{\"question\": \"?\", \"answer\": \"!\"}\n";
-    for (name, text) in [("tune.jsonl", rows.as_str()), ("test.jsonl", test), ("task.toml", task), ("space.toml", space)]
+    for (name, text) in
+        [("tune.jsonl", rows.as_str()), ("test.jsonl", test), ("task.toml", task), ("space.toml", space)]
     {
         std::fs::write(folder.join(name), text).expect("a file");
     }

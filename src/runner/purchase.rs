@@ -76,7 +76,10 @@ impl Drop for Busy<'_> {
 impl Buyer<'_> {
     /// Buys what is missing.
     pub async fn buy(&self, hold: &mut Hold) -> Result<Result<Answered, Failure>> {
-        let mut stored = self.runner.store.stored(self.fingerprint)?;
+        let mut stored = match self.runner.still_missing(self.wish.missed, self.fingerprint) {
+            true => Stored::default(),
+            false => self.runner.store.stored(self.fingerprint)?,
+        };
         let sent = AtomicU64::new(0);
         let n = self.request.n as usize;
         if stored.len() < n {
@@ -252,7 +255,10 @@ impl Buyer<'_> {
                 let bill = service.price.bill(&response);
                 service.billed(bill, request, first);
                 let record = self.record()?;
+                // Before as well: who asked may go, and the write goes on.
+                runner.bought.add(self.fingerprint);
                 let stored = runner.store.record(self.scope, self.fingerprint, &record, response, bill, entry).await?;
+                runner.bought.add(self.fingerprint);
                 hold.spend(bill);
                 Ok(Ok(stored))
             }
