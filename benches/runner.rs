@@ -49,7 +49,8 @@ fn main() {
     if let Some(address) = after("--one") {
         let (what, requests) = (after("--only").expect("what"), number("--requests", 1));
         let run = Run { what: &what, requests, concurrency, address: &address, folder: &folder };
-        println!("{} {}", run.measure().seconds, peak_memory());
+        let took = run.measure();
+        println!("{} {} {}", took.seconds, peak_memory(), took.cpu);
         return;
     }
     if !arguments.iter().any(|argument| argument == "--bench") {
