@@ -22,6 +22,7 @@ mod filter;
 mod log;
 mod usage;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -39,7 +40,7 @@ use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
 use crate::prompt::tokens;
 use crate::provider::{Failure, FailureKind, Request};
-use crate::runner::{Purse, Runner, Service};
+use crate::runner::{Purse, Runner, Service, Wish};
 use crate::store::{Fingerprint, MemoryStore, SharedStore, SqliteStore, Stored};
 use log::Log;
 
@@ -220,14 +221,15 @@ impl Client {
         }
     }
 
-    /// Answers many requests, as many at once as the client's concurrency allows; the answers come in the order of the
-    /// requests, and no more of them are held than are in flight.
+    /// Answers many requests, as many sent at once as the client's concurrency allows; the answers come in the order of the
+    /// requests, and no more of them are held than are under way, twice that many.
     pub fn create_many<I>(&self, creates: I) -> impl Stream<Item = Result<Completion, CreateError>> + use<I>
     where
         I: IntoIterator<Item = Create>,
     {
         let client = self.clone();
-        let concurrency = client.inner.concurrency;
+        // Those that are being written down are not being sent: as many more, and the endpoint need not wait for the disk.
+        let concurrency = client.inner.concurrency.saturating_mul(2);
         futures_util::stream::iter(creates)
             .map(move |create| {
                 let client = client.clone();
@@ -312,6 +314,7 @@ impl Inner {
         create: &Create,
     ) -> Result<(Result<Completion, Failure>, Usd)> {
         let print = service.fingerprint(request);
+        let look = self.runner.look();
         let before = self.runner.store().stored(&print)?;
         // Which samples are wanted: a block of those stored, or what comes behind all of them.
         let first = match create.use_cache {
@@ -326,7 +329,10 @@ impl Inner {
             let done = completion(service, request, create, &before, first, print);
             return Ok((Ok(Completion { cached: true, ..done }), Usd::ZERO));
         }
-        let whole = Request { n: all, ..request.clone() };
+        let whole = match all == request.n {
+            true => Cow::Borrowed(request),
+            false => Cow::Owned(Request { n: all, ..request.clone() }),
+        };
         let worst = service.worst(&whole, before.len(), false);
         let gate = self.gate.lock().await;
         let admitted = self.purse.admit_in_time(Usd::ZERO, worst).await;
@@ -335,7 +341,8 @@ impl Inner {
             let message = format!("up to {worst} dollars more do not fit the budget");
             return Ok((Err(Failure::new(FailureKind::Budget, message)), Usd::ZERO));
         };
-        let answered = self.runner.answer(service, &whole, &print, &self.scope, &mut hold).await?;
+        let wish = Wish { missed: before.is_empty().then_some(look), ..Wish::default() };
+        let answered = self.runner.answer_as(wish, service, &whole, &print, &self.scope, &mut hold).await?;
         let paid = hold.paid();
         hold.settle(Usd::ZERO);
         let outcome = answered.map(|answered| {

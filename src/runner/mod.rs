@@ -55,6 +55,41 @@ pub struct Wish {
     pub endpoint: Option<usize>,
     /// Of those that wait for a limit, the smallest goes first; equal ones in the order of coming.
     pub priority: i32,
+    /// The store was looked at and had nothing of the request: see [`Runner::look`].
+    pub missed: Option<Look>,
+}
+
+/// The moment of a look into the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    at: Instant,
+    /// Purchases by then.
+    bought: u64,
+}
+
+/// How long what a look did not find is taken for missing: other processes may buy it meanwhile.
+const LOOK_HOLDS: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// What was bought lately, so that the store need not be asked again for what was missing a moment ago: the number of the
+/// last purchase by a part of the fingerprint.
+struct Bought {
+    last: AtomicU64,
+    by_part: Box<[AtomicU64]>,
+}
+
+impl Bought {
+    fn new() -> Bought {
+        Bought { last: AtomicU64::new(0), by_part: (0..1 << 14).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    fn part(&self, fingerprint: &Fingerprint) -> &AtomicU64 {
+        &self.by_part[usize::from(u16::from_le_bytes([fingerprint.0[0], fingerprint.0[1]])) % self.by_part.len()]
+    }
+
+    fn add(&self, fingerprint: &Fingerprint) {
+        let number = self.last.fetch_add(1, Ordering::SeqCst) + 1;
+        self.part(fingerprint).fetch_max(number, Ordering::SeqCst);
+    }
 }
 
 /// Answers requests: every answer is durable before it is returned, and paid for at most once.
@@ -69,6 +104,7 @@ pub struct Runner {
     opening: Mutex<Opening>,
     /// What is sent at once.
     wire: Semaphore,
+    bought: Bought,
     stop: AtomicBool,
     stopped: Notify,
     /// Replies that named another model than the one asked, which was said.
@@ -184,6 +220,7 @@ impl Runner {
             throttle: opening.throttle.clone(),
             opening: Mutex::new(opening),
             wire: Semaphore::new(concurrency),
+            bought: Bought::new(),
             stop: AtomicBool::new(false),
             stopped: Notify::new(),
             strangers: Mutex::default(),
@@ -280,6 +317,19 @@ impl Runner {
     /// The store.
     pub fn store(&self) -> &SharedStore {
         &self.store
+    }
+
+    /// To be called before a look into the store. Where that finds nothing of a request, [`Wish::missed`] takes this along,
+    /// and the store is asked again only if the request may have been bought since.
+    pub fn look(&self) -> Look {
+        Look { at: Instant::now(), bought: self.bought.last.load(Ordering::SeqCst) }
+    }
+
+    /// Nothing of a request was stored a moment ago, and nothing of it was bought since. To be asked within its flight.
+    fn still_missing(&self, missed: Option<Look>, fingerprint: &Fingerprint) -> bool {
+        missed.is_some_and(|look| {
+            self.bought.part(fingerprint).load(Ordering::SeqCst) <= look.bought && look.at.elapsed() < LOOK_HOLDS
+        })
     }
 
     /// Gets at least `request.n` samples: from the store, else bought under `hold` and booked in the ledger of `scope`.

@@ -105,7 +105,10 @@ impl Turn {
 impl Buyer<'_> {
     /// Buys what is missing.
     pub async fn buy(&self, hold: &mut Hold) -> Result<Result<Answered, Failure>> {
-        let mut stored = self.runner.store.stored(self.fingerprint)?;
+        let mut stored = match self.runner.still_missing(self.wish.missed, self.fingerprint) {
+            true => Stored::default(),
+            false => self.runner.store.stored(self.fingerprint)?,
+        };
         let sent = AtomicU64::new(0);
         let n = self.request.n as usize;
         if stored.len() < n {
@@ -296,7 +299,10 @@ impl Buyer<'_> {
                     hold.rest(turn.come()).await;
                 }
                 let record = self.record()?;
+                // Before as well: who asked may go, and the write goes on.
+                runner.bought.add(self.fingerprint);
                 let stored = runner.store.record(self.scope, self.fingerprint, &record, response, bill, entry).await?;
+                runner.bought.add(self.fingerprint);
                 Ok(Ok(stored))
             }
             Err(error) => {

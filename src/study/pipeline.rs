@@ -1,6 +1,7 @@
 //! The way of many evaluations: asked in an order, prepared together, admitted in that order as the budget allows, answered
 //! in any order, told in the order of asking. What is asked and bought depends on that order alone, never on timing.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -15,7 +16,7 @@ use crate::evaluate::{Plan, Workload};
 use crate::metric::Metrics;
 use crate::money::Usd;
 use crate::provider::{Failure, FailureKind, FinishReason, Request, Response, Sample};
-use crate::runner::{Admission, Hold, Purse, Runner};
+use crate::runner::{Admission, Hold, Look, Purse, Runner, Wish};
 use crate::store::{Durable, Fingerprint, Stored};
 use crate::study::health::{Diagnosis, Health};
 use crate::task::Instance;
@@ -140,6 +141,12 @@ pub struct Pipeline<'a> {
 /// Evaluations that are rendered and looked up in one go.
 const BATCH: usize = 512;
 
+/// Those of them that one thread takes, and looks up in one transaction.
+const PART: usize = 64;
+
+/// So few are rendered and looked up at once where they are asked for: waking other threads would take longer.
+const FEW: usize = 16;
+
 struct Slot {
     trial: usize,
     instance: usize,
@@ -155,6 +162,8 @@ struct Prepared {
     request: Arc<Request>,
     fingerprint: Fingerprint,
     stored: Stored,
+    /// When it was looked up.
+    look: Look,
     /// The answer, where the source knows it and so its bill.
     foretold: Option<Result<Response, Failure>>,
 }
@@ -176,8 +185,20 @@ struct Landed {
     outcome: Result<Verdict>,
 }
 
+/// An answer that is to be judged.
+struct Unjudged {
+    slot: usize,
+    instance: usize,
+    n: u32,
+    hold: Hold,
+    stored: Stored,
+    requests: u64,
+}
+
 /// What became of an evaluation that was under way.
 enum Verdict {
+    /// What is stored of the request now, not judged yet, and the requests it took.
+    Bought(Stored, u64),
     /// What is stored of the request now, the judgement, and the requests it took.
     Answered(Stored, Result<Metrics, Failure>, u64),
     /// There is no answer.
@@ -200,7 +221,7 @@ struct Driver<'a, 'p> {
     used: HashMap<Fingerprint, usize>,
     /// Slots at work on a request; the first is under way, the others wait for it, in the order of asking.
     chains: HashMap<Fingerprint, VecDeque<usize>>,
-    ready_hits: Vec<usize>,
+    unjudged: Vec<Unjudged>,
     /// Requests that failed: asked again, they fail again without being sent.
     failed: HashMap<(Fingerprint, u32), Failure>,
     health: Health,
@@ -228,7 +249,7 @@ impl Pipeline<'_> {
             in_flight: 0,
             used: HashMap::new(),
             chains: HashMap::new(),
-            ready_hits: Vec::new(),
+            unjudged: Vec::new(),
             failed: HashMap::new(),
             health: Health::default(),
             recording: Vec::new(),
@@ -243,7 +264,7 @@ impl Pipeline<'_> {
         loop {
             driver.prepare().await?;
             driver.admit();
-            driver.judge_hits();
+            driver.judge();
             if driver.tell(agenda).await? {
                 continue;
             }
@@ -332,24 +353,18 @@ impl Driver<'_, '_> {
         let numbers = self.next_unprepared..end.min(self.next_unprepared + BATCH);
         let work: Vec<(Arc<Plan>, usize)> =
             numbers.clone().map(|number| (self.slot(number).plan.clone(), self.slot(number).instance)).collect();
-        let (instances, store) = (self.pipeline.instances.clone(), self.pipeline.runner.store().clone());
-        let (sender, receiver) = oneshot::channel();
-        rayon::spawn(move || {
-            let one = |(plan, instance): &(Arc<Plan>, usize)| -> Result<Result<Prepared, Failure>> {
-                let request = match plan.request(&instances[*instance]) {
-                    Ok(request) => request,
-                    Err(failure) => return Ok(Err(failure)),
-                };
-                let fingerprint = plan.service.fingerprint(&request);
-                let stored = store.stored(&fingerprint)?;
-                let foretold = plan.service.foretell(&request);
-                Ok(Ok(Prepared { request: Arc::new(request), fingerprint, stored, foretold }))
-            };
-            let all: Result<Vec<_>> = work.par_iter().map(one).collect();
-            drop(sender.send(all));
-        });
-        let prepared = receiver.await.map_err(|_| Error::internal("preparing evaluations failed"))??;
-        for (number, prepared) in numbers.clone().zip(prepared) {
+        let (instances, runner) = (self.pipeline.instances.clone(), self.pipeline.runner.clone());
+        let prepared = if work.len() <= FEW {
+            vec![prepare(&work, &instances, &runner)?]
+        } else {
+            let (sender, receiver) = oneshot::channel();
+            rayon::spawn(move || {
+                let parts = work.par_chunks(PART).map(|part| prepare(part, &instances, &runner));
+                drop(sender.send(parts.collect::<Result<Vec<_>>>()));
+            });
+            receiver.await.map_err(|_| Error::internal("preparing evaluations failed"))??
+        };
+        for (number, prepared) in numbers.clone().zip(prepared.into_iter().flatten()) {
             self.slot(number).prepared = Some(prepared);
         }
         self.next_unprepared = numbers.end;
@@ -448,34 +463,27 @@ impl Driver<'_, '_> {
         let slot = &mut self.slots[number - self.base];
         let Some(Ok(prepared)) = &mut slot.prepared else { return };
         let n = slot.plan.n as usize;
+        let Some(mut hold) = slot.hold.take() else { return };
         if prepared.stored.len() >= n {
-            self.ready_hits.push(number);
+            let stored = std::mem::take(&mut prepared.stored);
+            let (instance, n) = (slot.instance, slot.plan.n);
+            self.unjudged.push(Unjudged { slot: number, instance, n, hold, stored, requests: 0 });
             return;
         }
-        let Some(mut hold) = slot.hold.take() else { return };
         let (request, print) = (prepared.request.clone(), prepared.fingerprint);
+        let wish = Wish { missed: prepared.stored.is_empty().then_some(prepared.look), ..Wish::default() };
         let (runner, plan, scope) = (pipeline.runner.clone(), slot.plan.clone(), pipeline.scope.clone());
-        let (workload, instances, instance) = (pipeline.workload.clone(), pipeline.instances.clone(), slot.instance);
         let sender = self.sender.clone();
         tokio::spawn(async move {
             let work = async {
-                let answered = match runner.answer(&plan.service, &request, &print, &scope, &mut hold).await? {
-                    Ok(answered) => answered,
-                    Err(failure) => {
-                        return Ok(match failure.kind {
-                            FailureKind::Interrupted => Verdict::Stopped,
-                            FailureKind::Budget => Verdict::NoMoney,
-                            _ => Verdict::Failed(failure),
-                        });
-                    }
-                };
-                let (reply, judged) = oneshot::channel();
-                let n = plan.n;
-                judges().spawn(move || {
-                    let metrics = judge(&workload, &instances[instance], &answered.stored, n);
-                    drop(reply.send(Verdict::Answered(answered.stored, metrics, answered.requests)));
-                });
-                judged.await.map_err(|_| Error::internal("a metric's thread is gone"))
+                Ok(match runner.answer_as(wish, &plan.service, &request, &print, &scope, &mut hold).await? {
+                    Ok(answered) => Verdict::Bought(answered.stored, answered.requests),
+                    Err(failure) => match failure.kind {
+                        FailureKind::Interrupted => Verdict::Stopped,
+                        FailureKind::Budget => Verdict::NoMoney,
+                        _ => Verdict::Failed(failure),
+                    },
+                })
             };
             // A worker that fell must be heard of, or the run would wait for it for ever.
             let outcome = AssertUnwindSafe(work).catch_unwind().await;
@@ -484,32 +492,32 @@ impl Driver<'_, '_> {
         });
     }
 
-    /// Judges what the store had in full, many at a time.
-    fn judge_hits(&mut self) {
-        if self.ready_hits.is_empty() {
+    /// Judges what the store had in full and what was bought, many at a time.
+    fn judge(&mut self) {
+        if self.unjudged.is_empty() {
             return;
         }
-        let numbers = std::mem::take(&mut self.ready_hits);
-        let mut work = Vec::with_capacity(numbers.len());
-        for number in numbers {
-            let slot = &mut self.slots[number - self.base];
-            let (Some(hold), Some(Ok(prepared))) = (slot.hold.take(), &mut slot.prepared) else { continue };
-            work.push((number, slot.instance, slot.plan.n, hold, std::mem::take(&mut prepared.stored)));
-        }
+        let work = std::mem::take(&mut self.unjudged);
         let (workload, instances, sender) =
             (self.pipeline.workload.clone(), self.pipeline.instances.clone(), self.sender.clone());
         judges().spawn(move || {
-            work.into_par_iter().for_each(|(slot, instance, n, hold, stored)| {
+            work.into_par_iter().for_each(|unjudged| {
+                let Unjudged { slot, instance, n, hold, stored, requests } = unjudged;
                 let metrics = judge(&workload, &instances[instance], &stored, n);
-                drop(sender.send(Landed { slot, hold, outcome: Ok(Verdict::Answered(stored, metrics, 0)) }));
+                drop(sender.send(Landed { slot, hold, outcome: Ok(Verdict::Answered(stored, metrics, requests)) }));
             });
         });
     }
 
     /// Settles what came back, and starts what waited for it.
     fn land(&mut self, landed: Landed) -> Result<()> {
-        self.in_flight -= 1;
         let Landed { slot: number, hold, outcome } = landed;
+        if let Ok(Verdict::Bought(stored, requests)) = outcome {
+            let (instance, n) = (self.slot(number).instance, self.slot(number).plan.n);
+            self.unjudged.push(Unjudged { slot: number, instance, n, hold, stored, requests });
+            return Ok(());
+        }
+        self.in_flight -= 1;
         let print = self.fingerprint(number);
         let (trial, instance, plan) = {
             let slot = self.slot(number);
@@ -518,7 +526,7 @@ impl Driver<'_, '_> {
         let mut latest = None;
         let done = match outcome? {
             // Left unfinished: nothing behind it is told, so what was told is what a longer run would tell first.
-            Verdict::Stopped => None,
+            Verdict::Stopped | Verdict::Bought(..) => None,
             Verdict::NoMoney => {
                 self.spent_out = true;
                 None
@@ -679,8 +687,40 @@ fn finished(trial: usize, instance: usize, failure: Failure) -> Finished {
     }
 }
 
+/// Renders some evaluations, hashes them and looks them up in the store. The outer error is the store's.
+fn prepare(
+    work: &[(Arc<Plan>, usize)],
+    instances: &[Instance],
+    runner: &Runner,
+) -> Result<Vec<Result<Prepared, Failure>>> {
+    let rendered = work.iter().map(|(plan, instance)| {
+        let request = plan.request(&instances[*instance])?;
+        let fingerprint = plan.service.fingerprint(&request);
+        let foretold = plan.service.foretell(&request);
+        Ok((request, fingerprint, foretold))
+    });
+    let rendered: Vec<Result<_, Failure>> = rendered.collect();
+    let prints: Vec<Fingerprint> = rendered.iter().flatten().map(|(_, print, _)| *print).collect();
+    let look = runner.look();
+    let mut stored = match prints.as_slice() {
+        [one] => vec![runner.store().stored(one)?],
+        many => runner.store().stored_many(many)?,
+    }
+    .into_iter();
+    let prepared = rendered.into_iter().map(|rendered| {
+        let (request, fingerprint, foretold) = rendered?;
+        let stored = stored.next().unwrap_or_default();
+        Ok(Prepared { request: Arc::new(request), fingerprint, stored, look, foretold })
+    });
+    Ok(prepared.collect())
+}
+
 fn judge(workload: &Workload, instance: &Instance, stored: &Stored, n: u32) -> Result<Metrics, Failure> {
-    let samples: Vec<Sample> = stored.samples().take(n as usize).cloned().collect();
+    let first = stored.purchases.first().and_then(|purchase| purchase.response.samples.get(..n as usize));
+    let samples: Cow<'_, [Sample]> = match first {
+        Some(samples) => Cow::Borrowed(samples),
+        None => Cow::Owned(stored.samples().take(n as usize).cloned().collect()),
+    };
     // Answers that were withheld are paid for and kept like any other, but there is nothing to judge.
     let all = |reason: FinishReason| samples.iter().all(|sample| sample.finish_reason == reason);
     if all(FinishReason::REFUSAL) {
