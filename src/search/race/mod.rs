@@ -363,7 +363,7 @@ impl Race {
         let open: Vec<bool> = working
             .iter()
             .enumerate()
-            .map(|(row, &at)| belief.count[row] > 0 && !self.candidates[at].closed && within[row] > 0.5)
+            .map(|(row, &at)| belief.count[row] > 0 && !self.candidates[at].closed && within[row] > 0.3)
             .collect();
         if self.settled(&belief, &within, scale) {
             return false;

@@ -81,8 +81,8 @@ pub struct Prior {
 impl Default for Prior {
     fn default() -> Prior {
         Prior {
-            slopes: (0.045, 0.022),
-            slope_sds: (0.04, 0.02),
+            slopes: (0.022, 0.022),
+            slope_sds: (0.03, 0.02),
             shares: (0.012, 0.012, 0.001),
             spread: 1.0,
             instance: (0.25, 0.6),
