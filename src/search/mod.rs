@@ -173,7 +173,7 @@ pub struct Declaration {
 }
 
 /// The name of the strategy that is taken where none is named.
-pub const DEFAULT: &str = "race";
+pub const DEFAULT: &str = "halving";
 
 /// Every strategy there is.
 pub const STRATEGIES: &[Declaration] = &[
@@ -182,7 +182,7 @@ pub const STRATEGIES: &[Declaration] = &[
         summary: "Buys next whatever look is expected to be worth most for its price, by a model of related configurations on shared instances",
         when: "Almost always: prices that differ, relatives that tell of each other, samples that several n share, an inference budget",
         source: "Knowledge gradient: Frazier, Powell & Dayanik 2008, 2009; empirical Bayes; the composition is ours",
-        default: true,
+        default: false,
         build: race::build,
     },
     Declaration {
@@ -190,7 +190,7 @@ pub const STRATEGIES: &[Declaration] = &[
         summary: "Looks at many configurations on a few shared instances, then again and again drops the worse half and looks closer at the rest",
         when: "For comparison, or where the race takes too long to think: it needs next to no computing",
         source: "Jamieson & Talwalkar 2016; Karnin, Koren & Somekh 2013; TRIPLE-SH, Shi et al. 2024",
-        default: false,
+        default: true,
         build: halving::build,
     },
     Declaration {
