@@ -180,7 +180,7 @@ pub const STRATEGIES: &[Declaration] = &[
     Declaration {
         name: "race",
         summary: "Buys next whatever look is expected to be worth most for its price, by a model of related configurations on shared instances",
-        when: "Almost always: prices that differ, relatives that tell of each other, samples that several n share, an inference budget",
+        when: "Where an inference budget binds or prices differ, over at most some hundred configurations; in a release build: it thinks long",
         source: "Knowledge gradient: Frazier, Powell & Dayanik 2008, 2009; empirical Bayes; the composition is ours",
         default: false,
         build: race::build,
@@ -188,7 +188,7 @@ pub const STRATEGIES: &[Declaration] = &[
     Declaration {
         name: "halving",
         summary: "Looks at many configurations on a few shared instances, then again and again drops the worse half and looks closer at the rest",
-        when: "For comparison, or where the race takes too long to think: it needs next to no computing",
+        when: "Almost always: it spends the money on the configurations that may still be best, and needs next to no computing",
         source: "Jamieson & Talwalkar 2016; Karnin, Koren & Somekh 2013; TRIPLE-SH, Shi et al. 2024",
         default: true,
         build: halving::build,
