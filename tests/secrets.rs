@@ -177,7 +177,7 @@ fn nothing_keeps_a_key(provider: &str, path: &str) {
         ("models --log-format json", 0),
         ("tune task --budget 5 --max-trials 3 --out run --concurrency 4 --log-format json", 0),
         ("test run --budget 1 --log-format json", 0),
-        ("evaluate task --set prompt=steps --set model=mock-large --set n=10 --json --log trace", 0),
+        ("evaluate task --set prompt=steps --set model=mock-large --set n=1 --refresh --json --log trace", 0),
         ("report run --log-format json", 0),
         ("cache export cassette.jsonl --log-format json", 0),
         ("cache stats --log-format json", 0),
