@@ -20,7 +20,7 @@ use crate::store::{self, MemoryStore};
 use crate::study::fixed::FixedAgenda;
 use crate::study::pipeline::{Ending, Pipeline};
 use crate::study::trial::Trial;
-use crate::study::{Readers, Stop, order, settings};
+use crate::study::{Readers, Stop, order};
 use crate::task::Split;
 
 /// Arguments of `farthing evaluate`.
@@ -126,7 +126,7 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     }
     let seed = common.seed.unwrap_or(1);
     let purse = Purse::new(arguments.budget, false, Usd::ZERO);
-    let scope: Arc<str> = settings::fresh_id("evaluate").into();
+    let scope: Arc<str> = crate::store::fresh_name("evaluate").into();
     let runner = runner.with_store(store::open_as(&common.store(), common.cache(), &scope)?);
     let recorded = HashMap::new();
     let pipeline = Pipeline {

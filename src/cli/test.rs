@@ -19,7 +19,7 @@ use crate::space::{self, Configuration, Space};
 use crate::store::{self, MemoryStore};
 use crate::study::folder::{self, RunFolder, StudyFile};
 use crate::study::pipeline::{Ending, Pipeline};
-use crate::study::{Holdout, Readers, Settings, Stop, Summary, fixed, settings};
+use crate::study::{Holdout, Readers, Settings, Stop, Summary, fixed};
 use crate::task;
 
 /// Arguments of `farthing test`.
@@ -118,7 +118,7 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
     }
     let seed =
         common.seed.or(subject.run.as_ref().map(|(_, file, _)| file.settings.seed)).unwrap_or(Settings::default().seed);
-    let scope: Arc<str> = settings::fresh_id("test").into();
+    let scope: Arc<str> = crate::store::fresh_name("test").into();
     let runner = runner.with_store(store::open_as(&store_at, common.cache(), &scope)?);
     let (recorded, stop) = (HashMap::new(), Arc::new(Stop::default()));
     let pipeline = Pipeline {

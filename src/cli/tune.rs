@@ -16,7 +16,7 @@ use crate::report::{observations, table};
 use crate::space::{Configuration, Space};
 use crate::store::Cache;
 use crate::study::folder::{self, Hashes, Inputs, RunFolder, StudyFile};
-use crate::study::{Outcome, Prepared, Settings, Stop, StopReason, Study, settings};
+use crate::study::{Outcome, Prepared, Settings, Stop, StopReason, Study};
 
 /// Arguments of `farthing tune`.
 #[derive(Args, Clone, Debug)]
@@ -148,7 +148,7 @@ fn begun(arguments: &TuneArguments, embedded: &Embedded, stop: &Arc<Stop>) -> Re
         space: space_path.as_deref().map(inputs::absolute),
         endpoints: endpoints_path.as_deref().map(inputs::absolute),
     };
-    let id = settings::fresh_id("study");
+    let id = crate::store::fresh_name("study");
     let mut study = Study::builder()
         .workload(workload)
         .space(space)

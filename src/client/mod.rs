@@ -124,7 +124,7 @@ impl ClientBuilder {
             endpoints,
             purse: Purse::with_limits(None, self.budget, true, Usd::ZERO),
             gate: tokio::sync::Mutex::new(()),
-            scope: crate::store::fresh_scope("client"),
+            scope: crate::store::fresh_name("client"),
             capped: self.budget.is_some(),
             concurrency: self.concurrency,
             usage: Mutex::default(),
@@ -375,8 +375,7 @@ fn completion(
         prompt_tokens: prompt_tokens.saturating_mul(prompts),
         completion_tokens: samples.iter().map(|sample| sample.completion_tokens).sum(),
         cost: Usd::ZERO,
-        full_cost: service.price.production(prompt_tokens, &samples)
-            + service.price.prompt(prompt_tokens, 0).times(prompts - 1),
+        full_cost: service.price.production(prompt_tokens, prompts, &samples),
         cached: false,
         requests: 0,
         estimated: response.is_some_and(|response| response.estimated),

@@ -121,9 +121,7 @@ impl Plan {
     /// request gives only one completion.
     pub fn production_cost(&self, stored: &Stored) -> Usd {
         let prompt = stored.purchases.first().map_or(0, |purchase| purchase.response.prompt_tokens);
-        let price = &self.service.price;
-        let further = price.prompt(prompt, 0).times(self.prompts() - 1);
-        price.production(prompt, stored.samples().take(self.n as usize)) + further
+        self.service.price.production(prompt, self.prompts(), stored.samples().take(self.n as usize))
     }
 
     /// How often production pays the prompt.

@@ -105,11 +105,17 @@ impl Price {
         self.prompt_of(response) + self.at(response.prompt_tokens).output.times(response.completion_tokens())
     }
 
-    /// What production pays for a prompt and these completions: nothing is cached, the prompt is paid once.
-    pub fn production<'a>(&self, prompt_tokens: u64, samples: impl IntoIterator<Item = &'a Sample>) -> Usd {
+    /// What production pays for these completions and for the prompt, `prompts` times: once, or for every completion where
+    /// a request gives only one. Nothing is cached.
+    pub fn production<'a>(
+        &self,
+        prompt_tokens: u64,
+        prompts: u64,
+        samples: impl IntoIterator<Item = &'a Sample>,
+    ) -> Usd {
         let price = self.at(prompt_tokens);
         let output: u64 = samples.into_iter().map(|sample| sample.completion_tokens).sum();
-        price.input.times(prompt_tokens) + price.output.times(output)
+        price.input.times(prompt_tokens).times(prompts) + price.output.times(output)
     }
 }
 
@@ -207,7 +213,7 @@ mod tests {
             ..Response::default()
         };
         assert_eq!(price.bill(&answer(1001)), usd("2").times(1001) + usd("8").times(7));
-        assert_eq!(price.production(1001, &answer(1001).samples), price.bill(&answer(1001)));
+        assert_eq!(price.production(1001, 1, &answer(1001).samples), price.bill(&answer(1001)));
         assert_eq!(price.bill(&answer(10)), usd("1").times(10) + usd("5").times(7));
     }
 
@@ -254,7 +260,8 @@ mod tests {
             ..Response::default()
         };
         assert_eq!(price.bill(&response).to_string(), "0.000021");
-        assert_eq!(price.production(100, &response.samples).to_string(), "0.000024");
+        assert_eq!(price.production(100, 1, &response.samples).to_string(), "0.000024");
+        assert_eq!(price.production(100, 2, &response.samples).to_string(), "0.000039", "a prompt for each");
         assert_eq!(price.prompt(10, 99), price.prompt(10, 10), "more cached tokens than there are tokens");
     }
 }

@@ -26,7 +26,7 @@ pub use service::{Service, fingerprint};
 use crate::backend::{self, Backend, Endpoint, Endpoints, Equivalence, Model, ModelKind, ProviderKind, Rates};
 use crate::diagnostic::{Error, Result};
 use crate::price::Price;
-use crate::provider::{Failure, Request, Sample};
+use crate::provider::{Failure, Request};
 use crate::store::{Fingerprint, SharedStore, Stored};
 use limits::{Limit, Window};
 use routes::Seat;
@@ -39,13 +39,6 @@ pub struct Answered {
     pub stored: Stored,
     /// Requests that were sent for it.
     pub requests: u64,
-}
-
-impl Answered {
-    /// The samples of a repeat: of n samples each, block 0 is the first n, block 1 those after them.
-    pub fn block(&self, repeat: u32, n: u32) -> impl Iterator<Item = &Sample> {
-        self.stored.samples().skip(repeat as usize * n as usize).take(n as usize)
-    }
 }
 
 /// How a request is to be answered, beside what it says.
@@ -361,23 +354,6 @@ impl Runner {
         drop(lock);
         self.land(fingerprint, flight);
         outcome
-    }
-
-    /// The samples of one repeat of an evaluation: block `repeat` of `request.n` samples, see [`Answered::block`]. The
-    /// blocks before it are bought too where they are missing.
-    #[allow(clippy::too_many_arguments, reason = "those of `answer`, and which block")]
-    pub async fn answer_repeat(
-        &self,
-        repeat: u32,
-        wish: Wish,
-        service: &Service,
-        request: &Request,
-        fingerprint: &Fingerprint,
-        scope: &str,
-        hold: &mut Hold,
-    ) -> Result<Result<Answered, Failure>> {
-        let request = Request { n: request.n.saturating_mul(repeat.saturating_add(1)), ..request.clone() };
-        self.answer_as(wish, service, &request, fingerprint, scope, hold).await
     }
 
     fn flight(&self, fingerprint: &Fingerprint) -> Arc<tokio::sync::Mutex<()>> {

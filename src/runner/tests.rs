@@ -9,7 +9,7 @@ use serde_json::json;
 use super::*;
 use crate::backend::{Answer, CallError, Routing};
 use crate::money::Usd;
-use crate::provider::{FailureKind, FinishReason, Input, Response};
+use crate::provider::{FailureKind, FinishReason, Input, Response, Sample};
 use crate::store::MemoryStore;
 
 /// What an endpoint does.
@@ -370,7 +370,7 @@ async fn what_is_not_answered_in_time_is_tried_again_so_often_and_counted_each_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_endpoint_can_be_asked_and_a_repeat_takes_the_next_block() {
+async fn one_endpoint_can_be_asked() {
     let stage = Stage::new(vec![always(Does::Answer), always(Does::Answer)]);
     let at = |endpoint| Wish { endpoint: Some(endpoint), ..Wish::default() };
     assert_eq!(stage.service().endpoints().collect::<Vec<_>>(), ["a", "b"]);
@@ -378,15 +378,6 @@ async fn one_endpoint_can_be_asked_and_a_repeat_takes_the_next_block() {
     let answered = stage.ask_as(at(0), "x", 2).await.unwrap();
     let who: Vec<_> = answered.stored.purchases.iter().map(|p| p.response.endpoint.as_deref().unwrap()).collect();
     assert_eq!((who, answered.requests), (vec!["b", "a"], 1));
-
-    let (service, request) = (stage.service(), request("y", 2));
-    let print = service.fingerprint(&request);
-    let worst = service.worst(&Request { n: 6, ..request.clone() }, 0, false);
-    let Admission::Go(mut hold) = stage.purse.admit(worst, worst) else { panic!("not admitted") };
-    let answer = stage.runner.answer_repeat(2, Wish::default(), &service, &request, &print, "scope", &mut hold).await;
-    let answered = answer.unwrap().unwrap();
-    let texts = |repeat| answered.block(repeat, 2).map(|sample| sample.text.clone()).collect::<Vec<_>>();
-    assert_eq!([texts(0), texts(2)], [["0", "1"], ["4", "5"]]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -105,7 +105,7 @@ pub struct RequestRecord {
 pub struct EntryId(pub i64);
 
 /// A scope that no other run has. It decides nothing.
-pub fn fresh_scope(kind: &str) -> String {
+pub fn fresh_name(kind: &str) -> String {
     use std::hash::{BuildHasher, Hasher};
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_nanos());

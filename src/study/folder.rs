@@ -179,7 +179,7 @@ fn appear(path: &Path, study: &str) -> Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(|error| cannot_write(parent, &error))?;
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let draft = parent.join(format!(".{name}.{}", super::settings::fresh_id("new")));
+    let draft = parent.join(format!(".{name}.{}", crate::store::fresh_name("new")));
     let made = fs::create_dir(&draft)
         .and_then(|()| fs::write(draft.join("study.toml"), study))
         .and_then(|()| fs::File::open(draft.join("study.toml"))?.sync_all())

@@ -222,7 +222,7 @@ impl StudyBuilder {
                 None => Endpoints::standard(),
             },
         };
-        let scope = self.scope.unwrap_or_else(|| settings::fresh_id("study"));
+        let scope = self.scope.unwrap_or_else(|| crate::store::fresh_name("study"));
         let (store, readers, stop) = (self.store, self.readers, self.stop);
         Ok(Study { workload, space: Arc::new(space), endpoints, settings, store, scope, readers, stop })
     }

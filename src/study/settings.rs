@@ -111,5 +111,3 @@ pub fn stream(seed: u64, purpose: &str) -> u64 {
     // Seeds are kept in TOML, whose integers are signed.
     u64::from_le_bytes(first) >> 1
 }
-
-pub use crate::store::fresh_scope as fresh_id;
