@@ -11,6 +11,8 @@ use serde::Deserialize;
 
 pub use file::ConfigFile;
 
+#[cfg(feature = "local")]
+use crate::backend::local;
 use crate::diagnostic::{Error, Result, Source, suggestion};
 use crate::models::{self, KnownModel, known};
 use crate::price::Price;
@@ -31,6 +33,8 @@ pub enum ProviderKind {
     Gemini,
     /// Recorded answers.
     Replay,
+    /// Language models in this process.
+    Local,
     /// The made-up model of this program.
     Mock,
 }
@@ -45,13 +49,14 @@ impl ProviderKind {
             ProviderKind::Ollama => "ollama",
             ProviderKind::Gemini => "gemini",
             ProviderKind::Replay => "replay",
+            ProviderKind::Local => "local",
             ProviderKind::Mock => "mock",
         }
     }
 
     /// It is asked over HTTP.
     pub fn over_http(self) -> bool {
-        !matches!(self, ProviderKind::Replay | ProviderKind::Mock)
+        !matches!(self, ProviderKind::Replay | ProviderKind::Local | ProviderKind::Mock)
     }
 
     /// The address where it is found if nothing else is said.
@@ -61,7 +66,7 @@ impl ProviderKind {
             ProviderKind::Anthropic => Some("https://api.anthropic.com/v1"),
             ProviderKind::Gemini => Some("https://generativelanguage.googleapis.com/v1beta"),
             ProviderKind::Ollama => Some("http://127.0.0.1:11434"),
-            ProviderKind::Azure | ProviderKind::Replay | ProviderKind::Mock => None,
+            ProviderKind::Azure | ProviderKind::Replay | ProviderKind::Local | ProviderKind::Mock => None,
         }
     }
 
@@ -72,7 +77,7 @@ impl ProviderKind {
             ProviderKind::Anthropic => "ANTHROPIC_API_KEY",
             ProviderKind::Gemini => "GEMINI_API_KEY",
             ProviderKind::Ollama => "OLLAMA_API_KEY",
-            ProviderKind::Openai | ProviderKind::Replay | ProviderKind::Mock => "OPENAI_API_KEY",
+            ProviderKind::Openai | ProviderKind::Replay | ProviderKind::Local | ProviderKind::Mock => "OPENAI_API_KEY",
         }
     }
 }
@@ -184,6 +189,10 @@ pub struct Endpoint {
     pub equivalence: Equivalence,
     /// The recorded answers.
     pub cassette: Option<PathBuf>,
+    /// local: what its models cost that have no price of their own.
+    pub local_price: Option<Price>,
+    /// Nobody named it: it is there so that local models need no `farthing.toml`.
+    pub implied: bool,
 }
 
 /// A model as it will be asked and paid.
@@ -215,6 +224,12 @@ pub struct Model {
     pub group: Option<String>,
     /// Its parameters are checked against what is known of a model of this name.
     pub checked: bool,
+    /// local: where it lies.
+    #[cfg(feature = "local")]
+    pub place: Option<local::Place>,
+    /// local: what its weights are kept in.
+    #[cfg(feature = "local")]
+    pub precision: local::Precision,
 }
 
 /// All endpoints and models of a `farthing.toml`, or what there is without one.
@@ -230,14 +245,25 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
-    /// What there is without a `farthing.toml`: OpenAI.
+    /// What there is without a `farthing.toml`: OpenAI, and local models.
     pub fn standard() -> Endpoints {
-        Endpoints { list: vec![Endpoint::of(ProviderKind::Openai, "openai")], ..Endpoints::default() }
+        let list = vec![Endpoint::of(ProviderKind::Openai, "openai"), Endpoint::implied()];
+        Endpoints { list, ..Endpoints::default() }
     }
 
     /// The made-up model alone: for tests and first steps of programs that embed farthing.
     pub fn mock() -> Endpoints {
         Endpoints { list: vec![Endpoint::of(ProviderKind::Mock, "mock")], ..Endpoints::default() }
+    }
+
+    /// Local models alone.
+    pub fn local() -> Endpoints {
+        Endpoints { list: vec![Endpoint::implied()], ..Endpoints::default() }
+    }
+
+    /// The endpoints that somebody named.
+    fn explicit(&self) -> impl Iterator<Item = &Endpoint> {
+        self.list.iter().filter(|endpoint| !endpoint.implied)
     }
 
     /// Looks for `farthing.toml` in the task's folder and upwards to the working folder; the first found wins.
@@ -279,12 +305,15 @@ impl Endpoints {
             }
             return Ok(model.clone());
         }
-        let about = self.list.iter().find_map(|endpoint| builtin(endpoint, name));
+        if is_local(name) {
+            return self.local_model(name);
+        }
+        let about = self.explicit().find_map(|endpoint| builtin(endpoint, name));
         // Without a farthing.toml only models that are surely OpenAI's go to OpenAI.
-        let stranger = self.source.is_none() && about.is_none() && self.list.iter().all(|endpoint| endpoint.vendor);
-        let endpoint = match self.list.len() {
+        let stranger = self.source.is_none() && about.is_none() && self.explicit().all(|endpoint| endpoint.vendor);
+        let endpoint = match self.explicit().count() {
             _ if stranger => None,
-            1 => Some(0),
+            1 => self.list.iter().position(|endpoint| !endpoint.implied),
             _ => self.list.iter().position(|endpoint| {
                 about.is_some_and(|about| about.provider == endpoint.provider.word())
                     || (is_mock(name) && endpoint.provider == ProviderKind::Mock)
@@ -297,7 +326,37 @@ impl Endpoints {
                 suggestion(name, self.models.keys().map(String::as_str))
             )));
         };
-        Ok(with_builtin(Model::named(name, endpoint), &self.list[endpoint]))
+        with_builtin(Model::named(name, endpoint), &self.list[endpoint])
+    }
+
+    /// A model in this process that no file declares. Its path is relative to the working folder.
+    fn local_model(&self, name: &str) -> Result<Model> {
+        let Some(at) = self.list.iter().position(|endpoint| endpoint.provider == ProviderKind::Local) else {
+            return Err(Error::usage(format!("`{name}` is a local model, and no endpoint here serves those")));
+        };
+        #[cfg_attr(not(feature = "local"), allow(unused_mut, reason = "then there are none"))]
+        let mut model = Model::named(name, at);
+        #[cfg(feature = "local")]
+        {
+            model.place = Some(local::Place::of(name, Path::new(""))?);
+        }
+        with_builtin(model, &self.list[at])
+    }
+}
+
+/// True where a name is a local model's: `mite`, `local:PATH`, `hf:ORG/NAME`.
+fn is_local(name: &str) -> bool {
+    name == "mite" || name.starts_with("local:") || name.starts_with("hf:")
+}
+
+/// The error for a local model in a build without them, or with nothing that says where it lies.
+pub(super) fn no_place(name: &str) -> Error {
+    match cfg!(feature = "local") {
+        true => Error::usage(format!("where does the local model `{name}` lie?")).help(format!(
+            "name it mite, local:PATH or hf:ORG/NAME, or add to farthing.toml: [models.\"{name}\"] with path = \"...\""
+        )),
+        false => Error::usage(format!("`{name}` is a local model, and this farthing was built without them"))
+            .help("build it with the feature `local`, which is on by default"),
     }
 }
 
@@ -317,6 +376,10 @@ impl Model {
             rates: Rates::default(),
             group: None,
             checked: true,
+            #[cfg(feature = "local")]
+            place: None,
+            #[cfg(feature = "local")]
+            precision: local::Precision::default(),
         }
     }
 }
@@ -346,7 +409,14 @@ impl Endpoint {
             max_timeout_retries: 1,
             equivalence: Equivalence::default(),
             cassette: None,
+            local_price: None,
+            implied: false,
         }
+    }
+
+    /// The local models that nobody set an endpoint up for.
+    fn implied() -> Endpoint {
+        Endpoint { implied: true, ..Endpoint::of(ProviderKind::Local, "local") }
     }
 
     /// An OpenAI-compatible endpoint at an address.
@@ -365,9 +435,25 @@ fn is_mock(model: &str) -> bool {
     crate::backend::mock::MODELS.iter().any(|known| known.name == model)
 }
 
-/// Fills in what the built-in tables know of a model. A replayed or local model's price is never guessed.
-fn with_builtin(mut model: Model, endpoint: &Endpoint) -> Model {
+/// Fills in what the built-in tables, or a local model's own files, know of a model. A replayed or local model's price is
+/// never guessed.
+fn with_builtin(mut model: Model, endpoint: &Endpoint) -> Result<Model> {
     match endpoint.provider {
+        #[cfg(feature = "local")]
+        ProviderKind::Local => {
+            let place = model.place.as_ref().ok_or_else(|| no_place(&model.name))?;
+            let about = local::model::about(place)?;
+            let most = model.context_window.map_or(about.context, |said| said.min(about.context));
+            model.context_window = Some(most);
+            if *place == local::Place::Box {
+                let price = |dollars: &str| crate::money::per_million(dollars).unwrap_or(crate::money::Usd::MAX);
+                let (input, output) = (price(local::place::mite::INPUT_PRICE), price(local::place::mite::OUTPUT_PRICE));
+                model.price = model.price.or(Some(Price::flat(input, output)));
+            }
+            model.price = model.price.or(endpoint.local_price);
+        }
+        #[cfg(not(feature = "local"))]
+        ProviderKind::Local => return Err(no_place(&model.name)),
         ProviderKind::Mock => {
             if let Some(known) = crate::backend::mock::MODELS.iter().find(|known| known.name == model.id) {
                 let price = |dollars: &str| crate::money::per_million(dollars).unwrap_or(crate::money::Usd::MAX);
@@ -395,5 +481,5 @@ fn with_builtin(mut model: Model, endpoint: &Endpoint) -> Model {
             }
         }
     }
-    model
+    Ok(model)
 }

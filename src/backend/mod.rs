@@ -1,7 +1,9 @@
-//! Who answers: an endpoint over HTTP, a cassette, the made-up model; later a model in this process.
+//! Who answers: an endpoint over HTTP, a cassette, a language model in this process, the made-up model.
 
 pub mod endpoints;
 pub mod http;
+#[cfg(feature = "local")]
+pub mod local;
 pub mod mock;
 pub mod replay;
 
@@ -13,7 +15,7 @@ use std::time::Duration;
 pub use endpoints::{About, Auth, Endpoint, Endpoints, Equivalence, Model, ModelKind, ProviderKind, Rates, Routing};
 
 use crate::diagnostic::Result;
-use crate::provider::{Failure, Request, Response};
+use crate::provider::{Failure, FailureKind, Request, Response};
 
 /// Why one attempt failed.
 #[derive(Clone, Debug)]
@@ -52,6 +54,16 @@ pub trait Backend: Send + Sync {
         true
     }
 
+    /// Input tokens of a request, where the source counts them exactly.
+    fn input_tokens(&self, _request: &Request) -> Option<u64> {
+        None
+    }
+
+    /// What answers for one model, where that is another thing for each.
+    fn of_model(&self, _model: &Model) -> Result<Option<Arc<dyn Backend>>> {
+        Ok(None)
+    }
+
     /// How a model is asked, where the source knows.
     fn kind(&self, _model: &str) -> Option<ModelKind> {
         None
@@ -66,8 +78,35 @@ pub fn open(endpoint: &Endpoint) -> Result<Arc<dyn Backend>> {
             let path = endpoint.cassette.as_deref().unwrap_or(std::path::Path::new(""));
             Arc::new(replay::Cassette::load(path)?)
         }
+        ProviderKind::Local => Arc::new(ByModel),
         _ => Arc::new(http::Http::open(endpoint)?),
     })
+}
+
+/// Local models: each is loaded when it is opened.
+#[derive(Debug)]
+struct ByModel;
+
+impl Backend for ByModel {
+    fn source(&self) -> &'static str {
+        "local"
+    }
+
+    fn call<'a>(&'a self, request: &'a Request, _: usize) -> Answer<'a> {
+        let failure =
+            Failure::new(FailureKind::UnknownModel, format!("the local model `{}` is not loaded", request.model));
+        Box::pin(async move { Err(CallError { failure, may_be_billed: false, retry_after: None }) })
+    }
+
+    fn in_process(&self) -> bool {
+        true
+    }
+
+    #[cfg(feature = "local")]
+    fn of_model(&self, model: &Model) -> Result<Option<Arc<dyn Backend>>> {
+        let place = model.place.as_ref().ok_or_else(|| endpoints::no_place(&model.name))?;
+        Ok(Some(Arc::new(local::Local::open(place, model.precision)?.limited(model))))
+    }
 }
 
 /// The made-up model, answering in this process.

@@ -65,6 +65,7 @@ const NOT_OPENAI: &str = "OpenAI's API has no such parameter";
 const NOT_ANTHROPIC: &str = "Anthropic's API has no such parameter";
 const NOT_GEMINI: &str = "Gemini's API has no such parameter";
 const NOT_OLLAMA: &str = "Ollama has no such parameter";
+const NOT_LOCAL: &str = "local models only go on with a text";
 
 impl Capabilities {
     /// Everything is taken.
@@ -92,6 +93,13 @@ impl Capabilities {
                 let lacks = ["logit_bias", "best_of", "parallel_tool_calls", "verbosity", "service_tier"];
                 let mut all = Capabilities { most_completions: Some(1), ..Capabilities::ANY };
                 all.lacks(&lacks, NOT_OLLAMA);
+                all
+            }
+            "local" => {
+                let lacks = ["tools", "tool_choice", "parallel_tool_calls", "response_format", "best_of"];
+                let mut all = Capabilities::ANY;
+                all.lacks(&lacks, NOT_LOCAL);
+                all.lacks(&["reasoning_effort", "verbosity", "service_tier"], NOT_LOCAL);
                 all
             }
             _ => Capabilities::ANY,
@@ -418,7 +426,7 @@ mod tests {
     #[test]
     fn what_is_not_known_takes_everything() {
         for (provider, model) in
-            [("openai", "my-finetune"), ("azure", "our-deployment"), ("mock", "mock-small"), ("local", "x")]
+            [("openai", "my-finetune"), ("azure", "our-deployment"), ("mock", "mock-small"), ("replay", "x")]
         {
             let all = Capabilities::of(provider, model);
             assert!(all.any() && all.several() && all.list().is_empty(), "{provider} {model}");

@@ -157,6 +157,7 @@ impl Opening {
         for &at in &model.endpoints {
             let endpoint = &endpoints.list[at];
             let (backend, limit) = self.backend(endpoints, at)?;
+            let backend = backend.of_model(model)?.unwrap_or(backend);
             let groups = [self.group(endpoints, endpoint.group.as_ref()), self.group(endpoints, model.group.as_ref())];
             let limits = [Some(self.run.0), Some(limit), own].into_iter().chain(groups).flatten().collect();
             let lane: Lane = self.throttle.add_lane(limits);

@@ -135,7 +135,8 @@ impl Service {
         if wanted == 0 {
             return Usd::ZERO;
         }
-        let counted = (tight && self.vendor).then(|| tokens::input_count(request)).flatten();
+        let exactly = || self.seats[0].backend.input_tokens(request);
+        let counted = (tight && self.vendor).then(|| tokens::input_count(request)).flatten().or_else(exactly);
         let input = counted.unwrap_or_else(|| tokens::input_bound(request));
         let drawn = request.params.get("best_of").and_then(Value::as_u64).unwrap_or(0).max(wanted as u64);
         let output = self.output_limit(request).unwrap_or(UNLIMITED_OUTPUT);

@@ -308,6 +308,11 @@ impl Study {
                 Some(path) => blake3::hash(&std::fs::read(path).map_err(|e| crate::diagnostic::unreadable(path, &e))?)
                     .to_hex()
                     .to_string(),
+                #[cfg(feature = "local")]
+                None if model.place.is_some() => match &model.place {
+                    Some(place) => crate::backend::local::model::source(place, model.precision)?,
+                    None => String::new(),
+                },
                 None => String::new(),
             };
             text += &format!(

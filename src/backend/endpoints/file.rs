@@ -95,6 +95,9 @@ struct EndpointTable {
     /// replay: the file of recorded answers, relative to this file.
     #[schemars(with = "Option<String>")]
     cassette: Option<Spanned<String>>,
+    /// local: dollars per million tokens of models that have no `price` of their own; 0 is a price too.
+    #[schemars(with = "Option<PriceTable>")]
+    local_price: Option<Spanned<Arc<PriceTable>>>,
 }
 
 /// One text, or a list of them.
@@ -145,6 +148,12 @@ struct ModelTable {
     /// `chat`, `text` (completes a text) or `responses` (OpenAI's Responses API); else as the built-in table or the
     /// cassette says, else chat.
     kind: Option<ModelKind>,
+    /// local: the folder in Hugging Face's form, or the GGUF file, relative to this file.
+    #[schemars(with = "Option<String>")]
+    path: Option<Spanned<String>>,
+    /// local: what weights are kept in, `f32` (the default) or `bf16` (half the memory, slower).
+    #[schemars(with = "Option<String>")]
+    dtype: Option<Spanned<String>>,
     /// A `tokenizer.json` (as models on Hugging Face have it) that counts its tokens, relative to this file.
     #[schemars(with = "Option<String>")]
     tokenizer: Option<Spanned<String>>,
@@ -179,6 +188,8 @@ impl ConfigFile {
         }
         if list.is_empty() {
             list = Endpoints::standard().list;
+        } else {
+            list.push(Endpoint::implied());
         }
         let mut models = BTreeMap::new();
         for (name, table) in &self.models {
@@ -355,6 +366,11 @@ fn endpoint(
         ),
         (spec.deployments.as_ref().map(Spanned::span), provider == ProviderKind::Azure, "only azure has `deployments`"),
         (spec.cassette.as_ref().map(Spanned::span), provider == ProviderKind::Replay, "only `replay` has a cassette"),
+        (
+            spec.local_price.as_ref().map(Spanned::span),
+            provider == ProviderKind::Local,
+            "only `local` has a `local_price`",
+        ),
     ] {
         if let Some(span) = given.filter(|_| !takes) {
             return Err(at(what.to_owned(), span, "take this out"));
@@ -374,6 +390,7 @@ fn endpoint(
     endpoint.max_retries = spec.max_retries.unwrap_or(endpoint.max_retries);
     endpoint.max_timeout_retries = spec.max_timeout_retries.unwrap_or(endpoint.max_timeout_retries);
     endpoint.equivalence = spec.equivalence;
+    endpoint.local_price = spec.local_price.as_ref().map(|price| price.get_ref().price(source)).transpose()?;
     match &spec.cassette {
         Some(cassette) => {
             let path = folder.join(cassette.get_ref());
@@ -400,7 +417,9 @@ fn model(
     groups: &BTreeMap<String, Rates>,
 ) -> Result<Model> {
     let spec = table.get_ref();
-    let names: Vec<&str> = list.iter().map(|endpoint| endpoint.name.as_str()).collect();
+    let explicit = list.iter().filter(|endpoint| !endpoint.implied);
+    let names: Vec<&str> = explicit.map(|endpoint| endpoint.name.as_str()).collect();
+    let implied = list.iter().position(|endpoint| endpoint.implied);
     let place = |wanted: &Spanned<String>| {
         names.iter().position(|name| name == wanted.get_ref()).ok_or_else(|| {
             wrong(source, format!("there is no endpoint `{}`", wanted.get_ref()), wanted.span(), "here")
@@ -416,7 +435,12 @@ fn model(
             return Err(wrong(source, "this list of endpoints is empty", several.span(), "here"));
         }
         (None, Some(several)) => several.get_ref().iter().map(place).collect::<Result<_>>()?,
-        (None, None) if list.len() == 1 => vec![0],
+        // Who says where it lies, or names it so, needs no endpoint for it.
+        (None, None) if spec.path.is_some() || super::is_local(name) => {
+            let local = |endpoint: &Endpoint| endpoint.provider == ProviderKind::Local;
+            list.iter().position(local).or(implied).into_iter().collect()
+        }
+        (None, None) if names.len() == 1 => list.iter().position(|endpoint| !endpoint.implied).into_iter().collect(),
         (None, None) => {
             return Err(wrong(
                 source,
@@ -463,7 +487,60 @@ fn model(
         checked: spec.check_parameters.unwrap_or(true),
         ..Model::named(name, first)
     };
-    Ok(with_builtin(model, &list[first]))
+    let model = placed(source, folder, spec, model, &list[first])?;
+    with_builtin(model, &list[first]).map_err(|error| match error.location() {
+        // What is wrong with a local model's own files is said there.
+        Some(_) => error,
+        None => Error::usage(error.message()).help_if(error.advice().map(str::to_owned)).at(
+            source,
+            table.span(),
+            "this model",
+        ),
+    })
+}
+
+/// Where a local model lies, and how it is kept.
+#[cfg_attr(not(feature = "local"), allow(unused_mut, unused_variables, reason = "then there are none"))]
+fn placed(source: &Source, folder: &Path, spec: &ModelTable, mut model: Model, endpoint: &Endpoint) -> Result<Model> {
+    let local = endpoint.provider == ProviderKind::Local;
+    for (span, what) in
+        [(spec.path.as_ref().map(Spanned::span), "path"), (spec.dtype.as_ref().map(Spanned::span), "dtype")]
+    {
+        if let Some(span) = span.filter(|_| !local) {
+            return Err(wrong(
+                source,
+                format!("only models of a `local` endpoint have a `{what}`"),
+                span,
+                "take this out",
+            ));
+        }
+    }
+    #[cfg(feature = "local")]
+    if local {
+        use crate::backend::local::{Place, model};
+        let place = match &spec.path {
+            Some(path) => Some((Place::path(&folder.join(path.get_ref())), path.span())),
+            None if super::is_local(&model.id) => Some((Place::of(&model.id, folder), 0..0)),
+            None => None,
+        };
+        model.place = match place {
+            None => None,
+            Some((Ok(place), _)) => Some(place),
+            Some((Err(error), span)) if span.is_empty() => return Err(error),
+            Some((Err(error), span)) => {
+                let advice = error.advice().map(str::to_owned);
+                return Err(wrong(source, error.message(), span, "named here").help_if(advice));
+            }
+        };
+        if let Some(word) = &spec.dtype {
+            let precision = model::precision(word.get_ref());
+            model.precision = precision.map_err(|error| {
+                let advice = error.advice().map(str::to_owned);
+                wrong(source, error.message(), word.span(), "here").help_if(advice)
+            })?;
+        }
+    }
+    Ok(model)
 }
 
 /// Reads a `farthing.toml` from a text; paths are relative to `folder`.

@@ -41,7 +41,9 @@ pub(super) fn wire(endpoint: &Endpoint) -> Box<dyn Wire> {
         }
         ProviderKind::Ollama => Box::new(Ollama),
         ProviderKind::Gemini => Box::new(Gemini),
-        ProviderKind::Openai | ProviderKind::Replay | ProviderKind::Mock => Box::new(openai(endpoint.vendor)),
+        ProviderKind::Openai | ProviderKind::Replay | ProviderKind::Local | ProviderKind::Mock => {
+            Box::new(openai(endpoint.vendor))
+        }
     }
 }
 

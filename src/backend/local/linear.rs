@@ -1,0 +1,180 @@
+//! A matrix of weights, and its product with rows: what takes a model's time.
+//!
+//! The product of a row must not hang on which rows are beside it, or a sample's text would depend on what else is asked at
+//! the same time. candle's matrix products (the crate gemm) sum over the inner dimension in one fixed order as long as it
+//! is at most [`INNER`] and there are at least two rows; so longer sums are cut into such pieces here, which are added up in
+//! their order, and a row that is alone gets a companion of zeros. A test holds this to account.
+
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use rayon::prelude::*;
+
+/// Longest sum that one product makes.
+const INNER: usize = 512;
+/// Weights kept in 16 bits are widened in pieces of so many.
+const WIDENED: usize = 1 << 21;
+
+/// Weights by input and output element, and a bias.
+pub struct Linear {
+    /// `[inputs, outputs]`, of 32-bit floats or bf16.
+    weight: Tensor,
+    bias: Option<Vec<f32>>,
+    /// Elements of a row that goes in.
+    pub inputs: usize,
+    /// Elements of one that comes out.
+    pub outputs: usize,
+}
+
+impl Linear {
+    /// From weights by output and input element, as most files have them.
+    pub fn new(weight: &Tensor, bias: Option<Vec<f32>>, dtype: DType) -> candle_core::Result<Linear> {
+        Linear::transposed(&weight.t()?.contiguous()?, bias, dtype)
+    }
+
+    /// From weights by input and output element.
+    pub fn transposed(weight: &Tensor, bias: Option<Vec<f32>>, dtype: DType) -> candle_core::Result<Linear> {
+        let (inputs, outputs) = weight.dims2()?;
+        Ok(Linear { weight: weight.to_dtype(dtype)?.contiguous()?, bias, inputs, outputs })
+    }
+
+    /// Rows times the weights, into `out`. `spread` shares the outputs out over all threads.
+    pub fn product(&self, rows: &[f32], out: &mut Vec<f32>, spread: bool) -> candle_core::Result<()> {
+        let count = rows.len() / self.inputs;
+        out.clear();
+        match &self.bias {
+            Some(bias) => (0..count).for_each(|_| out.extend_from_slice(bias)),
+            None => out.resize(count * self.outputs, 0.0),
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        // A product of one row is made in another order than those of several.
+        let rows_in = count.max(2);
+        let mut padded = rows.to_vec();
+        padded.resize(rows_in * self.inputs, 0.0);
+        let rows = Tensor::from_vec(padded, (rows_in, self.inputs), &Device::Cpu)?;
+        let narrow = match (spread, self.weight.dtype()) {
+            (true, DType::F32) => self.outputs.div_ceil(rayon::current_num_threads().max(1)).next_multiple_of(64),
+            (false, DType::F32) => self.outputs,
+            _ => (WIDENED / INNER).min(self.outputs.div_ceil(rayon::current_num_threads().max(1)).next_multiple_of(64)),
+        };
+        let strips: Vec<usize> = (0..self.outputs).step_by(narrow.max(1)).collect();
+        let made = |&from: &usize| -> candle_core::Result<Vec<Tensor>> {
+            let width = narrow.min(self.outputs - from);
+            (0..self.inputs).step_by(INNER).map(|at| self.piece(&rows, at, from, width)).collect()
+        };
+        let strips_made: Vec<Vec<Tensor>> = match strips.len() {
+            1 => vec![made(&0)?],
+            _ if spread => strips.par_iter().map(made).collect::<candle_core::Result<_>>()?,
+            _ => strips.iter().map(made).collect::<candle_core::Result<_>>()?,
+        };
+        for (from, pieces) in strips.into_iter().zip(strips_made) {
+            let width = narrow.min(self.outputs - from);
+            for piece in pieces {
+                with(&piece, |values| {
+                    for (out, values) in out.chunks_exact_mut(self.outputs).zip(values.chunks_exact(width)) {
+                        farthing_kernels::add(&mut out[from..from + width], values);
+                    }
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The share of a strip of outputs that comes from the inputs `at..at + INNER`.
+    fn piece(&self, rows: &Tensor, at: usize, from: usize, width: usize) -> candle_core::Result<Tensor> {
+        let depth = INNER.min(self.inputs - at);
+        let rows = if depth == self.inputs { rows.clone() } else { rows.narrow(1, at, depth)? };
+        let mut weight = if depth == self.inputs { self.weight.clone() } else { self.weight.narrow(0, at, depth)? };
+        if width != self.outputs {
+            weight = weight.narrow(1, from, width)?;
+        }
+        if weight.dtype() != DType::F32 {
+            weight = weight.to_dtype(DType::F32)?;
+        }
+        rows.matmul(&weight)
+    }
+
+    /// The weights of one output element: what an embedding is where it serves as the last layer too.
+    pub fn column(&self, output: usize, out: &mut [f32]) -> candle_core::Result<()> {
+        let (storage, _) = self.weight.storage_and_layout();
+        match &*storage {
+            Storage::Cpu(CpuStorage::F32(values)) => {
+                let column = values.iter().skip(output).step_by(self.outputs);
+                out.iter_mut().zip(column).for_each(|(out, value)| *out = *value);
+            }
+            Storage::Cpu(CpuStorage::BF16(values)) => {
+                let column = values.iter().skip(output).step_by(self.outputs);
+                out.iter_mut().zip(column).for_each(|(out, value)| *out = value.to_f32());
+            }
+            _ => candle_core::bail!("weights are of a type that is not known here"),
+        }
+        Ok(())
+    }
+}
+
+/// Looks at a tensor's values; it must be contiguous.
+pub fn with<T>(tensor: &Tensor, look: impl FnOnce(&[f32]) -> T) -> candle_core::Result<T> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(values)), Some((from, to))) => Ok(look(&values[from..to])),
+        _ => candle_core::bail!("a tensor that should be contiguous 32-bit floats is not"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        let next = |_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..count).map(next).collect()
+    }
+
+    #[test]
+    fn a_row_does_not_know_who_is_beside_it() {
+        for (inputs, outputs) in
+            [(3, 5), (16, 48), (64, 64), (128, 384), (200, 1030), (512, 96), (1100, 130), (2048, 70)]
+        {
+            let weight = Tensor::from_vec(numbers(inputs * outputs, 1), (inputs, outputs), &Device::Cpu).unwrap();
+            for dtype in [DType::F32, DType::BF16] {
+                let linear = Linear::transposed(&weight, Some(numbers(outputs, 2)), dtype).unwrap();
+                let rows = numbers(70 * inputs, 3);
+                let (mut all, mut one) = (Vec::new(), Vec::new());
+                linear.product(&rows, &mut all, false).unwrap();
+                let right: f64 = (0..inputs)
+                    .map(|at| {
+                        let weight = numbers(inputs * outputs, 1)[at * outputs + 1];
+                        f64::from(rows[at]) * f64::from(weight)
+                    })
+                    .sum();
+                let right = right + f64::from(numbers(outputs, 2)[1]);
+                let near = if dtype == DType::F32 { 1e-3 } else { 0.5 };
+                assert!((f64::from(all[1]) - right).abs() < near, "{inputs} {outputs} {dtype:?}");
+                for count in [1, 2, 3, 5, 8, 16, 17, 31, 32, 33, 64, 69] {
+                    for from in [0, 1, 70 - count] {
+                        for spread in [false, true] {
+                            linear
+                                .product(&rows[from * inputs..(from + count).min(70) * inputs], &mut one, spread)
+                                .unwrap();
+                            let same = one.iter().zip(&all[from * outputs..]).all(|(a, b)| a.to_bits() == b.to_bits());
+                            assert!(same, "{inputs} {outputs} {dtype:?}: {count} rows from {from}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_column_is_an_embedding() {
+        let weight = Tensor::from_vec(numbers(12, 1), (4, 3), &Device::Cpu).unwrap();
+        let linear = Linear::new(&weight, None, DType::F32).unwrap();
+        let mut out = [0.0; 3];
+        linear.column(2, &mut out).unwrap();
+        assert_eq!(out[..], numbers(12, 1)[6..9]);
+    }
+}

@@ -1,0 +1,258 @@
+//! A model as it is loaded: decoder, vocabulary, chat template, and who it is.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::DType;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::chat::{self, Chat};
+use super::config::{self, Architecture, Fields};
+use super::decoder::Decoder;
+use super::place::{Place, mite};
+use super::vocabulary::Vocabulary;
+use super::weights::{self, Weights};
+use super::{gguf, identity, memory};
+use crate::diagnostic::{Error, Result, Source};
+
+/// What a model's matrices are kept in. Sums are made in 32 bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 16-bit floats with the range of 32-bit ones: half the memory, slower.
+    Bf16,
+}
+
+impl Precision {
+    /// The word in farthing.toml.
+    pub fn word(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        }
+    }
+
+    /// Bytes of one weight.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Precision::F32 => 4,
+            Precision::Bf16 => 2,
+        }
+    }
+
+    fn dtype(self) -> DType {
+        match self {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+        }
+    }
+}
+
+/// What is known of a model without its weights.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Its architecture.
+    pub architecture: Architecture,
+    /// Tokens of prompt and answer together.
+    pub context: u64,
+}
+
+/// A loaded model.
+pub struct Model {
+    /// Where it lies, in words.
+    pub name: String,
+    /// Who it is: part of every fingerprint.
+    pub source: String,
+    /// What computes.
+    pub decoder: Decoder,
+    /// Its tokens.
+    pub vocabulary: Vocabulary,
+    /// Its chat template.
+    pub chat: Chat,
+    /// Tokens that end a text.
+    pub ends: Vec<u32>,
+}
+
+/// The texts that a model's folder has beside the weights.
+struct Files {
+    config: Source,
+    tokenizer: (String, Vec<u8>),
+    generation: Option<Source>,
+    tokenizer_config: Option<Source>,
+    template: Option<Source>,
+}
+
+fn optional(path: PathBuf) -> Result<Option<Source>> {
+    if path.is_file() { Source::read(&path).map(Some) } else { Ok(None) }
+}
+
+impl Files {
+    fn folder(folder: &Path) -> Result<Files> {
+        let tokenizer = folder.join("tokenizer.json");
+        let bytes = std::fs::read(&tokenizer).map_err(|error| {
+            let error = crate::diagnostic::unreadable(&tokenizer, &error);
+            match folder.join("tokenizer.model").is_file() {
+                true => error.help("`tokenizer.model` is not read here: save the tokenizer with transformers once, which writes tokenizer.json"),
+                false => error,
+            }
+        })?;
+        Ok(Files {
+            config: Source::read(&folder.join("config.json"))?,
+            tokenizer: (tokenizer.display().to_string(), bytes),
+            generation: optional(folder.join("generation_config.json"))?,
+            tokenizer_config: optional(folder.join("tokenizer_config.json"))?,
+            template: optional(folder.join("chat_template.jinja"))?,
+        })
+    }
+
+    fn mite() -> Files {
+        let source = |name: &str, text: &'static str| Source::new(format!("mite/{name}"), text);
+        Files {
+            config: source("config.json", mite::CONFIG),
+            tokenizer: ("mite/tokenizer.json".to_owned(), mite::TOKENIZER.as_bytes().to_vec()),
+            generation: Some(source("generation_config.json", mite::GENERATION)),
+            tokenizer_config: Some(source("tokenizer_config.json", mite::TOKENIZER_CONFIG)),
+            template: None,
+        }
+    }
+
+    /// Everything but the weights, hashed with the hashes of the weights' files.
+    fn source(&self, weights: &[String], precision: Precision) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let mut field = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        field(ARITHMETIC);
+        field(precision.word().as_bytes());
+        field(self.config.text().as_bytes());
+        field(&self.tokenizer.1);
+        for source in [&self.generation, &self.tokenizer_config, &self.template] {
+            field(source.as_ref().map_or("", Source::text).as_bytes());
+        }
+        weights.iter().for_each(|hash| field(hash.as_bytes()));
+        format!("local:{}", &hasher.finalize().to_hex()[..32])
+    }
+}
+
+/// Changed when the way of computing changes so that the same model may say something else.
+const ARITHMETIC: &[u8] = b"farthing local 1";
+
+/// What is known of the model at a place without loading it.
+pub fn about(place: &Place) -> Result<About> {
+    let architecture = match place {
+        Place::Box => config::read(&Source::new("mite/config.json", mite::CONFIG))?,
+        Place::Folder(folder) => config::read(&Source::read(&folder.join("config.json"))?)?,
+        Place::Gguf(path) => gguf::architecture(path, &gguf::header(path)?)?,
+    };
+    Ok(About { context: architecture.context as u64, architecture })
+}
+
+/// Who the model at a place is: a hash of all that decides what it says.
+pub fn source(place: &Place, precision: Precision) -> Result<String> {
+    match place {
+        Place::Box => {
+            let hash = blake3::hash(mite::WEIGHTS).to_hex().to_string();
+            Ok(Files::mite().source(&[hash], precision))
+        }
+        Place::Folder(folder) => {
+            let hashes =
+                weights::files(folder)?.iter().map(|path| identity::of_file(path)).collect::<Result<Vec<_>>>()?;
+            Ok(Files::folder(folder)?.source(&hashes, precision))
+        }
+        Place::Gguf(path) => {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(ARITHMETIC).update(precision.word().as_bytes()).update(identity::of_file(path)?.as_bytes());
+            if let Some(tokenizer) = beside(path) {
+                hasher.update(identity::of_file(&tokenizer)?.as_bytes());
+            }
+            Ok(format!("local:{}", &hasher.finalize().to_hex()[..32]))
+        }
+    }
+}
+
+/// The tokenizer.json beside a GGUF file, where there is one.
+fn beside(path: &Path) -> Option<PathBuf> {
+    Some(path.with_file_name("tokenizer.json")).filter(|path| path.is_file())
+}
+
+/// Loads the model at a place.
+pub fn load(place: &Place, precision: Precision, source: String) -> Result<Model> {
+    let about = about(place)?;
+    memory::check(&place.name(), &about.architecture, precision)?;
+    match place {
+        Place::Box => {
+            from_files(place, Files::mite(), Weights::memory("mite", mite::WEIGHTS)?, about, precision, source)
+        }
+        Place::Folder(folder) => {
+            let files = Files::folder(folder)?;
+            from_files(place, files, Weights::folder(folder)?, about, precision, source)
+        }
+        Place::Gguf(path) => from_gguf(path, about, precision, source),
+    }
+}
+
+fn from_files(
+    place: &Place,
+    files: Files,
+    mut weights: Weights,
+    about: About,
+    precision: Precision,
+    source: String,
+) -> Result<Model> {
+    let name = place.name();
+    let size = about.architecture.vocabulary;
+    let vocabulary = Vocabulary::read(&files.tokenizer.0, &files.tokenizer.1, size)?;
+    let own = match &files.tokenizer_config {
+        Some(source) => Value::Object(config::object(source)?),
+        None => Value::Null,
+    };
+    let template = files.template.map(|source| source.text().to_owned()).or_else(|| chat::template(&own));
+    let chat = Chat::new(&name, template, chat::special(&own, "bos_token"), chat::special(&own, "eos_token"))?;
+    let mut ends = match &files.generation {
+        Some(source) => Fields::read(source)?.tokens("eos_token_id"),
+        None => Vec::new(),
+    };
+    ends.extend(&about.architecture.ends);
+    ends.extend(vocabulary.token(&chat::special(&own, "eos_token")));
+    ends.sort_unstable();
+    ends.dedup();
+    let decoder = Decoder::load(about.architecture, &mut weights, precision.dtype())?;
+    Ok(Model { name, source, decoder, vocabulary, chat, ends })
+}
+
+fn from_gguf(path: &Path, about: About, precision: Precision, source: String) -> Result<Model> {
+    let content = gguf::header(path)?;
+    let name = path.display().to_string();
+    let size = about.architecture.vocabulary;
+    let vocabulary = match beside(path) {
+        Some(tokenizer) => {
+            let bytes = std::fs::read(&tokenizer).map_err(|error| crate::diagnostic::unreadable(&tokenizer, &error))?;
+            Vocabulary::read(&tokenizer.display().to_string(), &bytes, size)?
+        }
+        None => gguf::vocabulary(path, &content, size)?,
+    };
+    let token = |key: &str| gguf::number(&content, &format!("tokenizer.ggml.{key}_token_id"));
+    let written = |key: &str| {
+        let bytes = token(key).map_or(&[][..], |token| vocabulary.raw(token));
+        String::from_utf8_lossy(bytes).into_owned()
+    };
+    let template = gguf::text(&content, "tokenizer.chat_template").map(str::to_owned);
+    let chat = Chat::new(&name, template, written("bos"), written("eos"))?;
+    let ends = ["eos", "eot", "eom"].into_iter().filter_map(token).collect();
+    let mut weights = Weights::gguf(path, content)?;
+    let decoder = Decoder::load(about.architecture, &mut weights, precision.dtype())?;
+    Ok(Model { name, source, decoder, vocabulary, chat, ends })
+}
+
+/// The precision of a word in farthing.toml.
+pub fn precision(word: &str) -> Result<Precision> {
+    match word {
+        "f32" => Ok(Precision::F32),
+        "bf16" => Ok(Precision::Bf16),
+        _ => Err(Error::usage(format!("`{word}` is no precision known here")).help("f32 and bf16 are")),
+    }
+}
