@@ -122,13 +122,14 @@ def write_gguf(path, model, kind, file_type):
     head = config.hidden_size // config.num_attention_heads
     writer.add_rope_dimension_count(head)
     writer.add_rope_freq_base(10000.0)
+    # One token is made of two others here: GGUF cannot say that there are no merges.
     vocab = sorted(tokenizer()["model"]["vocab"].items(), key=lambda entry: entry[1])
+    vocab = [("th" if token == "~" else token, at) for token, at in vocab]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
     writer.add_token_list([token for token, _ in vocab])
     writer.add_token_types([3] + [1] * (len(vocab) - 1))
-    # GGUF has no way to write an empty list; these two make no token that the vocabulary lacks.
-    writer.add_token_merges(["t h"] if "th" in dict(vocab) else [])
+    writer.add_token_merges(["t h"])
     writer.add_eos_token_id(0)
     writer.add_bos_token_id(0)
     writer.add_add_bos_token(False)

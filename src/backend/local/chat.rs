@@ -169,7 +169,7 @@ mod tests {
                 "{{ messages[0]['role'].split('s') | length }}{% for k, v in messages[0].items() %}{{ k }}{% endfor %}"
             ))
             .unwrap(),
-            "3contentrole"
+            "3rolecontent"
         );
         let several = serde_json::json!({"chat_template": [{"name": "tool_use", "template": "a"}, {"name": "default", "template": "b"}]});
         assert_eq!(template(&several).unwrap(), "b");

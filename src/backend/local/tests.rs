@@ -165,7 +165,11 @@ fn a_sample_does_not_know_who_is_beside_it() {
 #[test]
 fn parameters_do_what_they_say() {
     let (local, _folder) = open("llama");
-    let said = |params: Value, n| local.answer(&request("hello there", params, n), 0).unwrap();
+    // No sample ends by itself here.
+    let said = |mut params: Value, n| {
+        params["logit_bias"]["0"] = json!(-100);
+        local.answer(&request("hello there", params, n), 0).unwrap()
+    };
     let text = |params: Value| said(params, 1).samples.remove(0).text;
     let plain = text(json!({"max_tokens": 30}));
     assert_eq!(plain.chars().count(), 30, "a token is a character here");
@@ -298,7 +302,7 @@ fn broken_files_are_told_apart() {
         (broken(|f| std::fs::remove_file(f.join("config.json")).unwrap()), "has no config.json"),
         (broken(|f| std::fs::remove_file(f.join("tokenizer.json")).unwrap()), "there is no file /tokenizer.json"),
         (broken(|f| std::fs::remove_file(f.join("model.safetensors")).unwrap()), "has no model.safetensors"),
-        (broken(|f| edit(f, "config.json", &|t| t.replacen(',', ",,", 1))), "/config.json:2:"),
+        (broken(|f| edit(f, "config.json", &|t| t.replacen(',', ",,", 1))), "/config.json:4:5"),
         (
             broken(|f| edit(f, "config.json", &|t| t.replace("\"model_type\": \"llama\"", "\"model_type\": \"rwkv\""))),
             "`rwkv` are not known here those that are: gpt2, llama",
