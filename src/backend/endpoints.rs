@@ -1,5 +1,6 @@
 //! Endpoints, models and their prices as resolved: from a `farthing.toml`, or what there is without one.
 
+mod batch;
 mod file;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use batch::BatchLimits;
 pub use file::ConfigFile;
 
 use crate::diagnostic::{Error, Result, Source, suggestion};
@@ -184,6 +186,8 @@ pub struct Endpoint {
     pub equivalence: Equivalence,
     /// The recorded answers.
     pub cassette: Option<PathBuf>,
+    /// What its batch API takes at once.
+    pub batch: BatchLimits,
 }
 
 /// A model as it will be asked and paid.
@@ -209,6 +213,8 @@ pub struct Model {
     pub kind: Option<ModelKind>,
     /// A `tokenizer.json` that counts its tokens.
     pub tokenizer: Option<PathBuf>,
+    /// Most of its input tokens in batches that are not finished, where that is not the endpoint's limit.
+    pub enqueued_tokens: Option<u64>,
     /// What may be sent to it.
     pub rates: Rates,
     /// The limits that it shares with others: a key of [`Endpoints::groups`].
@@ -314,6 +320,7 @@ impl Model {
             max_output_tokens: None,
             kind: None,
             tokenizer: None,
+            enqueued_tokens: None,
             rates: Rates::default(),
             group: None,
             checked: true,
@@ -346,6 +353,7 @@ impl Endpoint {
             max_timeout_retries: 1,
             equivalence: Equivalence::default(),
             cassette: None,
+            batch: BatchLimits::default(),
         }
     }
 

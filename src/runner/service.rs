@@ -69,7 +69,7 @@ impl Service {
     }
 
     /// Most output tokens of one completion of a request; `None` where nothing bounds it.
-    pub(super) fn output_limit(&self, request: &Request) -> Option<u64> {
+    pub fn output_limit(&self, request: &Request) -> Option<u64> {
         // What one of the endpoints is not sent does not hold it back.
         let named = |name: &str| match self.drops(name) {
             true => None,
@@ -132,6 +132,21 @@ impl Service {
 
     /// What one request for so many completions may cost.
     fn raw_bound(&self, request: &Request, wanted: usize, tight: bool) -> Usd {
+        self.raw_bound_at(&self.price, request, wanted, tight)
+    }
+
+    /// What one request for so many completions may cost at another price, a batch API's, as bills have taught it.
+    pub fn bound_at(&self, price: &Price, request: &Request, wanted: u32, tight: bool) -> Usd {
+        let growth = self.bill_growth.load(Ordering::Relaxed);
+        self.raw_bound_at(price, request, wanted as usize, tight).scale_up(growth, 1000)
+    }
+
+    /// Compares a bill at another price with its bound, so that the bounds of later requests hold.
+    pub fn billed_at(&self, price: &Price, bill: Usd, request: &Request, wanted: u32) {
+        grow(&self.bill_growth, bill, self.raw_bound_at(price, request, wanted as usize, false));
+    }
+
+    fn raw_bound_at(&self, price: &Price, request: &Request, wanted: usize, tight: bool) -> Usd {
         if wanted == 0 {
             return Usd::ZERO;
         }
@@ -140,7 +155,7 @@ impl Service {
         let drawn = request.params.get("best_of").and_then(Value::as_u64).unwrap_or(0).max(wanted as u64);
         let output = self.output_limit(request).unwrap_or(UNLIMITED_OUTPUT);
         // A bound on the prompt over the limit of long prompts takes their price.
-        let price = self.price.at(input);
+        let price = price.at(input);
         price.dearest_input().times(input) + price.output.times(output.saturating_mul(drawn))
     }
 
