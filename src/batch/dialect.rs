@@ -232,7 +232,8 @@ fn openai_result(line: &[u8]) -> std::result::Result<(String, Result), Failure> 
         #[serde(borrow, default)]
         body: Option<&'a RawValue>,
     }
-    let Line { custom_id, response, error } = serde_json::from_slice(line).map_err(|_| malformed("a line of results"))?;
+    let Line { custom_id, response, error } =
+        serde_json::from_slice(line).map_err(|_| malformed("a line of results"))?;
     let result = match (response, error) {
         (Some(Reply { status_code, body }), _) if status_code > 0 => {
             Result::Reply(status_code, body.map_or_else(Vec::new, |body| body.get().as_bytes().to_vec()))
@@ -381,14 +382,18 @@ mod tests {
             "request_counts": {"total": 3, "completed": 1, "failed": 2},
         });
         let seen = OPENAI.seen(body.to_string().as_bytes()).unwrap();
-        assert_eq!((seen.word.as_str(), seen.results.as_slice(), seen.counts), ("failed", &["e".to_owned()][..], [3, 1, 2]));
+        assert_eq!(
+            (seen.word.as_str(), seen.results.as_slice(), seen.counts),
+            ("failed", &["e".to_owned()][..], [3, 1, 2])
+        );
         assert_eq!((seen.intent.as_deref(), seen.errors[0].line, seen.created_at), (Some("frth-1"), Some(3), 7));
         let ended = |counts: Value, cancelled: Value| {
             let body = json!({"id": "m", "processing_status": "ended", "request_counts": counts,
                 "created_at": "1970-01-01T00:01:00Z", "cancel_initiated_at": cancelled});
             Dialect::Anthropic.seen(body.to_string().as_bytes()).unwrap()
         };
-        let all = ended(json!({"processing": 0, "succeeded": 4, "errored": 1, "canceled": 0, "expired": 0}), Value::Null);
+        let all =
+            ended(json!({"processing": 0, "succeeded": 4, "errored": 1, "canceled": 0, "expired": 0}), Value::Null);
         assert_eq!((all.word.as_str(), all.counts, all.created_at, all.results.len()), ("ended", [5, 4, 1], 60, 1));
         assert_eq!(ended(json!({"expired": 1}), Value::Null).word, "ended:expired");
         assert_eq!(ended(json!({"canceled": 1}), json!("1970-01-01T00:01:00Z")).word, "ended:canceled");

@@ -1,18 +1,20 @@
 //! A model with who answers for it: what its requests may cost at worst, and the fingerprints of them.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::backend::Model;
 use crate::money::Usd;
 use crate::price::Price;
 use crate::prompt::tokens;
-use crate::provider::{Failure, Input, Request, Response};
+use crate::provider::{Failure, Input, Message, Request, Response};
 use crate::runner::routes::Seat;
 use crate::space::configuration::canonical;
 use crate::space::parameter::whole;
-use crate::store::Fingerprint;
+use crate::store::{Fingerprint, RequestRecord};
 
 /// Output tokens that a completion is taken to have at most where nothing says so and no budget needs to know.
 const UNLIMITED_OUTPUT: u64 = 1 << 20;
@@ -51,6 +53,25 @@ impl Service {
     pub fn fingerprint(&self, request: &Request) -> Fingerprint {
         let model = if self.by_family { crate::models::family(&request.model) } else { &request.model };
         hashed(self.source(), model, request)
+    }
+
+    /// What a request is kept as, written without a detour over values.
+    pub fn record(&self, request: &Request) -> RequestRecord {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            messages: Option<&'a [Message]>,
+            params: &'a BTreeMap<String, Value>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            prompt: Option<&'a str>,
+        }
+        let (messages, prompt) = match &request.input {
+            Input::Messages(messages) => (Some(messages.as_slice()), None),
+            Input::Text(text) => (None, Some(text.as_str())),
+        };
+        // Texts, and maps with texts for keys: there is nothing that could fail.
+        let body = serde_json::to_string(&Body { messages, params: &request.params, prompt }).unwrap_or_default();
+        RequestRecord { model: request.model.clone(), source: self.source().to_owned(), body }
     }
 
     /// The names of its endpoints, in the user's order.

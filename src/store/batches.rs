@@ -38,8 +38,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    const ALL: [Stage; 6] =
-        [Stage::Planned, Stage::Submitting, Stage::Out, Stage::Ended, Stage::Landed, Stage::Done];
+    const ALL: [Stage; 6] = [Stage::Planned, Stage::Submitting, Stage::Out, Stage::Ended, Stage::Landed, Stage::Done];
 
     /// The word in the database.
     pub fn word(self) -> &'static str {

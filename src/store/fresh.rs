@@ -6,7 +6,8 @@ use super::batches::{
     AskRecord, BatchId, BatchLine, BatchRecord, JobRecord, NewBatch, Outcome, Progress, Stage, UnderWay,
 };
 use super::{
-    BatchBook,    Bought, Cache, Closing, Contents, Durable, EntryId, Fingerprint, Item, Kept, SharedStore, Spent, Store, Stored,
+    BatchBook, Bought, Cache, Closing, Contents, Durable, EntryId, Fingerprint, Item, Kept, SharedStore, Spent, Store,
+    Stored,
 };
 use crate::diagnostic::Result;
 use crate::money::Usd;

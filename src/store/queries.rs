@@ -8,8 +8,8 @@ use rusqlite::{Connection, OptionalExtension, Row, Rows, params};
 use super::connection::Trouble;
 use super::contents::{PURCHASE_BYTES, REQUEST_BYTES, Sums};
 use super::{
-    Cache, Closing, Contents, EntryId, Fingerprint, Item, Kept, Purchase, RequestRecord, Spent, Stored, already_settled, codec,
-    no_entry, not_open, sum_of,
+    Cache, Closing, Contents, EntryId, Fingerprint, Item, Kept, Purchase, RequestRecord, Spent, Stored,
+    already_settled, codec, no_entry, not_open, sum_of,
 };
 use crate::diagnostic::{Error, Result};
 use crate::money::Usd;

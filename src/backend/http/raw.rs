@@ -69,7 +69,10 @@ impl Http {
     }
 
     /// The request's parameters as this endpoint is sent them.
-    pub fn sendable<'r>(&self, request: &'r crate::provider::Request) -> std::borrow::Cow<'r, crate::provider::Request> {
+    pub fn sendable<'r>(
+        &self,
+        request: &'r crate::provider::Request,
+    ) -> std::borrow::Cow<'r, crate::provider::Request> {
         self.reduced(request)
     }
 
@@ -93,7 +96,8 @@ impl Http {
         match reply.status() {
             status if status.is_success() => Ok(reply),
             status if status.is_redirection() => {
-                let message = format!("HTTP {}: the endpoint points elsewhere, and keys do not follow", status.as_u16());
+                let message =
+                    format!("HTTP {}: the endpoint points elsewhere, and keys do not follow", status.as_u16());
                 let error = self.failed(FailureKind::BadRequest, message, false);
                 Err(RawError { status: Some(status.as_u16()), error })
             }

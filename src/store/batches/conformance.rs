@@ -33,8 +33,7 @@ fn pico(amount: i64) -> Usd {
 }
 
 fn new_batch(intent: &str, numbers: impl IntoIterator<Item = u64>) -> NewBatch {
-    let line =
-        |number| NewLine { fingerprint: print_of(number), n: 2, worst: pico(100), request: request(number) };
+    let line = |number| NewLine { fingerprint: print_of(number), n: 2, worst: pico(100), request: request(number) };
     NewBatch {
         intent: intent.into(),
         scope: "job".into(),
@@ -52,7 +51,10 @@ async fn opened(store: &dyn Store, intent: &str, numbers: impl IntoIterator<Item
 
 fn answered(texts: [&str; 2], bill: i64) -> Outcome {
     let sample = |text| Sample::new(text, FinishReason::STOP, 1);
-    Outcome::Answered(Response { samples: texts.map(sample).into(), prompt_tokens: 3, ..Response::default() }, pico(bill))
+    Outcome::Answered(
+        Response { samples: texts.map(sample).into(), prompt_tokens: 3, ..Response::default() },
+        pico(bill),
+    )
 }
 
 fn failed(retryable: bool, closing: Closing) -> Outcome {
@@ -142,7 +144,8 @@ async fn what_is_under_way_is_known(store: &dyn Store) {
     assert_eq!((way(2).samples, way(2).batches, way(2).held.len()), (4, vec![first, second], 2));
     assert_eq!(way(3).held, [("job".to_owned(), pico(100))], "what is reserved, and by whom");
     assert_eq!(way(9), super::UnderWay::default());
-    let outcomes = vec![(0, answered(["a", "b"], 1)), (1, failed(true, Closing::Released)), (2, failed(false, Closing::Lost))];
+    let outcomes =
+        vec![(0, answered(["a", "b"], 1)), (1, failed(true, Closing::Released)), (2, failed(false, Closing::Lost))];
     store.land_lines(first, Cache::Use, outcomes).await.unwrap();
     assert_eq!(way(0), super::UnderWay::default(), "an answered request is not under way");
     let Outcome::Failed(expected, _) = failed(true, Closing::Released) else { unreachable!() };

@@ -69,7 +69,8 @@ impl Shelf {
     fn shown(&self, id: BatchId) -> Option<BatchRecord> {
         let (record, lines) = self.batches.get(&id)?;
         let count = |answered: bool| {
-            lines.iter().filter(|line| line.outcome.as_ref().is_some_and(|fail| fail.is_none() == answered)).count() as u64
+            lines.iter().filter(|line| line.outcome.as_ref().is_some_and(|fail| fail.is_none() == answered)).count()
+                as u64
         };
         Some(BatchRecord { lines: [lines.len() as u64, count(true), count(false)], ..record.clone() })
     }

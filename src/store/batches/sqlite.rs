@@ -16,7 +16,8 @@ use crate::store::{
     Cache, Durable, EntryId, Fingerprint, RequestRecord, at_once, check_amount, check_response, codec, queries,
 };
 
-const BATCH: &str = "SELECT b.id, b.scope, b.endpoint, b.model, b.stage, b.intent, b.word, b.remote, b.notes, b.created_at,
+const BATCH: &str =
+    "SELECT b.id, b.scope, b.endpoint, b.model, b.stage, b.intent, b.word, b.remote, b.notes, b.created_at,
                             b.changed_at, count(l.number), coalesce(sum(l.state = 1), 0), coalesce(sum(l.state = 2), 0)
                      FROM batches b LEFT JOIN batch_lines l ON l.batch = b.id";
 
@@ -180,8 +181,7 @@ fn keep_job(conn: &Connection, id: &str, scope: &str, asks: &[AskRecord]) -> Res
         return Ok(());
     }
     let number = conn.last_insert_rowid();
-    let insert =
-        "INSERT INTO batch_asks (job, place, id, model, fingerprint, n) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let insert = "INSERT INTO batch_asks (job, place, id, model, fingerprint, n) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     let mut insert = conn.prepare_cached(insert)?;
     for (place, ask) in asks.iter().enumerate() {
         insert.execute(params![number, place as i64, ask.id, ask.model, ask.fingerprint.0.as_slice(), ask.n])?;
