@@ -318,7 +318,8 @@ impl Inner {
             return self.step(record, to).await;
         }
         let waited = now().saturating_sub(record.changed_at);
-        if waited < i64::try_from(self.options.grace.as_secs()).unwrap_or(i64::MAX) {
+        // Whole seconds are counted, so the last one must have passed.
+        if waited <= i64::try_from(self.options.grace.as_secs()).unwrap_or(i64::MAX) {
             return Ok(record);
         }
         let to = Progress { stage: Stage::Planned, ..record.progress.clone() };

@@ -122,6 +122,8 @@ async fn guard(State(desk): Desks, mut request: Request, next: Next) -> HttpResp
     let path = request.uri().path().to_owned();
     let family = family(&path, request.headers());
     let query = request.uri().query().unwrap_or_default();
+    // The newer address of Azure's is the version.
+    let query = if path.starts_with("/openai/v1/") { "api-version=v1" } else { query };
     let let_in = authorized(&desk.options, family, request.headers(), query);
     let (key, fault) = match let_in.and_then(|key| Ok((key, demanded(request.headers())?))) {
         Ok(both) => both,
