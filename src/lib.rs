@@ -39,6 +39,7 @@
 //! | [`evaluate`] | one (configuration, instance) becomes a rendered request, responses, metrics |
 //! | [`metric`] | built-in metric functions, votes over n responses, programs of the user's |
 //! | [`runner`] | one request answered: single flight, store, budget, rate limit, backend, retry |
+//! | [`batch`] | the same requests through the providers' batch APIs: half the price, within a day |
 //! | [`backend`] | who answers: over HTTP, from a cassette, the made-up model |
 //! | [`provider`] | wire formats as pure functions |
 //! | [`space`] | search spaces: parameters, conditions, constraints, sampling |
@@ -61,6 +62,7 @@
 //!   ([`study::pipeline`]): the same seed gives the same answer at any concurrency.
 
 pub mod backend;
+pub mod batch;
 pub mod cli;
 pub mod client;
 pub mod declaration;

@@ -15,6 +15,7 @@ fn batched() -> (MockServer, Client) {
         duration: Duration::from_secs(1000),
         window: Duration::from_secs(2000),
         enqueued_tokens: Some(400),
+        ..BatchOptions::default()
     };
     start(|options| options.batches = batches)
 }
@@ -114,7 +115,7 @@ fn batches_finish_expire_and_are_cancelled_at_half_the_price() {
         assert_eq!((&next["has_more"], &next["data"][0]["status"]), (&json!(false), &json!("completed")));
     });
     let short =
-        BatchOptions { duration: Duration::from_secs(1000), window: Duration::from_secs(600), enqueued_tokens: None };
+        BatchOptions { duration: Duration::from_secs(1000), window: Duration::from_secs(600), ..BatchOptions::default() };
     let (_server, client) = start(|options| options.batches = short);
     run(async {
         let batch = client.batch(&[line("a", &chat(1)), line("b", &chat(1))].join("\n")).await;

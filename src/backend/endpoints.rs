@@ -1,5 +1,6 @@
 //! Endpoints, models and their prices as resolved: from a `farthing.toml`, or what there is without one.
 
+mod batch;
 mod file;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use batch::BatchLimits;
 pub use file::ConfigFile;
 
 #[cfg(feature = "local")]
@@ -193,6 +195,8 @@ pub struct Endpoint {
     pub local_price: Option<Price>,
     /// Nobody named it: it is there so that local models need no `farthing.toml`.
     pub implied: bool,
+    /// What its batch API takes at once.
+    pub batch: BatchLimits,
 }
 
 /// A model as it will be asked and paid.
@@ -218,6 +222,8 @@ pub struct Model {
     pub kind: Option<ModelKind>,
     /// A `tokenizer.json` that counts its tokens.
     pub tokenizer: Option<PathBuf>,
+    /// Most of its input tokens in batches that are not finished, where that is not the endpoint's limit.
+    pub enqueued_tokens: Option<u64>,
     /// What may be sent to it.
     pub rates: Rates,
     /// The limits that it shares with others: a key of [`Endpoints::groups`].
@@ -373,6 +379,7 @@ impl Model {
             max_output_tokens: None,
             kind: None,
             tokenizer: None,
+            enqueued_tokens: None,
             rates: Rates::default(),
             group: None,
             checked: true,
@@ -411,6 +418,7 @@ impl Endpoint {
             cassette: None,
             local_price: None,
             implied: false,
+            batch: BatchLimits::default(),
         }
     }
 

@@ -12,7 +12,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use endpoints::{About, Auth, Endpoint, Endpoints, Equivalence, Model, ModelKind, ProviderKind, Rates, Routing};
+pub use endpoints::{
+    About, Auth, BatchLimits, Endpoint, Endpoints, Equivalence, Model, ModelKind, ProviderKind, Rates, Routing,
+};
 
 use crate::diagnostic::Result;
 use crate::provider::{Failure, FailureKind, Request, Response};

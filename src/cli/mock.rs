@@ -108,6 +108,7 @@ fn options(arguments: &MockArguments) -> Result<(Options, String)> {
             duration: seconds("batch-seconds", arguments.batch_seconds)?,
             window: seconds("batch-window", arguments.batch_window)?,
             enqueued_tokens: arguments.enqueued_tokens,
+            refused_text: None,
         },
         cache_prompts: arguments.cache_prompts,
         threads: usize::from(arguments.threads),

@@ -2,6 +2,7 @@
 //! progress and errors to standard error; exit codes as documented in `farthing --help`.
 
 mod arguments;
+mod batch;
 mod cache;
 mod evaluate;
 mod first;
@@ -68,6 +69,8 @@ enum Command {
     Evaluate(evaluate::EvaluateArguments),
     /// Write a run's report anew
     Report(report::ReportArguments),
+    /// Send requests through a batch API: half the price, answers within a day
+    Batch(batch::BatchArguments),
     /// Look into the store of samples, export it, or make it smaller
     Cache(cache::CacheArguments),
     /// List the built-in metrics and their options
@@ -144,6 +147,7 @@ fn dispatch(command: Command, embedded: &Embedded) -> Result<u8> {
         Command::Test(arguments) => test::run(arguments, embedded),
         Command::Evaluate(arguments) => evaluate::run(arguments, embedded),
         Command::Report(arguments) => report::run(&arguments),
+        Command::Batch(arguments) => batch::run(arguments),
         Command::Cache(arguments) => cache::run(&arguments),
         Command::Metrics(arguments) => listing::metrics(&arguments),
         Command::Strategies(arguments) => listing::strategies(&arguments),

@@ -5,9 +5,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::future::join_all;
-use serde::Serialize;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -20,8 +18,8 @@ use crate::backend::CallError;
 use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
 use crate::prompt::tokens;
-use crate::provider::{Failure, FailureKind, Input, Message, Request, Response};
-use crate::store::{Closing, Fingerprint, RequestRecord, Stored};
+use crate::provider::{Failure, FailureKind, Input, Request, Response};
+use crate::store::{Closing, Fingerprint, Stored};
 
 /// One request of an evaluation, or of anything else that wants samples.
 pub(super) struct Buyer<'a> {
@@ -298,7 +296,7 @@ impl Buyer<'_> {
                 if let Some(turn) = turn {
                     hold.rest(turn.come()).await;
                 }
-                let record = self.record()?;
+                let record = service.record(self.request);
                 // Before as well: who asked may go, and the write goes on.
                 runner.bought.add(self.fingerprint);
                 let stored = runner.store.record(self.scope, self.fingerprint, &record, response, bill, entry).await?;
@@ -318,25 +316,6 @@ impl Buyer<'_> {
                 Ok(Err(error))
             }
         }
-    }
-
-    /// What the request is kept as, written without a detour over values.
-    fn record(&self) -> Result<RequestRecord> {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            #[serde(skip_serializing_if = "Option::is_none")]
-            messages: Option<&'a [Message]>,
-            params: &'a BTreeMap<String, Value>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            prompt: Option<&'a str>,
-        }
-        let (messages, prompt) = match &self.request.input {
-            Input::Messages(messages) => (Some(messages.as_slice()), None),
-            Input::Text(text) => (None, Some(text.as_str())),
-        };
-        let body = serde_json::to_string(&Body { messages, params: &self.request.params, prompt })
-            .map_err(|error| Error::internal(format!("a request is no JSON: {error}")))?;
-        Ok(RequestRecord { model: self.request.model.clone(), source: self.service.source().to_owned(), body })
     }
 
     /// The span of an attempt, in the words of OpenTelemetry's conventions for generative AI.

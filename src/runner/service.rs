@@ -1,18 +1,20 @@
 //! A model with who answers for it: what its requests may cost at worst, and the fingerprints of them.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::backend::Model;
 use crate::money::Usd;
 use crate::price::Price;
 use crate::prompt::tokens;
-use crate::provider::{Failure, Input, Request, Response};
+use crate::provider::{Failure, Input, Message, Request, Response};
 use crate::runner::routes::Seat;
 use crate::space::configuration::canonical;
 use crate::space::parameter::whole;
-use crate::store::Fingerprint;
+use crate::store::{Fingerprint, RequestRecord};
 
 /// Output tokens that a completion is taken to have at most where nothing says so and no budget needs to know.
 const UNLIMITED_OUTPUT: u64 = 1 << 20;
@@ -53,6 +55,25 @@ impl Service {
         hashed(self.source(), model, request)
     }
 
+    /// What a request is kept as, written without a detour over values.
+    pub fn record(&self, request: &Request) -> RequestRecord {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            messages: Option<&'a [Message]>,
+            params: &'a BTreeMap<String, Value>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            prompt: Option<&'a str>,
+        }
+        let (messages, prompt) = match &request.input {
+            Input::Messages(messages) => (Some(messages.as_slice()), None),
+            Input::Text(text) => (None, Some(text.as_str())),
+        };
+        // Texts, and maps with texts for keys: there is nothing that could fail.
+        let body = serde_json::to_string(&Body { messages, params: &request.params, prompt }).unwrap_or_default();
+        RequestRecord { model: request.model.clone(), source: self.source().to_owned(), body }
+    }
+
     /// The names of its endpoints, in the user's order.
     pub fn endpoints(&self) -> impl Iterator<Item = &str> {
         self.seats.iter().map(|seat| seat.name.as_str())
@@ -69,7 +90,7 @@ impl Service {
     }
 
     /// Most output tokens of one completion of a request; `None` where nothing bounds it.
-    pub(super) fn output_limit(&self, request: &Request) -> Option<u64> {
+    pub fn output_limit(&self, request: &Request) -> Option<u64> {
         // What one of the endpoints is not sent does not hold it back.
         let named = |name: &str| match self.drops(name) {
             true => None,
@@ -132,6 +153,21 @@ impl Service {
 
     /// What one request for so many completions may cost.
     fn raw_bound(&self, request: &Request, wanted: usize, tight: bool) -> Usd {
+        self.raw_bound_at(&self.price, request, wanted, tight)
+    }
+
+    /// What one request for so many completions may cost at another price, a batch API's, as bills have taught it.
+    pub fn bound_at(&self, price: &Price, request: &Request, wanted: u32, tight: bool) -> Usd {
+        let growth = self.bill_growth.load(Ordering::Relaxed);
+        self.raw_bound_at(price, request, wanted as usize, tight).scale_up(growth, 1000)
+    }
+
+    /// Compares a bill at another price with its bound, so that the bounds of later requests hold.
+    pub fn billed_at(&self, price: &Price, bill: Usd, request: &Request, wanted: u32) {
+        grow(&self.bill_growth, bill, self.raw_bound_at(price, request, wanted as usize, false));
+    }
+
+    fn raw_bound_at(&self, price: &Price, request: &Request, wanted: usize, tight: bool) -> Usd {
         if wanted == 0 {
             return Usd::ZERO;
         }
@@ -141,7 +177,7 @@ impl Service {
         let drawn = request.params.get("best_of").and_then(Value::as_u64).unwrap_or(0).max(wanted as u64);
         let output = self.output_limit(request).unwrap_or(UNLIMITED_OUTPUT);
         // A bound on the prompt over the limit of long prompts takes their price.
-        let price = self.price.at(input);
+        let price = price.at(input);
         price.dearest_input().times(input) + price.output.times(output.saturating_mul(drawn))
     }
 

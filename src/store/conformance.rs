@@ -31,6 +31,7 @@ pub async fn conformance(make: impl Fn() -> Arc<dyn Store>) {
     what_is_removed_is_gone_and_the_ledger_stays(&*make()).await;
     a_scope_may_see_only_its_own(make()).await;
     a_refresh_takes_the_place_of_what_was_there(make()).await;
+    super::batches::conformance::conformance(&make).await;
 }
 
 /// A fingerprint for each number, spread like a hash.

@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
+use super::batches::{
+    AskRecord, BatchId, BatchLine, BatchRecord, JobRecord, NewBatch, Outcome, Progress, Stage, UnderWay,
+};
 use super::{
-    Bought, Cache, Closing, Contents, Durable, EntryId, Fingerprint, Item, Kept, SharedStore, Spent, Store, Stored,
+    BatchBook, Bought, Cache, Closing, Contents, Durable, EntryId, Fingerprint, Item, Kept, SharedStore, Spent, Store,
+    Stored,
 };
 use crate::diagnostic::Result;
 use crate::money::Usd;
@@ -84,5 +88,57 @@ impl Store for Fresh {
 
     fn compact(&self) -> Result<()> {
         self.behind.compact()
+    }
+}
+
+/// What lands is recorded as the run sees it; all else is the same behind.
+impl BatchBook for Fresh {
+    fn open_batch(&self, batch: NewBatch, after: Option<BatchId>) -> Durable<Option<BatchId>> {
+        self.behind.open_batch(batch, after)
+    }
+
+    fn move_batch(&self, id: BatchId, from: Stage, to: Progress) -> Durable<bool> {
+        self.behind.move_batch(id, from, to)
+    }
+
+    fn split_batch(&self, id: BatchId, at: u32, intent: String, notes: String) -> Durable<BatchId> {
+        self.behind.split_batch(id, at, intent, notes)
+    }
+
+    fn batches(&self, open: bool) -> Result<Vec<BatchRecord>> {
+        self.behind.batches(open)
+    }
+
+    fn batch(&self, id: BatchId) -> Result<Option<BatchRecord>> {
+        self.behind.batch(id)
+    }
+
+    fn batch_page(&self, id: BatchId, from: u32, most: usize) -> Result<Vec<BatchLine>> {
+        self.behind.batch_page(id, from, most)
+    }
+
+    fn batch_lines(&self, id: BatchId, numbers: &[u32]) -> Result<Vec<BatchLine>> {
+        self.behind.batch_lines(id, numbers)
+    }
+
+    fn land_lines(&self, id: BatchId, cache: Cache, outcomes: Vec<(u32, Outcome)>) -> Durable<u64> {
+        let cache = if cache.is_use() { self.cache } else { cache };
+        self.behind.land_lines(id, cache, outcomes)
+    }
+
+    fn under_way(&self, fingerprints: &[Fingerprint]) -> Result<Vec<UnderWay>> {
+        self.behind.under_way(fingerprints)
+    }
+
+    fn keep_job(&self, id: &str, scope: &str, asks: Vec<AskRecord>) -> Durable<()> {
+        self.behind.keep_job(id, scope, asks)
+    }
+
+    fn jobs(&self) -> Result<Vec<JobRecord>> {
+        self.behind.jobs()
+    }
+
+    fn asks(&self, job: &str, from: u64, most: usize) -> Result<Vec<AskRecord>> {
+        self.behind.asks(job, from, most)
     }
 }

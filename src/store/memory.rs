@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::batches::Shelf;
 use super::contents::{PURCHASE_BYTES, REQUEST_BYTES};
 use super::queries::now;
 use super::{
@@ -21,11 +22,12 @@ pub struct MemoryStore {
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     requests: BTreeMap<Fingerprint, Held>,
     /// Entry `EntryId(k)` is at `k`.
     ledger: Vec<Entry>,
     failures: HashMap<String, BTreeMap<(Fingerprint, u32), Failure>>,
+    pub(super) shelf: Shelf,
 }
 
 #[derive(Debug)]
@@ -43,11 +45,11 @@ impl MemoryStore {
         Arc::default()
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, State> {
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, State> {
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -62,12 +64,24 @@ impl State {
         self.ledger.get_mut(usize::try_from(id.0).ok()?)
     }
 
-    fn reserve(&mut self, scope: &str, fingerprint: &Fingerprint, worst: Usd, closing: Option<Closing>) -> EntryId {
+    pub(super) fn reserve(
+        &mut self,
+        scope: &str,
+        fingerprint: &Fingerprint,
+        worst: Usd,
+        closing: Option<Closing>,
+    ) -> EntryId {
         self.ledger.push(Entry { scope: scope.to_owned(), fingerprint: *fingerprint, worst, closing });
         EntryId(self.ledger.len() as i64 - 1)
     }
 
-    fn close(&mut self, id: EntryId, closing: Closing) -> Result<()> {
+    /// What an entry was reserved for.
+    pub(super) fn worst(&self, id: EntryId) -> Usd {
+        let entry = usize::try_from(id.0).ok().and_then(|at| self.ledger.get(at));
+        entry.map_or(Usd::ZERO, |entry| entry.worst)
+    }
+
+    pub(super) fn close(&mut self, id: EntryId, closing: Closing) -> Result<()> {
         if let Closing::Settled(bill) = closing {
             check_amount(bill)?;
         }
@@ -93,7 +107,7 @@ impl State {
         }
     }
 
-    fn record(&mut self, cache: Cache, bought: Bought<'_>) -> Result<Stored> {
+    pub(super) fn record(&mut self, cache: Cache, bought: Bought<'_>) -> Result<Stored> {
         let Bought { scope, fingerprint, request, response, bill, entry } = bought;
         check_amount(bill)?;
         check_response(&response)?;

@@ -66,4 +66,55 @@ pub(super) const MIGRATIONS: &[&str] = &["
         FROM requests r CROSS JOIN purchases p ON p.fingerprint = r.fingerprint;
     DROP TABLE purchases;
     ALTER TABLE purchases_2 RENAME TO purchases;
+", "
+    -- 3: batches. The text of a request stands once, however many lines ask for it, and only while a line is open.
+    CREATE TABLE batches (
+        id         INTEGER PRIMARY KEY AUTOINCREMENT,
+        intent     TEXT NOT NULL UNIQUE,
+        scope      TEXT NOT NULL,
+        endpoint   TEXT NOT NULL,
+        model      TEXT NOT NULL,
+        stage      TEXT NOT NULL,
+        word       TEXT NOT NULL,
+        remote     TEXT,
+        notes      TEXT NOT NULL,
+        created_at INTEGER NOT NULL,
+        changed_at INTEGER NOT NULL
+    );
+    CREATE TABLE batch_requests (
+        id          INTEGER PRIMARY KEY,
+        fingerprint BLOB NOT NULL UNIQUE,
+        model       TEXT NOT NULL,
+        source      TEXT NOT NULL,
+        body        TEXT NOT NULL
+    );
+    -- state: 0 open, 1 answered, 2 failed
+    CREATE TABLE batch_lines (
+        batch       INTEGER NOT NULL,
+        number      INTEGER NOT NULL,
+        fingerprint BLOB NOT NULL,
+        n           INTEGER NOT NULL,
+        entry       INTEGER NOT NULL,
+        state       INTEGER NOT NULL,
+        retryable   INTEGER,
+        kind        TEXT,
+        message     TEXT,
+        PRIMARY KEY (batch, number)
+    ) WITHOUT ROWID;
+    CREATE INDEX batch_lines_by_request ON batch_lines (fingerprint, batch, number);
+    CREATE TABLE batch_jobs (
+        number     INTEGER PRIMARY KEY,
+        id         TEXT NOT NULL UNIQUE,
+        scope      TEXT NOT NULL,
+        created_at INTEGER NOT NULL
+    );
+    CREATE TABLE batch_asks (
+        job         INTEGER NOT NULL,
+        place       INTEGER NOT NULL,
+        id          TEXT NOT NULL,
+        model       TEXT NOT NULL,
+        fingerprint BLOB NOT NULL,
+        n           INTEGER NOT NULL,
+        PRIMARY KEY (job, place)
+    ) WITHOUT ROWID;
 "];

@@ -12,6 +12,7 @@ use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
 use crate::provider::{Failure, Response, Sample};
 
+pub mod batches;
 mod codec;
 pub mod conformance;
 mod connection;
@@ -30,6 +31,7 @@ mod property_tests;
 #[cfg(test)]
 mod sqlite_tests;
 
+pub use batches::BatchBook;
 pub use contents::{Bought, Cache, Contents, Item, Kept, Sums};
 pub use fresh::Fresh;
 pub use memory::MemoryStore;
@@ -151,7 +153,7 @@ pub type Durable<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 ///
 /// The call itself asks for the write, in the order of calls; the future only waits for it, and dropping it undoes
 /// nothing. [`conformance::conformance`] holds a store to all that is said here.
-pub trait Store: Send + Sync {
+pub trait Store: BatchBook {
     /// What is stored under a fingerprint, at least all that a resolved [`Store::record`] kept. Called from any thread,
     /// often; must not block on writers.
     fn stored(&self, fingerprint: &Fingerprint) -> Result<Stored> {

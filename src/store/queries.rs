@@ -8,8 +8,8 @@ use rusqlite::{Connection, OptionalExtension, Row, Rows, params};
 use super::connection::Trouble;
 use super::contents::{PURCHASE_BYTES, REQUEST_BYTES, Sums};
 use super::{
-    Cache, Contents, EntryId, Fingerprint, Item, Kept, Purchase, RequestRecord, Spent, Stored, already_settled, codec,
-    no_entry, sum_of,
+    Cache, Closing, Contents, EntryId, Fingerprint, Item, Kept, Purchase, RequestRecord, Spent, Stored,
+    already_settled, codec, no_entry, not_open, sum_of,
 };
 use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
@@ -188,6 +188,18 @@ pub(super) fn add_entry(
     let values = params![scope, fingerprint.0.as_slice(), worst.pico(), settled.map(Usd::pico), state, now()];
     conn.prepare_cached(insert)?.execute(values)?;
     Ok(EntryId(conn.last_insert_rowid()))
+}
+
+/// Closes an open entry.
+pub(super) fn close(conn: &Connection, entry: EntryId, closing: Closing) -> Result<(), Trouble> {
+    let (state, settled) = match closing {
+        Closing::Settled(bill) => ("settled", Some(bill)),
+        Closing::Released => ("released", None),
+        Closing::Lost => ("lost", None),
+    };
+    let update = "UPDATE ledger SET state = ?2, settled = ?3 WHERE id = ?1 AND state = 'open'";
+    let closed = conn.prepare_cached(update)?.execute(params![entry.0, state, settled.map(Usd::pico)])?;
+    if closed == 1 { Ok(()) } else { Err(not_open(entry).into()) }
 }
 
 /// Books the bill of a response that came. It may come late, when its reservation was given up already.

@@ -15,7 +15,7 @@ use super::connection::{Trouble, compact, open_reader, open_writer};
 use super::writer::Writer;
 use super::{
     Bought, Cache, Closing, Contents, Durable, EntryId, Fingerprint, Item, Kept, Spent, Store, Stored, at_once,
-    check_amount, check_response, codec, not_open, queries,
+    check_amount, check_response, codec, queries,
 };
 use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
@@ -29,7 +29,7 @@ const STRIPES: usize = 16;
 /// Dropping it waits until all that was asked for is written.
 pub struct SqliteStore {
     // Before the readers: the last connection to close tidies up, and the writer's may still have work.
-    writer: Writer,
+    pub(super) writer: Writer,
     idle: [Mutex<Vec<Connection>>; STRIPES],
     path: Arc<Path>,
 }
@@ -63,7 +63,7 @@ impl SqliteStore {
     }
 
     /// Reads on a connection that no other thread uses meanwhile.
-    fn read<T>(&self, query: impl FnOnce(&Connection) -> Result<T, Trouble>) -> Result<T> {
+    pub(super) fn read<T>(&self, query: impl FnOnce(&Connection) -> Result<T, Trouble>) -> Result<T> {
         let stripe = &self.idle[stripe()];
         let idle = lock(stripe).pop();
         let answer = idle.map_or_else(|| open_reader(&self.path), Ok).and_then(|conn| {
@@ -110,19 +110,12 @@ impl Store for SqliteStore {
     }
 
     fn close(&self, entry: EntryId, closing: Closing) -> Durable<()> {
-        let (state, settled) = match closing {
-            Closing::Settled(bill) => ("settled", Some(bill)),
-            Closing::Released => ("released", None),
-            Closing::Lost => ("lost", None),
-        };
-        if let Err(error) = settled.map_or(Ok(()), check_amount) {
+        if let Closing::Settled(bill) = closing
+            && let Err(error) = check_amount(bill)
+        {
             return at_once(Err(error));
         }
-        self.writer.submit(move |conn| {
-            let update = "UPDATE ledger SET state = ?2, settled = ?3 WHERE id = ?1 AND state = 'open'";
-            let closed = conn.prepare_cached(update)?.execute(params![entry.0, state, settled.map(Usd::pico)])?;
-            if closed == 1 { Ok(()) } else { Err(not_open(entry).into()) }
-        })
+        self.writer.submit(move |conn| queries::close(conn, entry, closing))
     }
 
     fn record_as(&self, cache: Cache, bought: Bought<'_>) -> Durable<Stored> {

@@ -100,6 +100,13 @@ impl Stop {
         wish
     }
 
+    /// Waits for the first wish.
+    pub async fn wished(&self) {
+        while !self.asked() {
+            self.changed.notified().await;
+        }
+    }
+
     fn asked(&self) -> bool {
         self.wish.load(Ordering::SeqCst) > 0
     }

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::batch::BatchTable;
 use super::{
     About, Auth, Endpoint, Endpoints, Equivalence, Model, ModelKind, ProviderKind, Rates, Routing, with_builtin,
 };
@@ -98,6 +99,9 @@ struct EndpointTable {
     /// local: dollars per million tokens of models that have no `price` of their own; 0 is a price too.
     #[schemars(with = "Option<PriceTable>")]
     local_price: Option<Spanned<Arc<PriceTable>>>,
+    /// What its batch API takes at once.
+    #[schemars(with = "Option<BatchTable>")]
+    batch: Option<Spanned<BatchTable>>,
 }
 
 /// One text, or a list of them.
@@ -159,6 +163,8 @@ struct ModelTable {
     tokenizer: Option<Spanned<String>>,
     /// false: its parameters are not checked against what is known of a model of this name (default true).
     check_parameters: Option<bool>,
+    /// Most input tokens of this model in unfinished batches; else as the endpoint's `batch` table says.
+    batch_enqueued_tokens: Option<u64>,
     /// Requests of this model sent in any minute.
     #[schemars(with = "Option<u32>")]
     requests_per_minute: Option<Spanned<u32>>,
@@ -391,6 +397,9 @@ fn endpoint(
     endpoint.max_timeout_retries = spec.max_timeout_retries.unwrap_or(endpoint.max_timeout_retries);
     endpoint.equivalence = spec.equivalence;
     endpoint.local_price = spec.local_price.as_ref().map(|price| price.get_ref().price(source)).transpose()?;
+    if let Some(batch) = &spec.batch {
+        endpoint.batch = batch.get_ref().limits().map_err(|why| at(why, batch.span(), "here"))?;
+    }
     match &spec.cassette {
         Some(cassette) => {
             let path = folder.join(cassette.get_ref());
@@ -453,7 +462,11 @@ fn model(
     };
     let price = spec.price.as_ref().map(|price| price.price(source)).transpose()?;
     let batch_price = spec.price.as_ref().map(|price| price.batch_price(source)).transpose()?.flatten();
-    for (limit, what) in [(spec.context_window, "context_window"), (spec.max_output_tokens, "max_output_tokens")] {
+    for (limit, what) in [
+        (spec.context_window, "context_window"),
+        (spec.max_output_tokens, "max_output_tokens"),
+        (spec.batch_enqueued_tokens, "batch_enqueued_tokens"),
+    ] {
         if limit == Some(0) {
             return Err(wrong(source, format!("`{what}` must be above 0"), table.span(), "in this model"));
         }
@@ -482,6 +495,7 @@ fn model(
         context_window: spec.context_window,
         max_output_tokens: spec.max_output_tokens,
         kind: spec.kind,
+        enqueued_tokens: spec.batch_enqueued_tokens,
         rates: rates(source, &spec.requests_per_minute, &spec.tokens_per_minute, &spec.max_concurrency)?,
         group: group(source, &spec.limit, groups)?,
         checked: spec.check_parameters.unwrap_or(true),

@@ -138,6 +138,11 @@ impl Keys {
         Some(Use { key: &self.0[at], at })
     }
 
+    /// The first key, whatever it is about: what it has put there only it can see.
+    pub(super) fn first(&self) -> &Key {
+        &self.0[0]
+    }
+
     /// What a reply says of the key it came to: refused, or over its limit, it rests while others work.
     pub(super) fn learn(&self, key: &Key, failure: FailureKind, wait: Option<Duration>) {
         let rest = match failure {

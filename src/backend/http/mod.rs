@@ -1,6 +1,7 @@
 //! Over HTTP: one pooled client an endpoint. Sends what `provider` encoded and hands what came back to it.
 
 mod keys;
+pub mod raw;
 mod waits;
 mod wires;
 

@@ -22,7 +22,7 @@ use super::{Desk, Payer};
 use crate::backend::mock::tokens;
 
 /// How batches go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchOptions {
     /// How long work on a batch takes; a tenth of it more for validating, finalizing and cancelling each.
     pub duration: Duration,
@@ -31,13 +31,15 @@ pub struct BatchOptions {
     /// The most prompt tokens of one model in batches that are not finished; a batch above it fails
     /// (`token_limit_exceeded`).
     pub enqueued_tokens: Option<u64>,
+    /// A line of a batch with this text in its body fails validation, and the whole batch with it.
+    pub refused_text: Option<String>,
 }
 
 impl Default for BatchOptions {
     /// A second, a day, no limit.
     fn default() -> BatchOptions {
         let day = Duration::from_secs(24 * 3600);
-        BatchOptions { duration: Duration::from_secs(1), window: day, enqueued_tokens: None }
+        BatchOptions { duration: Duration::from_secs(1), window: day, enqueued_tokens: None, refused_text: None }
     }
 }
 
@@ -296,6 +298,10 @@ fn check(desk: &Desk, bytes: &[u8], endpoint: &str, format: Format) -> Checked {
         if !seen.insert(custom_id.to_owned()) {
             let message = format!("The custom_id '{custom_id}' was used for an earlier line already.");
             wrong("duplicate_custom_id", json!("custom_id"), message);
+        }
+        let refused = desk.options.batches.refused_text.as_ref();
+        if refused.is_some_and(|text| body.values().any(|value| value.to_string().contains(text))) {
+            wrong("invalid_request", json!("body"), "The body of this line is not valid.".into());
         }
         let model = body.get("model").and_then(Value::as_str).unwrap_or_default().to_owned();
         match &checked.model {

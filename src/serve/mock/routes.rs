@@ -33,6 +33,7 @@ pub(super) fn router(desk: Arc<Desk>) -> Router {
         .route("/v1/messages/batches/{id}/cancel", post(message_batches::cancel))
         .nest("/v1", storage())
         .nest("/openai", storage())
+        .nest("/openai/v1", storage())
         .layer(axum::middleware::from_fn_with_state(desk.clone(), guard));
     Router::new()
         .route("/v1/chat/completions", completions(Format::Chat))
@@ -121,6 +122,8 @@ async fn guard(State(desk): Desks, mut request: Request, next: Next) -> HttpResp
     let path = request.uri().path().to_owned();
     let family = family(&path, request.headers());
     let query = request.uri().query().unwrap_or_default();
+    // The newer address of Azure's is the version.
+    let query = if path.starts_with("/openai/v1/") { "api-version=v1" } else { query };
     let let_in = authorized(&desk.options, family, request.headers(), query);
     let (key, fault) = match let_in.and_then(|key| Ok((key, demanded(request.headers())?))) {
         Ok(both) => both,
@@ -130,6 +133,16 @@ async fn guard(State(desk): Desks, mut request: Request, next: Next) -> HttpResp
     let case = Case { model: "", key: &key, prompt: "", path: &path, batch: false };
     let fault = fault.or_else(|| desk.rules().strike(&case));
     let fuse = request.extensions().get::<Connection>().map(|ConnectInfo(fuse)| fuse.clone());
+    if let (Some(fault), Some(fuse)) = (&fault, &fuse)
+        && fault.billed
+    {
+        // What is billed is done, though its word does not arrive: a batch is there that its maker has not heard of.
+        request.extensions_mut().insert(Payer(key));
+        let done = next.run(request).await;
+        let bytes = axum::body::to_bytes(done.into_body(), usize::MAX).await.unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        return spoil(&desk, fault.kind.clone(), family, fuse, "application/json", text).await;
+    }
     if let (Some(fault), Some(fuse)) = (fault, fuse) {
         return spoil(&desk, fault.kind, family, &fuse, "application/json", r#"{"object": "spoilt"}"#.into()).await;
     }

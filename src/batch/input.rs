@@ -1,0 +1,277 @@
+//! Requests from a file: lines as OpenAI's batch API takes them, or farthing's own form, one JSON object a line.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::Ask;
+use crate::diagnostic::{Error, Result, Source, nearest};
+use crate::provider::{Input, Message, Request};
+use crate::space::parameter::{api_parameter, whole};
+
+/// Reads requests from a JSON Lines file, gzip or zstd by its ending.
+///
+/// # Errors
+/// A usage error that says which line is wrong, where, and how it should be.
+pub fn read(path: &Path) -> Result<Vec<Ask>> {
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    if !matches!(ending, "gz" | "zst") {
+        return read_text(&Source::read(path)?);
+    }
+    let unreadable = |error: std::io::Error| crate::diagnostic::unreadable(path, &error);
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let mut text = String::new();
+    let read = match ending {
+        "gz" => std::io::Read::read_to_string(&mut flate2::read::MultiGzDecoder::new(file), &mut text),
+        _ => zstd::Decoder::new(file).and_then(|mut file| std::io::Read::read_to_string(&mut file, &mut text)),
+    };
+    read.map_err(unreadable)?;
+    read_text(&Source::new(path.display().to_string(), text))
+}
+
+/// Reads requests from a text of JSON Lines.
+pub fn read_text(source: &Source) -> Result<Vec<Ask>> {
+    let mut asks = Vec::new();
+    let mut known: HashMap<String, usize> = HashMap::new();
+    for (at, line) in source.text().lines().enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let wrong = |problem: Problem| {
+            let span = problem.span(line);
+            let error = Error::usage(problem.message).at_line(source.name(), at, line, span, "here");
+            error.help_if(problem.help)
+        };
+        let value: Value = serde_json::from_str(line).map_err(|error| {
+            let column = error.column().saturating_sub(1).min(line.len());
+            Error::usage(format!("this line is no JSON: {error}")).at_line(
+                source.name(),
+                at,
+                line,
+                column..column,
+                "here",
+            )
+        })?;
+        let Value::Object(fields) = value else {
+            return Err(wrong(Problem::new("a request is a JSON object", "")));
+        };
+        let ask = read_one(fields, at).map_err(wrong)?;
+        if let Some(first) = known.insert(ask.id.clone(), at) {
+            let problem = Problem::new(format!("the id `{}` stands in line {} already", ask.id, first + 1), &ask.id);
+            return Err(wrong(problem));
+        }
+        asks.push(ask);
+    }
+    match asks.is_empty() {
+        true => Err(Error::usage(format!("{} has no requests", source.name()))),
+        false => Ok(asks),
+    }
+}
+
+/// What is wrong with a line.
+struct Problem {
+    message: String,
+    /// What of the line is wrong: a piece of its text.
+    what: String,
+    help: Option<String>,
+}
+
+impl Problem {
+    fn new(message: impl Into<String>, what: &str) -> Problem {
+        Problem { message: message.into(), what: what.to_owned(), help: None }
+    }
+
+    fn help(self, help: impl Into<String>) -> Problem {
+        Problem { help: Some(help.into()), ..self }
+    }
+
+    fn span(&self, line: &str) -> std::ops::Range<usize> {
+        match line.find(&self.what) {
+            Some(at) if !self.what.is_empty() => at..at + self.what.len(),
+            _ => 0..line.len().min(1),
+        }
+    }
+}
+
+fn read_one(mut fields: Map<String, Value>, at: usize) -> Result<Ask, Problem> {
+    let openai = ["custom_id", "method", "url", "body"];
+    if openai.iter().any(|name| fields.contains_key(*name)) {
+        if let Some(name) = fields.keys().find(|name| !openai.contains(&name.as_str())) {
+            return Err(Problem::new(format!("a batch line has no `{name}`"), name)
+                .help("it has custom_id, method, url and body"));
+        }
+        return read_openai(fields);
+    }
+    let id = match fields.remove("id") {
+        None => (at + 1).to_string(),
+        Some(Value::String(id)) if !id.is_empty() => id,
+        Some(Value::Number(id)) => id.to_string(),
+        Some(_) => return Err(Problem::new("an `id` is a text or a number", "\"id\"")),
+    };
+    if let Some(Value::Object(more)) = fields.get("params").cloned() {
+        fields.remove("params");
+        fields.extend(more);
+    }
+    let request = request(fields)?;
+    Ok(Ask::new(id, request))
+}
+
+fn read_openai(mut fields: Map<String, Value>) -> Result<Ask, Problem> {
+    let missing = |name: &str| Problem::new(format!("a batch line needs `{name}`"), "");
+    let id = match fields.remove("custom_id") {
+        Some(Value::String(id)) if !id.is_empty() => id,
+        _ => return Err(missing("custom_id")),
+    };
+    match fields.remove("method") {
+        None => {}
+        Some(method) if method == "POST" => {}
+        Some(_) => return Err(Problem::new("the method of a batch line is POST", "\"method\"")),
+    }
+    let url = fields.remove("url").and_then(|url| url.as_str().map(str::to_owned)).ok_or_else(|| missing("url"))?;
+    let Some(Value::Object(mut body)) = fields.remove("body") else { return Err(missing("body")) };
+    let kind = url.trim_start_matches("/v1");
+    match kind {
+        "/chat/completions" if body.contains_key("messages") => {}
+        "/completions" if body.contains_key("prompt") => {}
+        "/responses" => from_responses(&mut body)?,
+        "/chat/completions" | "/completions" => {
+            let wanted = if kind == "/completions" { "prompt" } else { "messages" };
+            return Err(Problem::new(format!("a body for {url} needs `{wanted}`"), &url));
+        }
+        _ => {
+            return Err(Problem::new(format!("batches of `{url}` are not supported"), &url)
+                .help("/v1/chat/completions, /v1/completions and /v1/responses are"));
+        }
+    }
+    Ok(Ask { url: Some(kind.to_owned()), ..Ask::new(id, request(body)?) })
+}
+
+/// The body of OpenAI's Responses API under the names of its chat API.
+fn from_responses(body: &mut Map<String, Value>) -> Result<(), Problem> {
+    let turn = |role: &str, content: Value| serde_json::json!({"role": role, "content": content});
+    let mut messages = match body.remove("instructions") {
+        Some(Value::String(text)) => vec![turn("system", text.into())],
+        _ => Vec::new(),
+    };
+    match body.remove("input") {
+        Some(Value::String(text)) => messages.push(turn("user", text.into())),
+        Some(Value::Array(turns)) => messages.extend(turns),
+        _ => return Err(Problem::new("a body for /v1/responses needs `input`", "\"body\"")),
+    }
+    body.insert("messages".to_owned(), Value::Array(messages));
+    if let Some(most) = body.remove("max_output_tokens") {
+        body.insert("max_tokens".to_owned(), most);
+    }
+    // farthing says so by itself.
+    body.remove("store");
+    Ok(())
+}
+
+/// A request from a model, messages or a prompt, and parameters side by side.
+fn request(mut fields: Map<String, Value>) -> Result<Request, Problem> {
+    let model = match fields.remove("model") {
+        Some(Value::String(model)) if !model.is_empty() => model,
+        Some(_) => return Err(Problem::new("a `model` is a text", "\"model\"")),
+        None => {
+            let near = nearest("model", fields.keys().map(String::as_str));
+            let problem = Problem::new("a request needs a `model`", near.unwrap_or_default());
+            return Err(problem.help("{\"id\": ..., \"model\": ..., \"messages\": [...] or \"prompt\": ...}"));
+        }
+    };
+    let input = match (fields.remove("messages"), fields.remove("prompt")) {
+        (Some(Value::Array(turns)), None) if !turns.is_empty() => {
+            Input::Messages(turns.iter().map(message).collect::<Result<_, _>>()?)
+        }
+        (None, Some(Value::String(text))) => Input::Text(text),
+        (Some(_), None) => return Err(Problem::new("`messages` is a list of at least one message", "\"messages\"")),
+        (None, Some(_)) => return Err(Problem::new("`prompt` is a text", "\"prompt\"")),
+        (Some(_), Some(_)) => {
+            return Err(Problem::new("a request has `messages` or a `prompt`, not both", "\"prompt\""));
+        }
+        (None, None) => {
+            let near = ["messages", "prompt"].iter().find_map(|name| nearest(name, fields.keys().map(String::as_str)));
+            return Err(Problem::new("a request needs `messages` or a `prompt`", near.unwrap_or_default()));
+        }
+    };
+    let n = match fields.remove("n") {
+        None | Some(Value::Null) => 1,
+        Some(n) => whole(&n)
+            .and_then(|n| u32::try_from(n).ok())
+            .filter(|n| api_parameter("n").is_none_or(|api| api.check(&Value::from(*n)).is_ok()) && *n > 0)
+            .ok_or_else(|| {
+                Problem::new(format!("n = {n} is no number of completions that can be asked for"), "\"n\"")
+            })?,
+    };
+    for (name, value) in &fields {
+        if let Some(Err(problem)) = api_parameter(name).filter(|_| !value.is_null()).map(|api| api.check(value)) {
+            return Err(Problem::new(problem, &format!("\"{name}\"")));
+        }
+    }
+    let params: BTreeMap<String, Value> = fields.into_iter().filter(|(_, value)| !value.is_null()).collect();
+    Ok(Request { model, input, params, n })
+}
+
+fn message(turn: &Value) -> Result<Message, Problem> {
+    let wrong = || Problem::new("a message has a `role` and a `content`, both texts", "\"messages\"");
+    let role = turn["role"].as_str().ok_or_else(wrong)?.to_owned();
+    let content = match &turn["content"] {
+        Value::String(text) => text.clone(),
+        // Parts that are texts are one text; anything else cannot be said in a request of farthing's.
+        Value::Array(parts) => {
+            parts.iter().map(|part| part["text"].as_str().ok_or_else(wrong)).collect::<Result<String, _>>()?
+        }
+        _ => return Err(wrong()),
+    };
+    Ok(Message { role, content })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn asks(text: &str) -> Result<Vec<Ask>> {
+        read_text(&Source::new("asks.jsonl", text))
+    }
+
+    #[test]
+    fn both_forms_are_the_same_request() {
+        let own =
+            r#"{"id": "a", "model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": 0, "n": 2}"#;
+        let openai = r#"{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions",
+            "body": {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}], "temperature": 0, "n": 2}}"#;
+        let openai = openai.replace('\n', " ");
+        let responses = r#"{"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": {"model": "m", "input": "x", "temperature": 0, "n": 2}}"#;
+        let [own, openai, responses] = [own, &openai, responses].map(|text| asks(text).unwrap().remove(0));
+        assert_eq!((&own.request, &own.id), (&openai.request, &openai.id));
+        assert_eq!(own.request, responses.request);
+        assert_eq!((own.url, openai.url.as_deref()), (None, Some("/chat/completions")));
+        let text = asks("{\"id\": 7, \"model\": \"m\", \"prompt\": \"p\", \"params\": {\"seed\": 3}}\n\n{\"model\": \"m\", \"prompt\": \"q\"}").unwrap();
+        assert_eq!((text[0].id.as_str(), text[1].id.as_str()), ("7", "3"), "without an id the line's number is one");
+        assert_eq!(text[0].request.params["seed"], json!(3));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_line() {
+        for (line, says) in [
+            ("{", "no JSON"),
+            ("[1]", "a JSON object"),
+            (r#"{"id": "b", "modell": "m", "prompt": "p"}"#, "needs a `model`"),
+            (r#"{"id": "b", "model": "m"}"#, "`messages` or a `prompt`"),
+            (r#"{"id": "b", "model": "m", "prompt": "p", "messages": [{}]}"#, "not both"),
+            (r#"{"id": "b", "model": "m", "messages": [{"role": "user"}]}"#, "a `role` and a `content`"),
+            (r#"{"id": "b", "model": "m", "prompt": "p", "n": 0}"#, "n = 0"),
+            (r#"{"id": "b", "model": "m", "prompt": "p", "temperature": 9}"#, "temperature"),
+            (r#"{"id": "a", "model": "m", "prompt": "p"}"#, "line 1 already"),
+            (r#"{"custom_id": "b", "url": "/v1/embeddings", "body": {}}"#, "not supported"),
+            (r#"{"custom_id": "b", "url": "/v1/chat/completions", "body": {"model": "m"}}"#, "needs `messages`"),
+            (r#"{"custom_id": "b", "url": "/v1/completions", "body": {}, "bdy": 1}"#, "no `bdy`"),
+        ] {
+            let good = r#"{"id": "a", "model": "m", "prompt": "p"}"#;
+            let error = asks(&format!("{good}\n{line}\n")).unwrap_err();
+            assert!(error.message().contains(says), "{line}: {error}");
+        }
+        assert!(asks("\n").unwrap_err().message().contains("no requests"));
+    }
+}

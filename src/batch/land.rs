@@ -1,0 +1,309 @@
+//! Results of a batch that is over become answers in the store, each once: what a line's outcome is, is written down in
+//! the same transaction as the answer and its bill.
+
+use super::Inner;
+use super::dialect::{self, Wrong};
+use super::drive::{PAGE, line_of, now, request_of};
+use super::link::{Link, unusable};
+use super::plan::{self, Notes};
+use super::state::{Phase, State};
+use crate::diagnostic::Result;
+use crate::price::Price;
+use crate::provider::{Failure, FailureKind};
+use crate::runner::Service;
+use crate::store::batches::{BatchLine, BatchRecord, LineFailure, Outcome, Progress, Stage};
+use crate::store::{Cache, Closing, fresh_name};
+
+/// How often a file that breaks off is read anew.
+const READINGS: u32 = 5;
+/// How often a batch that was refused is submitted again, without what was wrong with it.
+const REFUSALS: u32 = 4;
+
+/// Sent again, a request that failed so may be answered: the reason was not its own.
+pub(super) fn retryable(kind: FailureKind) -> bool {
+    kind.transient() || kind.fatal() || kind == FailureKind::Interrupted
+}
+
+fn failed(failure: Failure, closing: Closing) -> Outcome {
+    let retryable = retryable(failure.kind);
+    Outcome::Failed(LineFailure { failure, retryable }, closing)
+}
+
+impl Inner {
+    /// Takes in what a batch that is over has brought.
+    pub(super) async fn land(&self, mut record: BatchRecord) -> Result<BatchRecord> {
+        let (link, service) = (self.link(&record.endpoint)?, self.service(&record.model)?);
+        let mut notes = Notes::read(&record.progress.notes);
+        let phase = State::of(Stage::Ended, &record.progress.word).phase;
+        let price = plan::price(&service.model).unwrap_or(Price::FREE);
+        let (mut ours, mut strangers) = (0_u64, 0_u64);
+        let mut all = Vec::new();
+        let remote = record.progress.remote.clone().unwrap_or_default();
+        for file in &notes.results {
+            let mut reading = 0;
+            loop {
+                let lines = match link.results(&remote, file).await {
+                    Ok(lines) => lines,
+                    Err(failure) if failure.kind.transient() => {
+                        tracing::warn!(batch = remote, %failure, "the results cannot be read now");
+                        return Ok(record);
+                    }
+                    Err(failure) => return Err(unusable(&record.endpoint, &failure)),
+                };
+                let Some(mut lines) = lines else {
+                    tracing::warn!(batch = remote, file, "these results are gone");
+                    break;
+                };
+                let broken = loop {
+                    let mut page = Vec::with_capacity(PAGE);
+                    let end = loop {
+                        match lines.next().await {
+                            Ok(Some(line)) => match link.dialect.result(&line) {
+                                Ok((custom_id, result)) => match line_of(&record.progress.intent, &custom_id) {
+                                    Some(number) => page.push((number, result)),
+                                    None => strangers += 1,
+                                },
+                                Err(failure) => {
+                                    tracing::warn!(batch = remote, %failure, "a line of results is left out")
+                                }
+                            },
+                            Ok(None) => break Some(None),
+                            Err(error) => break Some(Some(error)),
+                        }
+                        if page.len() == PAGE {
+                            break None;
+                        }
+                    };
+                    ours += page.len() as u64;
+                    let outcomes = self.outcomes(&link, &service, &price, &record, page)?;
+                    match notes.grouped {
+                        true => all.extend(outcomes),
+                        false => drop(self.store.land_lines(record.id, Cache::Use, outcomes).await?),
+                    }
+                    if let Some(end) = end {
+                        break end;
+                    }
+                };
+                let Some(error) = broken else { break };
+                reading += 1;
+                if reading == READINGS {
+                    tracing::warn!(batch = remote, failure = %error.error.failure, "the results break off again and again");
+                    return Ok(record);
+                }
+            }
+        }
+        if notes.tentative && ours == 0 && strangers > 0 {
+            // Another program's batch of the same size: ours was not made, or is another one.
+            (notes.tentative, notes.results) = (false, Vec::new());
+            notes.foreign.push(remote);
+            let to = Progress {
+                stage: Stage::Submitting,
+                word: String::new(),
+                remote: None,
+                notes: notes.write(),
+                ..record.progress.clone()
+            };
+            return self.step(record, to).await;
+        }
+        if !all.is_empty() {
+            // Samples of one request in the order of its lines, whichever came first.
+            all.sort_by_key(|(number, _)| *number);
+            all.dedup_by_key(|(number, _)| *number);
+            while !all.is_empty() {
+                let rest = all.split_off(PAGE.min(all.len()));
+                self.store.land_lines(record.id, Cache::Use, std::mem::replace(&mut all, rest)).await?;
+            }
+        }
+        if phase == Phase::Failed {
+            match self.refused(&link, record, notes).await? {
+                (again, true) => return Ok(again),
+                (rest, false) => record = rest,
+            }
+        }
+        let rest = self.unfinished(phase, &record, &remote);
+        self.close_open(&record, &rest.0, rest.1).await?;
+        let to = Progress { stage: Stage::Landed, ..record.progress.clone() };
+        self.step(record, to).await
+    }
+
+    /// What lines without a result are told.
+    fn unfinished(&self, phase: Phase, record: &BatchRecord, remote: &str) -> (LineFailure, Closing) {
+        let line = |kind, message: String, retryable, closing| {
+            (LineFailure { failure: Failure::new(kind, message), retryable }, closing)
+        };
+        match phase {
+            Phase::Expired => line(
+                FailureKind::Timeout,
+                "the batch expired before this was worked on".into(),
+                true,
+                Closing::Released,
+            ),
+            Phase::Cancelled => line(
+                FailureKind::Interrupted,
+                "the batch was cancelled before this was worked on".into(),
+                true,
+                Closing::Released,
+            ),
+            Phase::Failed => {
+                let errors = Notes::read(&record.progress.notes).errors;
+                let first = errors.first().cloned().unwrap_or_default();
+                let kind = if first.code.contains("model_not_found") {
+                    FailureKind::UnknownModel
+                } else {
+                    FailureKind::BadRequest
+                };
+                line(kind, format!("the batch was refused: {}", shown(&first)), retryable(kind), Closing::Released)
+            }
+            Phase::Lost => line(
+                FailureKind::Connection,
+                format!("the provider does not know the batch {remote} any more; what it did with this is not known"),
+                false,
+                Closing::Lost,
+            ),
+            _ => line(FailureKind::Server, "the batch ended without a result for this".into(), true, Closing::Lost),
+        }
+    }
+
+    /// A batch that failed in validation: what was wrong is told to those whose fault it is, and the rest goes again.
+    /// True where it does.
+    async fn refused(&self, link: &Link, record: BatchRecord, mut notes: Notes) -> Result<(BatchRecord, bool)> {
+        let errors = std::mem::take(&mut notes.errors);
+        let full = errors.iter().find(|error| error.code == "token_limit_exceeded");
+        notes.refusals += 1;
+        if let Some(full) = full {
+            notes.limit = dialect::queue_limit(&full.message).or(notes.limit).or(Some(notes.tokens / 2));
+            // Soon where others of ours are out, for they make room; else it is somebody else who fills the queue.
+            let wait = 2_i64.saturating_pow(notes.refusals.min(9)).min(600);
+            notes.not_before = now() + self.options.poll.map_or(wait, |poll| wait.min(poll.as_secs() as i64));
+            tracing::info!(model = record.model, "the queue of the batch API is full: {}", full.message);
+        } else {
+            let lines = self.wrong_lines(&record, &errors)?;
+            let open = record.lines[0] - record.lines[1] - record.lines[2];
+            if lines.is_empty() || lines.len() as u64 >= open || notes.refusals > REFUSALS {
+                return Ok((record, false));
+            }
+            let outcome = |(line, error): (BatchLine, &Wrong)| {
+                let failure = Failure::new(FailureKind::BadRequest, shown(error));
+                (line.number, Outcome::Failed(LineFailure { failure, retryable: false }, Closing::Released))
+            };
+            let outcomes = lines.into_iter().map(outcome).collect();
+            self.store.land_lines(record.id, Cache::Use, outcomes).await?;
+            tracing::warn!(model = record.model, "a batch was refused for some of its lines; the others go again");
+        }
+        if let Some(input) = notes.input.take().filter(|_| !self.options.keep_files)
+            && let Err(failure) = link.delete(&input).await
+        {
+            tracing::warn!(file = input, %failure, "a file stays at the provider");
+        }
+        notes.uploading = false;
+        let to = Progress {
+            stage: Stage::Planned,
+            // A new name, or the one that failed would be found in its place.
+            intent: fresh_name("frth"),
+            word: record.progress.word.clone(),
+            remote: None,
+            notes: notes.write(),
+        };
+        Ok((self.step(record, to).await?, true))
+    }
+
+    /// The open lines that validation found something wrong with.
+    fn wrong_lines<'e>(&self, record: &BatchRecord, errors: &'e [Wrong]) -> Result<Vec<(BatchLine, &'e Wrong)>> {
+        // What is wrong with the batch as such is told of some line, too.
+        let own = |error: &&Wrong| !error.code.contains("model") && !error.code.contains("url");
+        let mut wrong: Vec<(u64, &Wrong)> =
+            errors.iter().filter(own).filter_map(|error| Some((error.line?.checked_sub(1)?, error))).collect();
+        wrong.sort_by_key(|(line, _)| *line);
+        wrong.dedup_by_key(|(line, _)| *line);
+        let (mut found, mut place, mut from) = (Vec::new(), 0, 0);
+        let mut wrong = wrong.into_iter().peekable();
+        // The provider counts the lines that were sent: the open ones.
+        while wrong.peek().is_some() {
+            let page = self.store.batch_page(record.id, from, PAGE)?;
+            let Some(last) = page.last() else { break };
+            from = last.number + 1;
+            for line in page.into_iter().filter(|line| !line.closed) {
+                if let Some((_, error)) = wrong.next_if(|(at, _)| *at == place) {
+                    found.push((line, error));
+                }
+                place += 1;
+            }
+        }
+        Ok(found)
+    }
+
+    /// What became of lines, from what the provider says.
+    fn outcomes(
+        &self,
+        link: &Link,
+        service: &Service,
+        price: &Price,
+        record: &BatchRecord,
+        page: Vec<(u32, dialect::Result)>,
+    ) -> Result<Vec<(u32, Outcome)>> {
+        let numbers: Vec<u32> = page.iter().map(|(number, _)| *number).collect();
+        let lines = self.store.batch_lines(record.id, &numbers)?;
+        let mut results: std::collections::HashMap<u32, dialect::Result> = page.into_iter().collect();
+        let open = lines.into_iter().filter(|line| !line.closed);
+        let outcome = |line: BatchLine| {
+            let result = results.remove(&line.number)?;
+            Some((line.number, one(link, service, price, &line, result)))
+        };
+        Ok(open.filter_map(outcome).collect())
+    }
+}
+
+fn shown(error: &Wrong) -> String {
+    let line = error.line.map_or(String::new(), |line| format!(" (line {line} of the file)"));
+    format!("{}: {}{line}", error.code, error.message)
+}
+
+/// What became of one line.
+fn one(link: &Link, service: &Service, price: &Price, line: &BatchLine, result: dialect::Result) -> Outcome {
+    let request = match request_of(line) {
+        Ok(request) => request,
+        Err(failure) => return failed(failure, Closing::Lost),
+    };
+    match result {
+        dialect::Result::Reply(200, body) => {
+            let sent = link.http.sendable(&request);
+            match link.http.wire().decode(&sent, line.n, &body) {
+                Ok(response) => {
+                    let mut response = link.http.scrub_response(response);
+                    if let Some(most) = service.output_limit(&request) {
+                        response.limit_unsaid(most);
+                    }
+                    if service.endpoints().count() > 1 {
+                        response.endpoint = Some(link.endpoint.name.clone());
+                    }
+                    if response.samples.len() < line.n as usize {
+                        response.asked = Some(line.n);
+                    }
+                    let bill = price.bill(&response);
+                    service.billed_at(price, bill, &request, line.n);
+                    Outcome::Answered(response, bill)
+                }
+                // It was answered, though nobody can read it, so it may be billed.
+                Err(failure) => failed(failure, Closing::Lost),
+            }
+        }
+        dialect::Result::Reply(status, body) => {
+            failed(link.http.wire().decode_error(status, &body).failure, Closing::Released)
+        }
+        dialect::Result::None(code, message) => match code.as_str() {
+            "batch_expired" | "expired" => failed(
+                Failure::new(FailureKind::Timeout, "the batch expired before this was worked on"),
+                Closing::Released,
+            ),
+            "batch_cancelled" | "batch_canceled" | "canceled" | "cancelled" => failed(
+                Failure::new(FailureKind::Interrupted, "the batch was cancelled before this was worked on"),
+                Closing::Released,
+            ),
+            _ => {
+                let words = [code, message].into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(": ");
+                let words = if words.is_empty() { "no reply and no reason".to_owned() } else { words };
+                failed(Failure::new(FailureKind::Server, words), Closing::Lost)
+            }
+        },
+    }
+}
