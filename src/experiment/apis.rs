@@ -90,6 +90,8 @@ const APIS: &[Api] = &[
 pub struct Apis {
     /// The endpoints of farthing.toml, and those that prompto's variables name.
     pub endpoints: Endpoints,
+    /// How many of them were there before.
+    given: usize,
     /// What was found before.
     known: HashMap<(String, String), Result<usize, Fault>>,
     variable: Box<dyn Fn(&str) -> Option<String> + Send>,
@@ -99,7 +101,8 @@ impl Apis {
     /// With the endpoints that there are and this process's environment.
     pub fn new(endpoints: Endpoints) -> Apis {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
-        Apis { endpoints, known: HashMap::new(), variable: Box::new(variable) }
+        let given = endpoints.list.len();
+        Apis { endpoints, given, known: HashMap::new(), variable: Box::new(variable) }
     }
 
     /// The model that a row is for, as it is asked and paid, and its group where the row names none.
@@ -128,7 +131,8 @@ impl Apis {
 
     /// The endpoint of an API: the one of its name, else the first that speaks its format, else what prompto's variables say.
     fn endpoint(&mut self, api: &str, model: &str) -> Result<usize, Fault> {
-        if let Some(at) = self.endpoints.list.iter().position(|endpoint| endpoint.name == api) {
+        let given = &self.endpoints.list[..self.given];
+        if let Some(at) = given.iter().position(|endpoint| endpoint.name == api) {
             return Ok(at);
         }
         let file = self.endpoints.source.as_ref().map_or("farthing.toml", |source| source.name()).to_owned();
@@ -149,7 +153,7 @@ impl Apis {
         let Some(provider) = known.provider else { return Err(configure()) };
         // TGI speaks OpenAI's format at an address of its own.
         let own = known.name != "huggingface-tgi";
-        if let Some(at) = self.endpoints.list.iter().position(|endpoint| own && endpoint.provider == provider) {
+        if let Some(at) = given.iter().position(|endpoint| own && endpoint.provider == provider) {
             return Ok(at);
         }
         let key = self.named(known.key, model);
@@ -263,6 +267,15 @@ fn extras(provider: ProviderKind) -> &'static [&'static str] {
     }
 }
 
+/// A field that an API has and the table of known parameters does not. What stands in for an endpoint takes any of them.
+fn takes(provider: ProviderKind, name: &str) -> bool {
+    let all = [ProviderKind::Openai, ProviderKind::Anthropic, ProviderKind::Ollama, ProviderKind::Gemini];
+    match provider {
+        ProviderKind::Replay | ProviderKind::Mock => all.iter().any(|real| extras(*real).contains(&name)),
+        real => extras(real).contains(&name),
+    }
+}
+
 /// A provider's own name for a parameter that has another one here.
 fn renamed(provider: ProviderKind, name: &str) -> &str {
     match (provider, name) {
@@ -301,7 +314,7 @@ pub fn parameters(
         let name = renamed(provider, given);
         match api_parameter(name) {
             Some(known) => known.check(value).map_err(Fault::new)?,
-            None if extras(provider).contains(&name) => {}
+            None if takes(provider, name) => {}
             None => {
                 let known = API_PARAMETERS.iter().map(|known| known.name).chain(extras(provider).iter().copied());
                 let near = nearest(name, known.clone()).map(|near| format!("did you mean `{near}`? else "));
@@ -366,7 +379,8 @@ mod tests {
             text => Endpoints::read(&Source::new("farthing.toml", text), std::path::Path::new(".")).unwrap(),
         };
         let get = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-        Apis { endpoints, known: HashMap::new(), variable: Box::new(get) }
+        let given = endpoints.list.len();
+        Apis { endpoints, given, known: HashMap::new(), variable: Box::new(get) }
     }
 
     fn found(apis: &mut Apis, api: &str, model: &str) -> String {

@@ -408,9 +408,9 @@ fn lasting(
     text
 }
 
-/// The part of a record that depends on how the run went; `"row"` comes first.
+/// The part of a record that depends on how the run went; `"row"`, its number from 1, comes first.
 pub fn run_part(landed: &Landed, attempts: u32, again: bool) -> String {
-    let mut further = vec![("row", Value::from(landed.row))];
+    let mut further = vec![("row", Value::from(landed.row + 1))];
     if again {
         further.push(("again", Value::from(true)));
     }

@@ -314,7 +314,7 @@ fn record(line: &[u8], offset: u64) -> Option<(u32, Record)> {
     // The last part names no key `row` but its own, and in a text the quotes would be escaped.
     let at = text.rfind(",\"row\":")?;
     let run: Run = serde_json::from_str(&format!("{{{}", &text[at + 1..])).ok()?;
-    Some((run.row, Record { offset, lasting: u32::try_from(at).ok()?, again: run.again }))
+    Some((run.row.checked_sub(1)?, Record { offset, lasting: u32::try_from(at).ok()?, again: run.again }))
 }
 
 #[cfg(test)]
@@ -349,9 +349,9 @@ mod tests {
         let mut folder = Folder::create(None, &home.path().join("results"), file(home.path())).unwrap();
         let path = folder.path().to_owned();
         assert!(path.ends_with("results/x-1"));
-        folder.complete("{\"a\":\",\\\"row\\\":1\"", "\"row\":0,\"seconds\":0.1", false).unwrap();
-        folder.complete("{\"row\":9,\"b\":{\"c\":1,\"row\":2}", "\"row\":1,\"again\":true", true).unwrap();
-        folder.complete("{\"b\":3", "\"row\":1", false).unwrap();
+        folder.complete("{\"a\":\",\\\"row\\\":1\"", "\"row\":1,\"seconds\":0.1", false).unwrap();
+        folder.complete("{\"row\":9,\"b\":{\"c\":1,\"row\":2}", "\"row\":2,\"again\":true", true).unwrap();
+        folder.complete("{\"b\":3", "\"row\":2", false).unwrap();
         folder.flush().unwrap();
         let hash = folder.file.input_hash.clone();
         assert!(Folder::open(&path).is_err(), "it is locked");
@@ -365,7 +365,7 @@ mod tests {
         let mut text = String::new();
         folder.lasting(records[&1], &mut text).unwrap();
         assert_eq!((text.as_str(), records.len()), ("{\"b\":3}", 2));
-        let more = folder.complete("{\"z\":0", "\"row\":2", false).unwrap();
+        let more = folder.complete("{\"z\":0", "\"row\":3", false).unwrap();
         folder.flush().unwrap();
         folder.lasting(more, &mut text).unwrap();
         assert_eq!(text, "{\"z\":0}");

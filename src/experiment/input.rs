@@ -139,7 +139,8 @@ impl Input {
             Form::Csv(headers) => {
                 let mut csv = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(reader);
                 let mut record = csv::ByteRecord::new();
-                let mut first = true;
+                // Where lines end in two characters, a row is said to begin at the second one of the line before.
+                let (mut first, mut late) = (true, 0);
                 loop {
                     let more = csv.read_byte_record(&mut record);
                     let more = more.map_err(|error| Error::usage(format!("{} cannot be read: {error}", self.name)))?;
@@ -149,12 +150,13 @@ impl Input {
                     let from = record.position().map_or(0, csv::Position::byte);
                     let line = record.position().map_or(1, csv::Position::line);
                     if std::mem::take(&mut first) {
+                        late = u64::from(csv.position().line() == line);
                         continue;
                     }
                     let place = self.place(
                         start + from,
                         csv.position().byte() - from,
-                        u32::try_from(line).unwrap_or(u32::MAX),
+                        u32::try_from(line + late).unwrap_or(u32::MAX),
                     )?;
                     row(place, cells(headers, &record))?;
                 }

@@ -84,27 +84,21 @@ impl Pipeline {
             paths.filter(is_experiment).filter_map(|path| Some((looks(&path)?, path))).collect();
         files.sort_by(|(a, one), (b, other)| (a.1, one).cmp(&(b.1, other)));
         self.seen.retain(|path, _| files.iter().any(|(_, file)| file == path));
-        let mut waits = false;
+        let now = std::time::Instant::now();
+        for (looks, path) in &files {
+            match self.seen.get(path) {
+                Some((before, _)) if before == looks => {}
+                _ => drop(self.seen.insert(path.clone(), (*looks, now))),
+            }
+        }
         let mut known = None;
         for (looks, path) in files {
-            if self.done.get(&path) == Some(&looks) {
+            if self.done.get(&path) == Some(&looks) || looks.0 == 0 {
                 continue;
             }
-            let now = std::time::Instant::now();
-            let since = match self.seen.get(&path) {
-                Some((before, since)) if *before == looks => *since,
-                _ => {
-                    self.seen.insert(path.clone(), (looks, now));
-                    now
-                }
-            };
             // The first to arrive is the first to run: later ones wait until it is whole.
-            if now.duration_since(since) < SETTLES || looks.0 == 0 {
-                waits |= looks.0 > 0;
-                if looks.0 > 0 {
-                    break;
-                }
-                continue;
+            if self.seen.get(&path).is_some_and(|(_, since)| now.duration_since(*since) < SETTLES) {
+                return Ok(Next::Wait);
             }
             let hash = match self.hashes.get(&path) {
                 Some((before, hash)) if *before == looks => hash.clone(),
@@ -121,7 +115,7 @@ impl Pipeline {
                 None => return Ok(Next::Run(path, None)),
             }
         }
-        Ok(if waits { Next::Wait } else { Next::Empty })
+        Ok(Next::Empty)
     }
 }
 
