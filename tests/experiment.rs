@@ -51,6 +51,11 @@ fn rows(count: usize, more: &str) -> String {
         .collect()
 }
 
+/// A message without its line breaks.
+fn flat(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").replace("│ ", "")
+}
+
 fn text(call: &Call) -> String {
     let last = call.body["messages"].as_array().and_then(|all| all.last()).unwrap();
     last["content"].as_str().unwrap().to_owned()
@@ -76,7 +81,7 @@ fn rows_of_our_form_are_answered_and_carried_through_to_the_byte() {
         (&summary["rows"], &summary["answered"], &summary["stop_reason"]),
         (&json!(5), &json!(5), &json!("done"))
     );
-    assert!(done.stderr.contains("careful: 1 query, no limit of the group (gpt-4o 1)"), "{}", done.stderr);
+    assert!(done.stderr.contains("careful: 1 query at 6000 queries a minute (gpt-4o 1)"), "{}", done.stderr);
     assert!(
         done.stderr.contains("openai: 4 queries, no limit of the group (gpt-4o 1, gpt-4o-mini 3)"),
         "{}",
@@ -233,8 +238,7 @@ fn a_wrong_row_fails_by_itself_or_with_strict_all() {
         "x.jsonl:4: this row is not valid JSON",
         "x.jsonl:7:",
     ] {
-        let flat = strict.stderr.split_whitespace().collect::<Vec<_>>().join(" ").replace("│ ", "");
-        assert!(flat.contains(line), "{line}: {}", strict.stderr);
+        assert!(flat(&strict.stderr).contains(line), "{line}: {}", strict.stderr);
     }
     assert_eq!(
         (server.ledger().requests, home.path("strict").exists(), home.path(".farthing").exists()),
@@ -243,7 +247,7 @@ fn a_wrong_row_fails_by_itself_or_with_strict_all() {
     let done = home.run("run x.jsonl --out out --json", &[]).ended(0);
     assert_eq!(
         (&done.json()["answered"], &done.json()["failures"]),
-        (&json!(2), &json!({"wrong_row": 5})),
+        (&json!(2), &json!({"unknown_model": 1, "wrong_row": 4})),
         "{}",
         done.stderr
     );
@@ -486,7 +490,11 @@ fn a_template_is_rendered_over_every_row() {
     assert!(rows.iter().all(|row| row["status"] == "ok"));
     home.write("q.jinja", "{{ qestion }}");
     let wrong = home.run("run --template q.jinja --data questions.jsonl --model gpt-4o-mini --out w", &[]).ended(2);
-    assert!(wrong.stderr.contains("`qestion` is undefined"), "{}", wrong.stderr);
+    assert!(
+        flat(&wrong.stderr).contains("questions.jsonl:1: the template cannot be rendered: `qestion` is undefined"),
+        "{}",
+        wrong.stderr
+    );
     let metric = home.run("run sums.jsonl --out w --metric exact_match:expected={{anser}}", &[]).ended(2);
     assert!(
         metric.stderr.contains("needs the column `anser`") && metric.stderr.contains("`answer`"),
@@ -508,7 +516,7 @@ fn judges_judge_what_was_answered() {
     let home = Home::over_http(1, &server.url(), "");
     home.write("x.jsonl", rows(3, ""));
     home.run("run x.jsonl --out out --quiet", &[]).ended(0);
-    home.write("judges.json", "{\"small\": {\"model\": \"mock-small\", \"parameters\": {\"max_tokens\": 9}}, \"large\": {\"api\": \"here\", \"model_name\": \"mock-large\"}}");
+    home.write("judges.json", "{\"small\": {\"model\": \"mock-small\", \"parameters\": {\"max_tokens\": 9}}, \"large\": {\"api\": \"here\", \"model_name\": \"mock-large\", \"parameters\": {\"max_tokens\": 9}}}");
     home.write("j/fair.txt", "Judge.\nQ: {INPUT_PROMPT}\nAnswer: {OUTPUT_RESPONSE}");
     home.write("j/brief.jinja", "Judge briefly. Answer: {{ response }} of {{ answer }}");
     let line = "judge out --settings judges.json --template j/fair.txt --template j/brief.jinja --scale 1..10 --json --budget 1";

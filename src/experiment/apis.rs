@@ -278,14 +278,16 @@ fn takes(provider: ProviderKind, name: &str) -> bool {
 
 /// A provider's own name for a parameter that has another one here.
 fn renamed(provider: ProviderKind, name: &str) -> &str {
-    match (provider, name) {
-        (ProviderKind::Ollama, "num_predict") => "max_tokens",
-        (ProviderKind::Ollama, "repetition_penalty") => "repeat_penalty",
-        (ProviderKind::Gemini, "max_output_tokens" | "maxOutputTokens") => "max_tokens",
-        (ProviderKind::Gemini, "topP") => "top_p",
-        (ProviderKind::Gemini | ProviderKind::Anthropic, "stop_sequences" | "stopSequences") => "stop",
-        // TGI's own words, which its OpenAI-compatible door has not.
-        (ProviderKind::Openai, "max_new_tokens") => "max_tokens",
+    let stands_in = matches!(provider, ProviderKind::Mock | ProviderKind::Replay);
+    let is = |kind: ProviderKind| provider == kind || stands_in;
+    match name {
+        "num_predict" if is(ProviderKind::Ollama) => "max_tokens",
+        "repetition_penalty" if provider == ProviderKind::Ollama => "repeat_penalty",
+        "max_output_tokens" | "maxOutputTokens" if is(ProviderKind::Gemini) => "max_tokens",
+        "topP" if is(ProviderKind::Gemini) => "top_p",
+        "stop_sequences" | "stopSequences" if is(ProviderKind::Gemini) || is(ProviderKind::Anthropic) => "stop",
+        // TGI's own word, which its OpenAI-compatible door has not.
+        "max_new_tokens" if is(ProviderKind::Openai) => "max_tokens",
         _ => name,
     }
 }

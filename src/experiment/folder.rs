@@ -154,6 +154,11 @@ impl Folder {
         if let Some(out) = out {
             crate::study::folder::check_free(out)?;
         }
+        if !file.input.is_file() {
+            let kind =
+                if file.input.is_dir() { std::io::ErrorKind::IsADirectory } else { std::io::ErrorKind::NotFound };
+            return Err(unreadable(&file.input, &kind.into()));
+        }
         let draft = base.join(format!(".{}.{}", file.name, crate::store::fresh_name("new")));
         let input = draft.join(&file.input_file);
         let made = fs::create_dir_all(base)

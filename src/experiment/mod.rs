@@ -63,6 +63,7 @@ use crate::backend::Endpoints;
 use crate::diagnostic::{Error, Fault, Result, suggestion};
 use crate::money::Usd;
 use crate::prompt::{Body, Prompt, Template};
+use crate::provider::FailureKind;
 use crate::runner::{Purse, Runner};
 use crate::store::{self, Cache, MemoryStore, SharedStore};
 use crate::study::Stop;
@@ -427,7 +428,9 @@ impl Experiment {
                 if fresh {
                     let path = folder.path().to_owned();
                     drop(folder);
-                    drop(std::fs::remove_dir_all(path));
+                    drop(std::fs::remove_dir_all(&path));
+                    // Only where it is empty.
+                    drop(path.parent().map(std::fs::remove_dir));
                 }
                 return Err(error);
             }
@@ -511,7 +514,8 @@ impl Experiment {
             folder: folder.path().to_owned(),
             stop_reason: match &ended {
                 ended if ended.interrupted => "interrupted",
-                ended if !ended.out.is_empty() => "outage",
+                // A model that there is not is the rows' own fault.
+                ended if ended.out.iter().any(|(_, failure)| failure.kind != FailureKind::UnknownModel) => "outage",
                 ended if ended.over_budget => "budget",
                 _ => "done",
             }
