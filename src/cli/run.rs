@@ -197,8 +197,10 @@ pub fn begun(builder: Builder, what: &WhatArguments, common: &Common) -> Result<
 
 /// An experiment that goes on.
 fn resumed(folder: &Path, what: &WhatArguments, common: &Common) -> Result<Builder> {
-    let mut builder =
-        Experiment::resume(folder)?.concurrency(common.concurrency()).cache(common.cache()).move_input(what.move_input);
+    let mut builder = Experiment::resume(folder)?.concurrency(common.concurrency()).move_input(what.move_input);
+    if common.no_cache || common.refresh {
+        builder = builder.cache(common.cache());
+    }
     if common.store.is_some() {
         builder = builder.store(common.store());
     }
@@ -366,7 +368,7 @@ fn watch_folder(arguments: &RunArguments, watch: &Path) -> Result<u8> {
             if stop.asked() {
                 return Ok(130);
             }
-            let (path, folder) = match pipeline.next()? {
+            let (path, folder) = match pipeline.look()? {
                 Next::Run(path, folder) => (path, folder),
                 Next::Empty if arguments.once => return Ok(worst),
                 Next::Empty | Next::Wait => {

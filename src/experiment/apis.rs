@@ -86,6 +86,9 @@ const APIS: &[Api] = &[
     },
 ];
 
+/// Gives the value of an environment variable that is set.
+type Variable = Box<dyn Fn(&str) -> Option<String> + Send>;
+
 /// Finds the endpoint of each row.
 pub struct Apis {
     /// The endpoints of farthing.toml, and those that prompto's variables name.
@@ -94,7 +97,7 @@ pub struct Apis {
     given: usize,
     /// What was found before.
     known: HashMap<(String, String), Result<usize, Fault>>,
-    variable: Box<dyn Fn(&str) -> Option<String> + Send>,
+    variable: Variable,
 }
 
 impl Apis {
@@ -319,12 +322,11 @@ pub fn parameters(
             None if takes(provider, name) => {}
             None => {
                 let known = API_PARAMETERS.iter().map(|known| known.name).chain(extras(provider).iter().copied());
-                let near = nearest(name, known.clone()).map(|near| format!("did you mean `{near}`? else "));
-                let near = near.unwrap_or_default();
-                return Err(Fault::new(format!("unknown parameter `{given}`")).help(format!(
-                    "{near}what {} knows and this program does not goes into `extra_body`",
-                    endpoint.name
-                )));
+                let help = match nearest(name, known) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "a field that only the endpoint knows goes into `extra_body`".to_owned(),
+                };
+                return Err(Fault::new(format!("unknown parameter `{given}`")).help(help));
             }
         }
         if params.insert(name.to_owned(), value.clone()).is_some() {

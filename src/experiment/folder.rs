@@ -15,6 +15,7 @@ use super::input;
 use super::scale::Scale;
 use crate::diagnostic::{Error, Result, Source, unreadable};
 use crate::money::Usd;
+use crate::store::Cache;
 use crate::study::folder::RunFolder;
 
 /// What decides what is asked, and what is done with the answers.
@@ -76,6 +77,12 @@ pub struct ExperimentFile {
     pub input_hash: String,
     /// Where responses and the ledger are.
     pub store: String,
+    /// What is done with samples that the store has.
+    #[serde(default)]
+    pub cache: Cache,
+    /// The farthing.toml that it began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<PathBuf>,
     /// What it may cost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Usd>,
@@ -92,6 +99,12 @@ pub const RESULTS: &str = "results.jsonl";
 
 fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
     Error::usage(format!("cannot write {}: {error}", path.display()))
+}
+
+/// A path as people know it: from the working folder on, where it is below that.
+fn shown(path: &Path) -> String {
+    let below = std::env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
+    below.as_deref().unwrap_or(path).display().to_string()
 }
 
 /// The hash of a file's bytes.
@@ -157,7 +170,7 @@ impl Folder {
         if !file.input.is_file() {
             let kind =
                 if file.input.is_dir() { std::io::ErrorKind::IsADirectory } else { std::io::ErrorKind::NotFound };
-            return Err(unreadable(&file.input, &kind.into()));
+            return Err(unreadable(Path::new(&shown(&file.input)), &kind.into()));
         }
         let draft = base.join(format!(".{}.{}", file.name, crate::store::fresh_name("new")));
         let input = draft.join(&file.input_file);
@@ -247,8 +260,7 @@ impl Folder {
 
     /// The rows of the input's copy.
     pub fn rows(&self) -> Result<input::Input> {
-        let name = self.file.input.display().to_string();
-        input::Input::open(&self.input(), &name, &self.path().join(".rows"))
+        input::Input::open(&self.input(), &shown(&self.file.input), &self.path().join(".rows"))
     }
 
     /// Sets another budget.
@@ -261,7 +273,7 @@ impl Folder {
     /// begins with `"row":`.
     pub fn complete(&mut self, lasting: &str, run: &str, again: bool) -> Result<Record> {
         let record = Record { offset: self.at, lasting: u32::try_from(lasting.len()).unwrap_or(u32::MAX), again };
-        let written = write!(self.completed, "{lasting},{run}}}\n");
+        let written = writeln!(self.completed, "{lasting},{run}}}");
         written.map_err(|error| cannot_write(&self.folder.path.join(COMPLETED), &error))?;
         self.at += (lasting.len() + run.len() + 3) as u64;
         Ok(record)
@@ -337,6 +349,8 @@ mod tests {
             input_file: "input-x.jsonl".into(),
             input_hash: String::new(),
             store: "memory:".into(),
+            cache: Cache::Use,
+            endpoints: None,
             budget: Some(Usd::from_pico(7)),
             settings: Settings {
                 params: BTreeMap::from([("temperature".into(), 0.5.into()), ("n".into(), 2.into())]),

@@ -32,6 +32,7 @@
 
 pub mod apis;
 pub mod ask;
+mod builder;
 pub mod chain;
 pub mod engine;
 pub mod fields;
@@ -52,6 +53,7 @@ use std::time::Instant;
 
 use regex::Regex;
 
+pub use builder::ExperimentBuilder;
 pub use chain::{Answer, Declared, Step};
 pub use engine::{Progress, Watcher};
 pub use folder::Settings;
@@ -61,12 +63,10 @@ pub use scale::Scale;
 
 use crate::backend::Endpoints;
 use crate::diagnostic::{Error, Fault, Result, suggestion};
-use crate::money::Usd;
 use crate::prompt::{Body, Prompt, Template};
 use crate::provider::FailureKind;
 use crate::runner::{Purse, Runner};
-use crate::store::{self, Cache, MemoryStore, SharedStore};
-use crate::study::Stop;
+use crate::store::{self, MemoryStore};
 use apis::Apis;
 use ask::Shared;
 use engine::{Engine, Plan};
@@ -88,204 +88,6 @@ pub struct Beginning {
     pub done: usize,
     /// Rows that ask the same as an earlier one.
     pub duplicates: usize,
-}
-
-/// Puts an [`Experiment`] together.
-pub struct ExperimentBuilder {
-    input: Option<PathBuf>,
-    name: Option<String>,
-    settings: Settings,
-    functions: Vec<(usize, String, chain::Function)>,
-    wrong: Option<Error>,
-    endpoints: Option<Endpoints>,
-    store: Option<SharedStore>,
-    location: String,
-    cache: Cache,
-    budget: Option<Usd>,
-    concurrency: usize,
-    out: Option<PathBuf>,
-    parent: PathBuf,
-    move_input: bool,
-    stop: Arc<Stop>,
-    watcher: Option<Watcher>,
-    told: Option<Box<dyn FnMut(&Beginning) + Send>>,
-}
-
-impl ExperimentBuilder {
-    /// What the experiment is called; else as its file.
-    #[must_use]
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
-        self
-    }
-
-    /// Everything that decides what is asked. Metrics that were added before are forgotten.
-    #[must_use]
-    pub fn settings(mut self, settings: Settings) -> Self {
-        self.settings = settings;
-        self
-    }
-
-    /// A metric over each answer, behind those that are there, as the command line has it: `exact_match:expected={{ answer }}`.
-    #[must_use]
-    pub fn metric(mut self, text: &str) -> Self {
-        match Declared::parse(text) {
-            Ok(metric) => self.settings.metrics.push(metric),
-            Err(error) => self.wrong = self.wrong.or(Some(error)),
-        }
-        self
-    }
-
-    /// A function over each answer, behind the metrics and functions that are there. It adds scores and columns; an error
-    /// or a panic is a reason in the record, and loses nothing.
-    #[must_use]
-    pub fn function(
-        mut self,
-        name: impl Into<String>,
-        function: impl Fn(&mut Answer<'_>) -> Result<(), String> + Send + Sync + 'static,
-    ) -> Self {
-        self.functions.push((self.settings.metrics.len(), name.into(), Arc::new(function)));
-        self
-    }
-
-    /// The model of rows that name none.
-    #[must_use]
-    pub fn model(mut self, model: impl Into<String>) -> Self {
-        self.settings.model = Some(model.into());
-        self
-    }
-
-    /// Attempts that a row has (default 3).
-    #[must_use]
-    pub fn max_attempts(mut self, attempts: u32) -> Self {
-        self.settings.max_attempts = attempts.max(1);
-        self
-    }
-
-    /// Queries a minute, by group and model.
-    #[must_use]
-    pub fn max_queries(mut self, queries: MaxQueries) -> Self {
-        self.settings.max_queries = queries;
-        self
-    }
-
-    /// Who answers; else the `farthing.toml` found from the input's folder, else OpenAI.
-    #[must_use]
-    pub fn endpoints(mut self, endpoints: Endpoints) -> Self {
-        self.endpoints = Some(endpoints);
-        self
-    }
-
-    /// Where responses and the ledger are; else `.farthing/store.db`.
-    #[must_use]
-    pub fn store(mut self, location: impl Into<String>) -> Self {
-        self.location = location.into();
-        self
-    }
-
-    /// Any store.
-    #[must_use]
-    pub fn shared_store(mut self, store: SharedStore) -> Self {
-        self.store = Some(store);
-        "given by the program".clone_into(&mut self.location);
-        self
-    }
-
-    /// Nothing but the output folder outlives the process.
-    #[must_use]
-    pub fn in_memory(self) -> Self {
-        self.shared_store(MemoryStore::new())
-    }
-
-    /// What is done with samples that the store has.
-    #[must_use]
-    pub fn cache(mut self, cache: Cache) -> Self {
-        self.cache = cache;
-        self
-    }
-
-    /// What it may cost in money, over all runs of it.
-    #[must_use]
-    pub fn budget(mut self, budget: Usd) -> Self {
-        self.budget = Some(budget);
-        self
-    }
-
-    /// Requests in flight at once (default 32).
-    #[must_use]
-    pub fn concurrency(mut self, concurrency: usize) -> Self {
-        self.concurrency = concurrency.max(1);
-        self
-    }
-
-    /// The output folder; one that holds this same experiment is gone on with. Else the next free `results/NAME-N`.
-    #[must_use]
-    pub fn out(mut self, out: impl Into<PathBuf>) -> Self {
-        self.out = Some(out.into());
-        self
-    }
-
-    /// The folder for `NAME-N`, in place of `results`.
-    #[must_use]
-    pub fn parent(mut self, parent: impl Into<PathBuf>) -> Self {
-        self.parent = parent.into();
-        self
-    }
-
-    /// Moves the input into the output folder when all is done.
-    #[must_use]
-    pub fn move_input(mut self, move_input: bool) -> Self {
-        self.move_input = move_input;
-        self
-    }
-
-    /// The user's wish to stop.
-    #[must_use]
-    pub fn stop(mut self, stop: Arc<Stop>) -> Self {
-        self.stop = stop;
-        self
-    }
-
-    /// Is told how it goes.
-    #[must_use]
-    pub fn watcher(mut self, watcher: Watcher) -> Self {
-        self.watcher = Some(watcher);
-        self
-    }
-
-    /// Is told what will be asked, before anything is sent.
-    #[must_use]
-    pub fn told(mut self, told: impl FnMut(&Beginning) + Send + 'static) -> Self {
-        self.told = Some(Box::new(told));
-        self
-    }
-
-    /// Checks what can be checked without the rows.
-    pub fn build(self) -> Result<Experiment> {
-        if let Some(error) = self.wrong {
-            return Err(error);
-        }
-        let mut experiment = Experiment { builder: self };
-        let builder = &mut experiment.builder;
-        if let Some(input) = &builder.input
-            && input::ending(input).is_none()
-        {
-            return Err(Error::usage(format!(
-                "{}: the ending tells the format, and this one is not known",
-                input.display()
-            ))
-            .help("use .jsonl or .csv, each also with .gz or .zst behind it"));
-        }
-        if builder.endpoints.is_none() {
-            let beside =
-                builder.input.as_deref().and_then(Path::parent).filter(|parent| !parent.as_os_str().is_empty());
-            builder.endpoints = Some(match Endpoints::find(beside.unwrap_or(Path::new("."))) {
-                Some(file) => Endpoints::load(&file)?,
-                None => Endpoints::standard(),
-            });
-        }
-        Ok(experiment)
-    }
 }
 
 /// An experiment, ready to run.
@@ -317,26 +119,7 @@ impl Outcome {
 impl Experiment {
     /// Begins one of a file's rows.
     pub fn builder(input: impl Into<PathBuf>) -> ExperimentBuilder {
-        let standard = crate::study::Settings::default();
-        ExperimentBuilder {
-            input: Some(input.into()),
-            name: None,
-            settings: Settings::default(),
-            functions: Vec::new(),
-            wrong: None,
-            endpoints: None,
-            store: None,
-            location: standard.store,
-            cache: Cache::default(),
-            budget: None,
-            concurrency: standard.concurrency,
-            out: None,
-            parent: PathBuf::from("results"),
-            move_input: false,
-            stop: Arc::new(Stop::default()),
-            watcher: None,
-            told: None,
-        }
+        ExperimentBuilder::new(input.into())
     }
 
     /// Goes on with the experiment of a folder: its input, settings, store and budget are those that it began with.
@@ -346,10 +129,12 @@ impl Experiment {
         builder.input = None;
         builder.settings = file.settings;
         builder.location = file.store;
+        builder.cache = file.cache;
         builder.budget = file.budget;
         builder.out = Some(folder.to_owned());
         let beside = file.input.parent().unwrap_or(Path::new("."));
-        builder.endpoints = Endpoints::find(beside).map(|path| Endpoints::load(&path)).transpose()?;
+        let endpoints = file.endpoints.filter(|path| path.is_file()).or_else(|| Endpoints::find(beside));
+        builder.endpoints = endpoints.map(|path| Endpoints::load(&path)).transpose()?;
         Ok(builder)
     }
 
@@ -378,6 +163,11 @@ impl Experiment {
             input_file: format!("input-{copy}"),
             input_hash: String::new(),
             store: builder.location.clone(),
+            cache: builder.cache,
+            endpoints: builder.endpoints.as_ref().and_then(|endpoints| {
+                let path = PathBuf::from(endpoints.source.as_ref()?.name());
+                std::path::absolute(path).ok()
+            }),
             budget: builder.budget,
             settings: builder.settings.clone(),
         };
@@ -407,6 +197,9 @@ impl Experiment {
         if builder.location != file.store {
             return other("store");
         }
+        if builder.cache != file.cache {
+            return other("use of the store (--no-cache, --refresh)");
+        }
         match (builder.budget, file.budget) {
             (Some(now), Some(then)) if now < then => {
                 Err(Error::usage(format!("the budget of {} was ${then}, and may only rise", out.display())))
@@ -421,7 +214,7 @@ impl Experiment {
         let (mut folder, done, fresh) = self.open()?;
         let input = folder.rows();
         let looked = input.and_then(|input| self.look(&mut folder, input, &done));
-        let (index, runner, input, endpoints, steps, defaults, mut records) = match looked {
+        let Looked { index, runner, input, endpoints, steps, defaults, mut records } = match looked {
             Ok(looked) => looked,
             Err(error) => {
                 // Nothing was sent: a folder that was just made says nothing.
@@ -565,13 +358,12 @@ impl Experiment {
     }
 
     /// Looks at all rows, and at everything else that can be wrong before anything is sent.
-    #[allow(clippy::type_complexity, reason = "what a run works with, taken apart at once")]
     fn look(
         &mut self,
         folder: &mut Folder,
         input: input::Input,
         done: &std::collections::BTreeMap<u32, Record>,
-    ) -> Result<(Index, Runner, input::Input, Endpoints, Vec<Step>, row::Defaults, Vec<Option<Record>>)> {
+    ) -> Result<Looked> {
         let settings = self.builder.settings.clone();
         let defaults = defaults(&settings)?;
         let (steps, needs) = self.steps(&settings)?;
@@ -619,11 +411,11 @@ impl Experiment {
             records[row as usize] = Some(record);
         }
         folder.flush()?;
-        Ok((index, runner, input, apis.endpoints, steps, defaults, records))
+        Ok(Looked { index, runner, input, endpoints: apis.endpoints, steps, defaults, records })
     }
 
     /// The steps of the evaluation in their order, and the columns that metrics need.
-    fn steps(&self, settings: &Settings) -> Result<(Vec<Step>, Vec<(String, String)>)> {
+    fn steps(&self, settings: &Settings) -> Result<(Vec<Step>, Vec<Need>)> {
         let (mut steps, mut needs) = (Vec::new(), Vec::new());
         let mut functions = self.builder.functions.iter().peekable();
         for at in 0..=settings.metrics.len() {
@@ -649,6 +441,21 @@ impl Experiment {
     }
 }
 
+/// What was found before anything is sent.
+struct Looked {
+    index: Index,
+    runner: Runner,
+    input: input::Input,
+    endpoints: Endpoints,
+    steps: Vec<Step>,
+    defaults: row::Defaults,
+    /// The rows that are done.
+    records: Vec<Option<Record>>,
+}
+
+/// A metric and a column that it needs.
+type Need = (String, String);
+
 /// What rows do not say, from what was set.
 fn defaults(settings: &Settings) -> Result<row::Defaults> {
     let template = match &settings.template {
@@ -663,3 +470,8 @@ fn defaults(settings: &Settings) -> Result<row::Defaults> {
     };
     Ok(row::Defaults { model: settings.model.clone(), params: settings.params.clone(), template })
 }
+
+/// The page about experiments: its Rust is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/experiments.md")]
+mod page {}

@@ -72,7 +72,7 @@ impl Pipeline {
     }
 
     /// The file that arrived first and is not done, if any.
-    pub fn next(&mut self) -> Result<Next> {
+    pub fn look(&mut self) -> Result<Next> {
         let entries = std::fs::read_dir(&self.folder)
             .map_err(|error| Error::usage(format!("cannot read {}: {error}", self.folder.display())))?;
         let paths = entries.flatten().map(|entry| entry.path());
@@ -159,25 +159,25 @@ mod tests {
         };
         let mut pipeline = Pipeline::new(&folder, None).unwrap();
         assert!(pipeline.out().ends_with("output") && pipeline.out().parent() == Some(home.path()));
-        assert_eq!(pipeline.next().unwrap(), Next::Empty);
+        assert_eq!(pipeline.look().unwrap(), Next::Empty);
         let (b, a) = (put("b.jsonl", "{}", 1), put("a.csv", "x", 2));
         let c = put("c.jsonl", "{}", 2);
         put("notes.txt", "x", 0);
         put(".hidden.jsonl", "x", 0);
         put("empty.jsonl", "", 0);
-        assert_eq!(pipeline.next().unwrap(), Next::Wait, "they may still be written");
+        assert_eq!(pipeline.look().unwrap(), Next::Wait, "they may still be written");
         std::thread::sleep(SETTLES);
         put("b.jsonl", "{}{}", 1);
-        assert_eq!(pipeline.next().unwrap(), Next::Wait, "the first is still written");
+        assert_eq!(pipeline.look().unwrap(), Next::Wait, "the first is still written");
         std::thread::sleep(SETTLES);
         for path in [b, a, c] {
-            assert_eq!(pipeline.next().unwrap(), Next::Run(path.clone(), None));
+            assert_eq!(pipeline.look().unwrap(), Next::Run(path.clone(), None));
             pipeline.finished(&path);
         }
-        assert_eq!(pipeline.next().unwrap(), Next::Empty);
+        assert_eq!(pipeline.look().unwrap(), Next::Empty);
         let again = put("b.jsonl", "{}{}{}", 9);
-        assert_eq!(pipeline.next().unwrap(), Next::Wait);
+        assert_eq!(pipeline.look().unwrap(), Next::Wait);
         std::thread::sleep(SETTLES);
-        assert_eq!(pipeline.next().unwrap(), Next::Run(again, None), "it was changed");
+        assert_eq!(pipeline.look().unwrap(), Next::Run(again, None), "it was changed");
     }
 }

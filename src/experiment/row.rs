@@ -258,7 +258,7 @@ fn prompt_of(fields: &Fields, prompto: bool) -> Result<Ask, Fault> {
             if prompto {
                 return Ok(Ask::Turns(turns));
             }
-            if turns.len() % 2 == 0 {
+            if turns.len().is_multiple_of(2) {
                 return Err(Fault::new(
                     "the conversation ends with an answer: its turns are the user's and the \
                      assistant's in alternation",
