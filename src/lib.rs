@@ -34,6 +34,7 @@
 //! | [`serve`] | what listens on loopback: the mock endpoint |
 //! | [`report`] | HTML page, plots, tables, exports: reads a study, changes nothing |
 //! | [`client`] | one request at a time, for programs: budget, store, failover, logs |
+//! | [`experiment`] | prompts from files: one a row, by groups, in rounds, into a folder; judges, paraphrases |
 //! | [`study`] | the loop: ask the search, evaluate, tell it; events, resume, ranking, held-out test |
 //! | [`search`] | who decides what to try next: pure, synchronous, no I/O, no clock |
 //! | [`evaluate`] | one (configuration, instance) becomes a rendered request, responses, metrics |
@@ -69,6 +70,7 @@ pub mod declaration;
 pub mod diagnostic;
 pub mod evaluate;
 pub mod event;
+pub mod experiment;
 pub mod metric;
 pub mod models;
 pub mod money;

@@ -12,7 +12,7 @@ import sys
 import time
 
 PEER, BASE, COUNT, WIDTH, WORK = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
-MODEL = "gpt-4o-mini"
+MODEL = os.environ.get("FARTHING_BENCH_MODEL", "gpt-4o-mini")
 QUESTION = "Question {}: which of the following four statements is true, and why? Answer in one short sentence."
 PROMPTS = [QUESTION.format(number) for number in range(COUNT)]
 os.environ.update(OPENAI_API_KEY="none", OPENAI_BASE_URL=BASE, LITELLM_LOCAL_MODEL_COST_MAP="True")

@@ -366,6 +366,23 @@ pub(super) fn no_place(name: &str) -> Error {
     }
 }
 
+impl Endpoints {
+    /// A model as one endpoint serves it: from the file where it is served there, else by what the built-in table knows.
+    pub fn model_at(&self, name: &str, endpoint: usize) -> Result<Model> {
+        if self.models.get(name).is_some_and(|model| model.endpoints.contains(&endpoint)) {
+            return self.model(name);
+        }
+        let serving = self.list.get(endpoint).ok_or_else(|| Error::internal("there is no such endpoint"))?;
+        Ok(with_builtin(Model::named(name, endpoint), serving))
+    }
+
+    /// Adds an endpoint that no file names; gives its place.
+    pub fn add(&mut self, endpoint: Endpoint) -> usize {
+        self.list.push(endpoint);
+        self.list.len() - 1
+    }
+}
+
 impl Model {
     fn named(name: &str, endpoint: usize) -> Model {
         Model {

@@ -7,12 +7,14 @@ mod cache;
 mod evaluate;
 mod first;
 mod inputs;
+mod judge;
 mod listing;
 mod logging;
 mod mock;
 mod models;
 mod progress;
 mod report;
+mod run;
 mod test;
 mod tune;
 
@@ -67,6 +69,12 @@ enum Command {
     Test(test::TestArguments),
     /// Score one configuration on every instance of a split
     Evaluate(evaluate::EvaluateArguments),
+    /// Run an experiment from a file: one prompt a row, by groups, under a budget
+    Run(run::RunArguments),
+    /// Have models judge the answers of an experiment
+    Judge(judge::JudgeArguments),
+    /// Have models say an experiment's prompts in other words
+    Rephrase(judge::RephraseArguments),
     /// Write a run's report anew
     Report(report::ReportArguments),
     /// Send requests through a batch API: half the price, answers within a day
@@ -146,6 +154,9 @@ fn dispatch(command: Command, embedded: &Embedded) -> Result<u8> {
         Command::Tune(arguments) => tune::run(arguments, embedded),
         Command::Test(arguments) => test::run(arguments, embedded),
         Command::Evaluate(arguments) => evaluate::run(arguments, embedded),
+        Command::Run(arguments) => run::run(arguments),
+        Command::Judge(arguments) => judge::run(arguments),
+        Command::Rephrase(arguments) => judge::rephrase(arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Batch(arguments) => batch::run(arguments),
         Command::Cache(arguments) => cache::run(&arguments),

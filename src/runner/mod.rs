@@ -50,6 +50,9 @@ pub struct Wish {
     pub priority: i32,
     /// The store was looked at and had nothing of the request: see [`Runner::look`].
     pub missed: Option<Look>,
+    /// How often it is tried again at an endpoint, in place of the endpoint's own `max_retries`. Rate limits, which pass by
+    /// themselves, are waited for as ever.
+    pub retries: Option<u32>,
 }
 
 /// The moment of a look into the store.
@@ -111,6 +114,8 @@ struct Opening {
     run: (usize, usize),
     backends: HashMap<usize, (Arc<dyn Backend>, usize)>,
     groups: HashMap<String, usize>,
+    /// The limits of the models themselves.
+    models: HashMap<String, usize>,
     now: Instant,
 }
 
@@ -121,7 +126,8 @@ impl Opening {
         let width = concurrency.saturating_add(concurrency / 4);
         let most = Rates { max_concurrency: Some(u32::try_from(width).unwrap_or(u32::MAX)), ..Rates::default() };
         let run = throttle.add_limit(Limit::new("the run", &most, now));
-        Opening { throttle, run: (run, width), backends: HashMap::new(), groups: HashMap::new(), now }
+        let (backends, groups, models) = Default::default();
+        Opening { throttle, run: (run, width), backends, groups, models, now }
     }
 
     /// An endpoint's backend and limit.
@@ -143,23 +149,32 @@ impl Opening {
     /// The limit of a group.
     fn group(&mut self, endpoints: &Endpoints, name: Option<&String>) -> Option<usize> {
         let (name, rates) = endpoints.groups.get_key_value(name?)?;
+        Some(self.shared(name, rates))
+    }
+
+    /// The limit of that name, which all who name it share.
+    fn shared(&mut self, name: &str, rates: &Rates) -> usize {
         let (throttle, now) = (&self.throttle, self.now);
         let add = || throttle.add_limit(Limit::new(format!("[limits.{name}]"), rates, now));
-        Some(*self.groups.entry(name.clone()).or_insert_with(add))
+        *self.groups.entry(name.to_owned()).or_insert_with(add)
     }
 
     /// The endpoints of a model with all limits that hold there.
-    fn seats(&mut self, endpoints: &Endpoints, model: &Model) -> Result<Vec<Seat>> {
-        let own = (model.rates != Rates::default()).then(|| {
-            self.throttle.add_limit(Limit::new(format!("the model `{}`", model.name), &model.rates, self.now))
-        });
+    fn seats(&mut self, endpoints: &Endpoints, model: &Model, further: Option<(&str, Rates)>) -> Result<Vec<Seat>> {
+        let (throttle, now) = (&self.throttle, self.now);
+        let add = || throttle.add_limit(Limit::new(format!("the model `{}`", model.name), &model.rates, now));
+        let own = match model.rates == Rates::default() {
+            true => None,
+            false => Some(*self.models.entry(model.name.clone()).or_insert_with(add)),
+        };
+        let further = further.map(|(name, rates)| self.shared(name, &rates));
         let mut seats = Vec::new();
         for &at in &model.endpoints {
             let endpoint = &endpoints.list[at];
             let (backend, limit) = self.backend(endpoints, at)?;
             let backend = backend.of_model(model)?.unwrap_or(backend);
             let groups = [self.group(endpoints, endpoint.group.as_ref()), self.group(endpoints, model.group.as_ref())];
-            let limits = [Some(self.run.0), Some(limit), own].into_iter().chain(groups).flatten().collect();
+            let limits = [Some(self.run.0), Some(limit), own, further].into_iter().chain(groups).flatten().collect();
             let lane: Lane = self.throttle.add_lane(limits);
             seats.push(Seat::new(endpoint, backend, lane));
         }
@@ -234,14 +249,41 @@ impl Runner {
         if let Some(service) = self.service(name) {
             return Ok(service);
         }
-        let model = endpoints.model(name)?;
+        let service = self.open_service(&mut opening, endpoints, endpoints.model(name)?, None, (budget, bounded))?;
+        self.services.write().unwrap_or_else(PoisonError::into_inner).push(service.clone());
+        Ok(service)
+    }
+
+    /// A service of its own of a model, whose requests also pass a limit that all who name it share: for groups of rows. It
+    /// is not among those that [`service`](Self::service) finds. Whether a request's cost is bounded is the caller's to ask
+    /// ([`Service::bounded`]).
+    pub fn open_under(
+        &self,
+        endpoints: &Endpoints,
+        model: Model,
+        limit: Option<(&str, Rates)>,
+        budget: bool,
+    ) -> Result<Arc<Service>> {
+        let mut opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        self.open_service(&mut opening, endpoints, model, limit, (budget, true))
+    }
+
+    fn open_service(
+        &self,
+        opening: &mut Opening,
+        endpoints: &Endpoints,
+        model: Model,
+        limit: Option<(&str, Rates)>,
+        (budget, bounded): (bool, bool),
+    ) -> Result<Arc<Service>> {
+        let name = model.name.as_str();
         let serving: Vec<&Endpoint> = model.endpoints.iter().map(|&at| &endpoints.list[at]).collect();
         let file = endpoints.source.as_ref().map_or("farthing.toml", |source| source.name());
         if model.price.is_none() && budget {
             return Err(Error::usage(format!("no price is known of the model `{name}`, so no budget can hold"))
                 .help(format!("add to {file}: [models.\"{name}\"] with price = {{ input = 0.15, output = 0.60 }} in dollars per million tokens; 0 is a price too")));
         }
-        let seats = opening.seats(endpoints, &model)?;
+        let seats = opening.seats(endpoints, &model, limit)?;
         check_equals(&model, &serving, &seats)?;
         // Only OpenAI's own tokenizers and defaults are known.
         let openai = |endpoint: &&Endpoint| endpoint.vendor && endpoint.provider == ProviderKind::Openai;
@@ -272,7 +314,6 @@ impl Runner {
             study_growth: AtomicU64::new(1000),
             bill_growth: AtomicU64::new(1000),
         });
-        self.services.write().unwrap_or_else(PoisonError::into_inner).push(service.clone());
         Ok(service)
     }
 

@@ -161,7 +161,7 @@ impl Buyer<'_> {
         mut turn: Option<&mut Turn>,
     ) -> Result<Result<Stored, Failure>> {
         let service = self.service;
-        let mut tries = Tries::new(service, self.wish.endpoint);
+        let mut tries = Tries::new(service, self.wish.endpoint, self.wish.retries);
         loop {
             let at = match tries.next(Instant::now()) {
                 Next::Ask(at) => at,

@@ -122,6 +122,8 @@ pub(super) struct Tries<'a> {
     service: &'a Service,
     /// Only this one may be asked.
     only: Option<usize>,
+    /// In place of the endpoints' own `max_retries`.
+    retries: Option<u32>,
     /// When it was sent first.
     began: Option<Instant>,
     /// One for each endpoint once anything has failed.
@@ -153,8 +155,8 @@ pub(super) enum Next {
 }
 
 impl<'a> Tries<'a> {
-    pub fn new(service: &'a Service, only: Option<usize>) -> Tries<'a> {
-        Tries { service, only, began: None, tried: Vec::new(), attempts: 0 }
+    pub fn new(service: &'a Service, only: Option<usize>, retries: Option<u32>) -> Tries<'a> {
+        Tries { service, only, retries, began: None, tried: Vec::new(), attempts: 0 }
     }
 
     /// It is sent now; gives the moment when its time is up.
@@ -262,7 +264,8 @@ impl<'a> Tries<'a> {
             let timed_out = failure.kind == FailureKind::Timeout && error.may_be_billed;
             tried.timeouts += u32::from(timed_out);
             let retries = seat.max_retries as usize;
-            let (patient, delays) = tried.delays.get_or_insert_with(|| (backoff(retries * PATIENCE), backoff(retries)));
+            let others = self.retries.map_or(retries, |retries| retries as usize);
+            let (patient, delays) = tried.delays.get_or_insert_with(|| (backoff(retries * PATIENCE), backoff(others)));
             let delay = if failure.kind == FailureKind::RateLimit { patient.next() } else { delays.next() };
             match delay {
                 Some(delay) if tried.timeouts <= seat.max_timeout_retries => {

@@ -89,6 +89,11 @@ impl Service {
         self.seats.iter().any(|seat| seat.drops.iter().any(|dropped| dropped == name))
     }
 
+    /// Something bounds what a request may cost: its max_tokens, the model's limit, or that its answer is known.
+    pub fn bounded(&self, request: &Request) -> bool {
+        self.output_limit(request).is_some() || self.foretell(request).is_some()
+    }
+
     /// Most output tokens of one completion of a request; `None` where nothing bounds it.
     pub fn output_limit(&self, request: &Request) -> Option<u64> {
         // What one of the endpoints is not sent does not hold it back.

@@ -130,7 +130,7 @@ impl Stage {
             let limit = opening.throttle.add_limit(limit);
             opening.backends.insert(at, (stub.clone(), limit));
         }
-        let seats = opening.seats(&endpoints, &kept).unwrap();
+        let seats = opening.seats(&endpoints, &kept, None).unwrap();
         let service = Service {
             price: kept.price.unwrap(),
             chat: true,

@@ -107,12 +107,19 @@ impl Stop {
         }
     }
 
-    fn asked(&self) -> bool {
+    /// It was wished at least once.
+    pub fn asked(&self) -> bool {
         self.wish.load(Ordering::SeqCst) > 0
     }
 
-    fn at_once(&self) -> bool {
+    /// It was wished more than once.
+    pub fn at_once(&self) -> bool {
         self.wish.load(Ordering::SeqCst) > 1
+    }
+
+    /// Waits for the next wish; at once where nobody waited for the last one. For one waiter at a time.
+    pub async fn wished(&self) {
+        self.changed.notified().await;
     }
 }
 

@@ -1,0 +1,372 @@
+//! The rows of an experiment's file: gone through once, then read one by one where they stand, so that they are never all
+//! in memory.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::Value;
+
+use super::fields::{Fields, Row};
+use super::row::Fault;
+use crate::diagnostic::{Error, Result, unreadable};
+
+/// What the file is made of.
+#[derive(Clone, Debug, PartialEq)]
+enum Form {
+    Lines,
+    Csv(Vec<String>),
+}
+
+/// Where a row stands in the plain file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    offset: u64,
+    length: u32,
+    /// The line that it begins on, from 1.
+    pub line: u32,
+}
+
+/// A file of rows.
+pub struct Input {
+    name: String,
+    form: Form,
+    file: Mutex<File>,
+    /// A plain copy of a compressed file: removed when it is not needed any more.
+    scratch: Option<PathBuf>,
+}
+
+/// The formats that an experiment may have, as an ending behind which `.gz` or `.zst` may stand.
+pub fn ending(path: &Path) -> Option<&'static str> {
+    let name = path.file_name()?.to_string_lossy().to_lowercase();
+    let bare = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name);
+    let endings: &[&str] =
+        if cfg!(feature = "parquet") { &["jsonl", "ndjson", "csv", "parquet"] } else { &["jsonl", "ndjson", "csv"] };
+    let is = |ending: &&&str| bare.strip_suffix(**ending).is_some_and(|stem| stem.len() > 1 && stem.ends_with('.'));
+    endings.iter().find(is).copied()
+}
+
+/// A file's name without what tells its format.
+pub fn stem(path: &Path) -> String {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let bare = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name);
+    bare.rsplit_once('.').map_or(bare, |(stem, _)| stem).to_owned()
+}
+
+fn broken(name: &str, error: &std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::InvalidData | std::io::ErrorKind::InvalidInput | std::io::ErrorKind::UnexpectedEof => {
+            Error::usage(format!("{name} cannot be decompressed: {error}"))
+        }
+        _ => Error::usage(format!("cannot read {name}: {error}")),
+    }
+}
+
+impl Input {
+    /// Opens a file that is known by `name`. A compressed one is unpacked to `scratch`.
+    pub fn open(path: &Path, name: &str, scratch: &Path) -> Result<Input> {
+        let Some(ending) = ending(path) else {
+            return Err(Error::usage(format!("{name}: the ending tells the format, and this one is not known"))
+                .help("use .jsonl or .csv, each also with .gz or .zst behind it"));
+        };
+        let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+        if path.is_dir() {
+            return Err(unreadable(path, &std::io::ErrorKind::IsADirectory.into()));
+        }
+        let packed = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_lowercase();
+        let unpacked: Option<Box<dyn Read>> = match packed.as_str() {
+            _ if ending == "parquet" => Some(Box::new(std::io::Cursor::new(parquet_lines(path)?))),
+            "gz" => Some(Box::new(flate2::read::MultiGzDecoder::new(file.try_clone().map_err(|e| broken(name, &e))?))),
+            "zst" => Some(Box::new(
+                zstd::Decoder::new(file.try_clone().map_err(|e| broken(name, &e))?).map_err(|e| broken(name, &e))?,
+            )),
+            _ => None,
+        };
+        let (mut file, scratch) = match unpacked {
+            None => (file, None),
+            Some(mut unpacked) => {
+                let mut plain = File::options()
+                    .create(true)
+                    .truncate(true)
+                    .read(true)
+                    .write(true)
+                    .open(scratch)
+                    .map_err(|error| Error::usage(format!("cannot write {}: {error}", scratch.display())))?;
+                std::io::copy(&mut unpacked, &mut plain).map_err(|error| broken(name, &error))?;
+                (plain, Some(scratch.to_owned()))
+            }
+        };
+        let form = match ending {
+            "csv" => Form::Csv(headers(name, &mut file)?),
+            _ => Form::Lines,
+        };
+        Ok(Input { name: name.to_owned(), form, file: Mutex::new(file), scratch })
+    }
+
+    /// The name that it is known by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its values are cells: texts that are to be typed.
+    pub fn cells(&self) -> bool {
+        matches!(self.form, Form::Csv(_))
+    }
+
+    /// Goes through all rows, each with its place; one that cannot be read is a fault.
+    pub fn each(&self, mut row: impl FnMut(Place, Result<Row, Fault>) -> Result<()>) -> Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = start(&self.name, &mut file)?;
+        let mut reader = BufReader::with_capacity(1 << 16, &mut *file);
+        match &self.form {
+            Form::Lines => {
+                let (mut offset, mut line, mut bytes) = (start, 0_u32, Vec::new());
+                loop {
+                    bytes.clear();
+                    let read = reader.read_until(b'\n', &mut bytes).map_err(|error| broken(&self.name, &error))?;
+                    if read == 0 {
+                        return Ok(());
+                    }
+                    line += 1;
+                    let place = self.place(offset, read as u64, line)?;
+                    offset += read as u64;
+                    if !bytes.trim_ascii().is_empty() {
+                        row(place, json_row(&bytes))?;
+                    }
+                }
+            }
+            Form::Csv(headers) => {
+                let mut csv = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(reader);
+                let mut record = csv::ByteRecord::new();
+                // Where lines end in two characters, a row is said to begin at the second one of the line before.
+                let (mut first, mut late) = (true, 0);
+                loop {
+                    let more = csv.read_byte_record(&mut record);
+                    let more = more.map_err(|error| Error::usage(format!("{} cannot be read: {error}", self.name)))?;
+                    if !more {
+                        return Ok(());
+                    }
+                    let from = record.position().map_or(0, csv::Position::byte);
+                    let line = record.position().map_or(1, csv::Position::line);
+                    if std::mem::take(&mut first) {
+                        late = u64::from(csv.position().line() == line);
+                        continue;
+                    }
+                    let place = self.place(
+                        start + from,
+                        csv.position().byte() - from,
+                        u32::try_from(line + late).unwrap_or(u32::MAX),
+                    )?;
+                    row(place, cells(headers, &record))?;
+                }
+            }
+        }
+    }
+
+    fn place(&self, offset: u64, length: u64, line: u32) -> Result<Place> {
+        match u32::try_from(length) {
+            Ok(length) => Ok(Place { offset, length, line }),
+            Err(_) => Err(Error::usage(format!("{}:{line}: this row is longer than 4 GiB", self.name))),
+        }
+    }
+
+    /// Reads one row again.
+    pub fn read(&self, place: Place) -> Result<Result<Row, Fault>> {
+        let mut bytes = vec![0; place.length as usize];
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(place.offset))
+            .and_then(|_| file.read_exact(&mut bytes))
+            .map_err(|error| broken(&self.name, &error))?;
+        drop(file);
+        Ok(match &self.form {
+            Form::Lines => json_row(&bytes),
+            Form::Csv(headers) => {
+                let mut csv = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes.as_slice());
+                let mut record = csv::ByteRecord::new();
+                match csv.read_byte_record(&mut record) {
+                    Ok(true) => cells(headers, &record),
+                    _ => Err(Fault::new("this row cannot be read again: the file was changed meanwhile")),
+                }
+            }
+        })
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        if let Some(scratch) = &self.scratch {
+            drop(std::fs::remove_file(scratch));
+        }
+    }
+}
+
+/// Goes to the first byte behind a byte order mark, and says where that is.
+fn start(name: &str, file: &mut File) -> Result<u64> {
+    let mut mark = [0; 3];
+    let mut begin = |file: &mut File| {
+        file.seek(SeekFrom::Start(0))?;
+        let read = file.read(&mut mark)?;
+        let start = if read == 3 && mark == *b"\xef\xbb\xbf" { 3 } else { 0 };
+        file.seek(SeekFrom::Start(start))
+    };
+    begin(file).map_err(|error| broken(name, &error))
+}
+
+/// A line as a row. What is no row keeps its text.
+fn json_row(bytes: &[u8]) -> Result<Row, Fault> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| Fault::new(format!("this row is not UTF-8 from byte {} on", error.valid_up_to() + 1)))?;
+    let text = text.trim();
+    match serde_json::from_str::<Fields>(text) {
+        Ok(fields) => Ok(Row { text: text.to_owned(), fields }),
+        Err(error) if error.is_data() => Err(Fault::new("this row is not a JSON object")),
+        Err(error) => {
+            let what = error.to_string();
+            let what = what.split(" at line ").next().unwrap_or_default();
+            Err(Fault::new(format!("this row is not valid JSON: {what} (column {})", error.column())))
+        }
+    }
+}
+
+fn cells(headers: &[String], record: &csv::ByteRecord) -> Result<Row, Fault> {
+    if record.len() != headers.len() {
+        return Err(Fault::new(format!(
+            "this row has {} columns where the header has {}",
+            record.len(),
+            headers.len()
+        )));
+    }
+    let cell = |(name, cell): (&String, &[u8])| match std::str::from_utf8(cell) {
+        Ok(text) => Ok((name.clone(), Value::from(text))),
+        Err(_) => Err(Fault::new(format!("the cell `{name}` is not UTF-8"))),
+    };
+    Ok(Row::new(Fields(headers.iter().zip(record).map(cell).collect::<Result<_, _>>()?)))
+}
+
+fn headers(name: &str, file: &mut File) -> Result<Vec<String>> {
+    start(name, file)?;
+    let mut csv = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(BufReader::new(file));
+    let mut record = csv::StringRecord::new();
+    let read = csv
+        .read_record(&mut record)
+        .map_err(|error| Error::usage(format!("the header of {name} cannot be read: {error}")))?;
+    if !read {
+        return Err(Error::usage(format!("{name} holds no rows")));
+    }
+    let shown = record.iter().collect::<Vec<_>>().join(",");
+    let wrong = |what: String| Error::usage(what).at_line(name, 0, &shown, 0..shown.len(), "in this header");
+    let mut headers: Vec<String> = Vec::with_capacity(record.len());
+    for (column, header) in record.iter().enumerate() {
+        if header.is_empty() {
+            return Err(wrong(format!("column {} has no name", column + 1)));
+        }
+        if headers.iter().any(|known| known == header) {
+            return Err(wrong(format!("the column `{header}` is there twice")));
+        }
+        headers.push(header.to_owned());
+    }
+    Ok(headers)
+}
+
+/// The rows of a Parquet file as lines.
+#[cfg(feature = "parquet")]
+fn parquet_lines(path: &Path) -> Result<Vec<u8>> {
+    let bytes = crate::task::data::read_file(path)?;
+    let rows = crate::task::parquet::rows(bytes)
+        .map_err(|problem| Error::usage(format!("{} cannot be read as Parquet: {problem}", path.display())))?;
+    let mut lines = Vec::new();
+    for row in rows {
+        lines.extend_from_slice(Fields::from(row).json().as_bytes());
+        lines.push(b'\n');
+    }
+    Ok(lines)
+}
+
+#[cfg(not(feature = "parquet"))]
+fn parquet_lines(path: &Path) -> Result<Vec<u8>> {
+    Err(Error::usage(format!("{}: this farthing was built without Parquet", path.display())))
+}
+
+/// Writes rows as lines into a file, for experiments that are made and not given.
+pub struct Lines(BufWriter<File>, PathBuf);
+
+impl Lines {
+    /// A new file.
+    pub fn create(path: &Path) -> Result<Lines> {
+        let file =
+            File::create(path).map_err(|error| Error::usage(format!("cannot write {}: {error}", path.display())))?;
+        Ok(Lines(BufWriter::new(file), path.to_owned()))
+    }
+
+    /// One more row.
+    pub fn add(&mut self, fields: &Fields) -> Result<()> {
+        writeln!(self.0, "{}", fields.json())
+            .map_err(|error| Error::usage(format!("cannot write {}: {error}", self.1.display())))
+    }
+
+    /// All of it is written.
+    pub fn finish(mut self) -> Result<()> {
+        self.0.flush().map_err(|error| Error::usage(format!("cannot write {}: {error}", self.1.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(name: &str, bytes: &[u8]) -> Vec<(u32, Result<String, String>)> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let input = Input::open(&path, name, &folder.path().join("plain")).unwrap();
+        let (mut rows, mut places) = (Vec::new(), Vec::new());
+        let text = |row: Result<Row, Fault>| row.map(|row| row.text).map_err(|fault| fault.message);
+        input
+            .each(|place, row| {
+                rows.push((place.line, text(row)));
+                places.push(place);
+                Ok(())
+            })
+            .unwrap();
+        for (place, (_, first)) in places.iter().zip(&rows).rev() {
+            assert_eq!(text(input.read(*place).unwrap()), *first, "read again at its place");
+        }
+        drop(input);
+        assert!(!folder.path().join("plain").exists());
+        rows
+    }
+
+    #[test]
+    fn rows_are_found_again_at_their_places() {
+        let lines = b"\xef\xbb\xbf{\"a\": \"\xc3\xbc\"}\r\n\n  \n[1]\n{\"a\": 2,}\n{\"a\":\"\xff\"}\n{\"b\":3}";
+        let read = rows("x.jsonl", lines);
+        assert_eq!(read[0], (1, Ok("{\"a\": \"ü\"}".to_owned())));
+        assert_eq!(read[1], (4, Err("this row is not a JSON object".into())));
+        assert_eq!(read[2], (5, Err("this row is not valid JSON: trailing comma (column 9)".into())));
+        assert_eq!(read[3], (6, Err("this row is not UTF-8 from byte 7 on".into())));
+        assert_eq!(read[4], (7, Ok("{\"b\":3}".to_owned())));
+        let csv = b"\xef\xbb\xbfid,prompt\r\n1,\"two\nlines, \"\"quoted\"\"\"\r\n2\r\n\r\n3,\xc3\xbc";
+        let read = rows("x.csv", csv);
+        assert_eq!(read[0], (2, Ok(r#"{"id":"1","prompt":"two\nlines, \"quoted\""}"#.to_owned())));
+        assert_eq!(read[1], (4, Err("this row has 1 columns where the header has 2".into())));
+        assert_eq!(read[2].1, Ok(r#"{"id":"3","prompt":"ü"}"#.to_owned()));
+    }
+
+    #[test]
+    fn compressed_files_are_unpacked() {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(b"{\"a\":1}\n{\"a\":2}\n").unwrap();
+        assert_eq!(rows("x.jsonl.gz", &packed.finish().unwrap()).len(), 2);
+        let packed = zstd::encode_all(&b"a,b\n1,2\n"[..], 1).unwrap();
+        assert_eq!(rows("x.csv.zst", &packed), [(2, Ok(r#"{"a":"1","b":"2"}"#.to_owned()))]);
+    }
+
+    #[test]
+    fn endings_and_stems() {
+        let known = ["a.jsonl", "a.csv.gz", "a.JSONL.zst", "a.ndjson"].map(|name| ending(Path::new(name)).is_some());
+        assert_eq!(known, [true; 4]);
+        assert_eq!(["a.txt", ".jsonl", "jsonl", "a.gz"].map(|name| ending(Path::new(name))), [None; 4]);
+        assert_eq!(stem(Path::new("x/a.b.jsonl.gz")), "a.b");
+    }
+}
