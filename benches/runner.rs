@@ -4,7 +4,7 @@
 //! after the other and in turns: a bare reqwest loop that parses the replies, `Client::create_many` and `evaluate`'s
 //! pipeline over a fresh SQLite store (every response durable before it is used) and over memory. Then the same endpoint
 //! with 50 ms latency: how much of what 64 requests in flight could do at best is reached; and the peak memory of a run of
-//! many requests.
+//! many requests (of `evaluate` it holds the data too, 20,000 rows at most, and every result).
 //!
 //! CPU is that of this process alone, in seconds per 1,000 requests; medians over the rounds. Options: `--requests N`
 //! (20000), `--rounds N` (3), `--concurrency N` (64), `--memory N` (200000 requests; 0: not measured), `--only WORD`
@@ -32,6 +32,9 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const MODEL: &str = "gpt-4o-mini";
+
+/// Rows of the task at most: more evaluations are of more configurations.
+const INSTANCES: usize = 20_000;
 
 fn main() {
     // Under `cargo test` it is only built.
@@ -147,7 +150,7 @@ impl Run<'_> {
                 measured(began, cpu)
             }
             Some("evaluate") => {
-                write_task(path, self.requests);
+                write_task(path, self.requests.min(INSTANCES));
                 runtime.block_on(self.evaluate(path, &endpoints, store))
             }
             _ => {
@@ -232,8 +235,12 @@ impl Run<'_> {
         let budget = "1000000".parse().expect("dollars");
         let runner =
             Runner::open(store, endpoints, &[MODEL.to_owned()], self.concurrency, true, true).expect("a runner");
-        let configuration = space.baseline.clone().expect("a baseline");
-        let plan = Arc::new(Plan::new(&space, &configuration, &runner).expect("a plan"));
+        let mut configuration = space.baseline.clone().expect("a baseline");
+        let plan = |seed: usize| {
+            configuration.0.insert("seed".to_owned(), seed.into());
+            Arc::new(Plan::new(&space, &configuration, &runner).expect("a plan"))
+        };
+        let plans: Vec<Arc<Plan>> = (1..=self.requests.div_ceil(INSTANCES)).map(plan).collect();
         let (recorded, instances) = (HashMap::new(), workload.task.tune.clone());
         let pipeline = Pipeline {
             workload,
@@ -245,10 +252,11 @@ impl Run<'_> {
             stop: Arc::default(),
         };
         let (began, cpu) = (Instant::now(), cpu_seconds());
-        let mut agenda = FixedAgenda::new(vec![plan], (0..instances.len()).collect(), &pipeline, Vec::new());
+        let mut agenda = FixedAgenda::new(plans, (0..instances.len()).collect(), &pipeline, Vec::new());
         pipeline.run(&mut agenda).await.expect("an evaluation");
         let measured = measured(began, cpu);
-        assert!(agenda.trials[0].evaluations.iter().all(|one| one.result.is_ok() && one.requests == 1));
+        let all = || agenda.trials.iter().flat_map(|trial| &trial.evaluations);
+        assert!(all().count() >= self.requests && all().all(|one| one.result.is_ok() && one.requests == 1));
         measured
     }
 }
@@ -272,8 +280,8 @@ fn write_task(folder: &Path, instances: usize) {
     let space = "[space]\nname = \"bench\"\n\
                  [params.prompt]\ntype = \"categorical\"\nchoices = [{ name = \"plain\", template = \"{{ question }}\" }]\n\
                  [params.model]\nvalue = \"gpt-4o-mini\"\n[params.temperature]\nvalue = 0.0\n[params.max_tokens]\nvalue = 64\n\
-                 [params.n]\nvalue = 1\n\
-                 [baseline]\nprompt = \"plain\"\n";
+                 [params.seed]\ntype = \"int\"\nlow = 1\nhigh = 1000\n[params.n]\nvalue = 1\n\
+                 [baseline]\nprompt = \"plain\"\nseed = 1\n";
     let test = "{\"question\": \"?\", \"answer\": \"!\"}\n";
     for (name, text) in
         [("tune.jsonl", rows.as_str()), ("test.jsonl", test), ("task.toml", task), ("space.toml", space)]

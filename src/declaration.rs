@@ -7,7 +7,7 @@ use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::diagnostic::{Error, Result, Source, nearest};
+use crate::diagnostic::{Error, Result, Source, nearest, shortened};
 
 /// A table as it stands in a file: every key and value knows its span.
 pub type Table<'a> = Spanned<DeTable<'a>>;
@@ -87,6 +87,32 @@ fn kind(value: &DeValue<'_>) -> &'static str {
     }
 }
 
+/// What a parser calls types of Rust, in words of the user's.
+pub fn plain(words: &str) -> String {
+    let word = |word: &str| match word {
+        "u8" | "u16" | "u32" | "u64" | "usize" | "i8" | "i16" | "i32" | "i64" | "isize" => Some("a whole number"),
+        "f32" | "f64" => Some("a number"),
+        "a boolean" => Some("true or false"),
+        "a sequence" => Some("a list"),
+        "a map" => Some("a table"),
+        _ if word.starts_with("struct ") => Some("a table"),
+        _ => None,
+    };
+    // A whole message, as serde_json gives them, or what stands behind its "expected".
+    match words.split_once(", expected ") {
+        Some((got, wanted)) => {
+            let (wanted, place) = wanted
+                .split_once(" at line ")
+                .map_or((wanted, String::new()), |(wanted, place)| (wanted, format!(" at line {place}")));
+            format!("{}, expected {}{place}", plain(got), word(wanted).unwrap_or(wanted))
+        }
+        None => match words.strip_prefix("floating point ") {
+            Some(number) => format!("the number {number}"),
+            None => word(words).unwrap_or(words).replace("invalid type: sequence", "invalid type: a list"),
+        },
+    }
+}
+
 /// A TOML error as ours: the same span, words that say what to write instead.
 pub fn at_error(source: &Source, error: &toml::de::Error) -> Error {
     let span = error.span().unwrap_or(0..0);
@@ -117,7 +143,16 @@ pub fn at_error(source: &Source, error: &toml::de::Error) -> Error {
     }
     if let Some(rest) = raw.strip_prefix("invalid type: ") {
         let (got, wanted) = rest.split_once(", expected ").unwrap_or((rest, "something else"));
+        let (got, wanted) = (plain(&shortened(got, 80)), plain(wanted));
         let message = format!("wrong type: {got} where {wanted} belongs");
+        return Error::usage(message).at(source, span, format!("expected {wanted}"));
+    }
+    if let Some(rest) = raw.strip_prefix("invalid value: ") {
+        let (got, wanted) = rest.split_once(", expected ").unwrap_or((rest, "something else"));
+        let (got, wanted) = (plain(&shortened(got, 80)), plain(wanted));
+        // Of an integer the type is right, so it is its size that is wrong.
+        let range = if rest.contains(", expected u") { " (0 or more)" } else { "" };
+        let message = format!("wrong value: {got} where {wanted}{range} belongs");
         return Error::usage(message).at(source, span, format!("expected {wanted}"));
     }
     Error::usage(format!("this is not valid here: {raw}")).at(source, span, "here")
@@ -134,6 +169,7 @@ mod tests {
     struct Section {
         name: String,
         share: Option<f64>,
+        count: Option<u32>,
     }
 
     fn problem(text: &str) -> String {
@@ -150,10 +186,27 @@ mod tests {
     #[test]
     fn errors_say_where_and_what_to_write() {
         assert_eq!(problem("[task]\nnmae = 'x'\n"), "x.toml:2:1 | unknown key `nmae` | did you mean `name`?");
-        assert_eq!(problem("[task]\nzzzzzz = 'x'\n"), "x.toml:2:1 | unknown key `zzzzzz` | known here: name, share");
+        assert_eq!(
+            problem("[task]\nzzzzzz = 'x'\n"),
+            "x.toml:2:1 | unknown key `zzzzzz` | known here: name, share, count"
+        );
         assert_eq!(
             problem("[task]\nname = 'x'\nshare = 'y'\n"),
-            "x.toml:3:9 | wrong type: string \"y\" where f64 belongs | "
+            "x.toml:3:9 | wrong type: string \"y\" where a number belongs | "
+        );
+        assert_eq!(
+            problem("[task]\nname = 'x'\nshare = 1\ncount = 1.5\n"),
+            "x.toml:4:9 | wrong type: the number `1.5` where a whole number belongs | "
+        );
+        assert_eq!(
+            problem("[task]\nname = 'x'\ncount = -1\n"),
+            "x.toml:3:9 | wrong value: integer `-1` where a whole number (0 or more) belongs | "
+        );
+        let long = problem(&format!("[task]\nname = 'x'\nshare = '{}'\n", "y".repeat(9999)));
+        assert!(long.len() < 300 && long.contains("where a number belongs"), "{long}");
+        assert_eq!(
+            plain("invalid type: string \"x\", expected u64 at line 3 column 4"),
+            "invalid type: string \"x\", expected a whole number at line 3 column 4"
         );
         assert_eq!(problem("[task]\nshare = 1.0\n"), "x.toml:1:1 | the key `name` is missing | ");
         assert_eq!(problem("task = 3"), "x.toml:1:8 | `task` must be a table, not an integer | ");

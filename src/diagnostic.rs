@@ -106,8 +106,33 @@ struct Place {
     name: String,
     lines: String,
     first_line: usize,
+    /// Characters of the line before what is held of it.
+    skipped: usize,
     span: Range<usize>,
     label: String,
+}
+
+impl Place {
+    /// A span of a line, with as much of the line as people can read: a line of a data file may be megabytes long.
+    fn of(name: String, line: usize, text: &str, span: Range<usize>, label: String) -> Place {
+        let text = text.trim_end_matches(['\n', '\r']);
+        let floor = |at: usize| (0..=at.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+        let (from, to) = (floor(span.start), floor(span.end.max(span.start)));
+        let to = to.min(floor(from + CONTEXT)).max(from);
+        let (start, end) = (floor(from.saturating_sub(CONTEXT)), floor(to + CONTEXT));
+        // A few characters more are no longer than the mark in their place.
+        let start = if start < MARK.len() * 4 { 0 } else { start };
+        let (before, after) = (if start > 0 { MARK } else { "" }, if end < text.len() { MARK } else { "" });
+        let moved = |at: usize| at - start + before.len();
+        Place {
+            name,
+            lines: format!("{before}{}{after}", &text[start..end]),
+            first_line: line,
+            skipped: text[..start].chars().count().saturating_sub(before.chars().count()),
+            span: moved(from)..moved(to),
+            label,
+        }
+    }
 }
 
 /// What is wrong, where (file, line, column, the offending text), and what to do about it.
@@ -125,10 +150,34 @@ struct Inner {
 /// Longest stretch of one line that is shown, in bytes on either side of what is wrong.
 const CONTEXT: usize = 120;
 
+/// Stands where something was left out.
+const MARK: &str = "…";
+
+/// Longest text that a message holds, in characters: endpoints and files put whole documents into theirs.
+const LONGEST: usize = 1200;
+
+/// A text of at most `most` characters: the middle of a longer one is left out.
+pub fn shortened(text: &str, most: usize) -> std::borrow::Cow<'_, str> {
+    if text.len() <= most || text.chars().count() <= most {
+        return text.into();
+    }
+    let kept = most.saturating_sub(1);
+    let (first, last) = (kept - kept / 3, kept / 3);
+    let head: String = text.chars().take(first).collect();
+    let mut tail: Vec<char> = text.chars().rev().take(last).collect();
+    tail.reverse();
+    format!("{}{MARK}{}", head.trim_end(), tail.into_iter().collect::<String>().trim_start()).into()
+}
+
 impl Error {
     /// An error of the given kind. The message is a sentence without a full stop.
     pub fn new(fault: Fault, message: impl Into<String>) -> Error {
-        Error(Box::new(Inner { fault, message: message.into(), help: None, place: None }))
+        let message = message.into();
+        let message = match shortened(&message, LONGEST) {
+            std::borrow::Cow::Owned(short) => short,
+            std::borrow::Cow::Borrowed(_) => message,
+        };
+        Error(Box::new(Inner { fault, message, help: None, place: None }))
     }
 
     /// What the user typed or wrote is wrong.
@@ -168,13 +217,14 @@ impl Error {
         let (from, to) = (floor(span.start), floor(span.end.max(span.start)));
         let start = text[..from].rfind('\n').map_or(0, |at| at + 1);
         let end = text[from..].find('\n').map_or(text.len(), |at| from + at);
-        self.0.place = Some(Place {
-            name: source.name().to_owned(),
-            lines: text[start..end].to_owned(),
-            first_line: text[..start].matches('\n').count(),
-            span: from - start..to.min(end).max(from) - start,
-            label: label.into(),
-        });
+        let line = text[..start].matches('\n').count();
+        self.0.place = Some(Place::of(
+            source.name().to_owned(),
+            line,
+            &text[start..end],
+            from - start..to.max(from) - start,
+            label.into(),
+        ));
         self
     }
 
@@ -188,16 +238,7 @@ impl Error {
         span: Range<usize>,
         label: impl Into<String>,
     ) -> Error {
-        let floor = |at: usize| (0..=at.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
-        let (from, to) = (floor(span.start), floor(span.end.max(span.start)));
-        let end = floor(from.max(to.min(from + CONTEXT)) + CONTEXT);
-        self.0.place = Some(Place {
-            name: name.into(),
-            lines: text[..end].trim_end_matches(['\n', '\r']).to_owned(),
-            first_line: line,
-            span: from..to.min(end),
-            label: label.into(),
-        });
+        self.0.place = Some(Place::of(name.into(), line, text, span, label.into()));
         self
     }
 
@@ -220,7 +261,7 @@ impl Error {
     pub fn location(&self) -> Option<String> {
         let place = self.0.place.as_ref()?;
         let before = &place.lines[..place.span.start.min(place.lines.len())];
-        Some(format!("{}:{}:{}", place.name, place.first_line + 1, before.chars().count() + 1))
+        Some(format!("{}:{}:{}", place.name, place.first_line + 1, place.skipped + before.chars().count() + 1))
     }
 }
 
@@ -260,7 +301,7 @@ impl SourceCode for Place {
         }
         // Asked without context, miette wants the place itself, for the header; else the whole line, to show it.
         let start = if before == 0 && after == 0 { span.offset() } else { 0 };
-        let column = self.lines.get(..start).map_or(0, |text| text.chars().count());
+        let column = self.skipped + self.lines.get(..start).map_or(0, |text| text.chars().count());
         Ok(Box::new(MietteSpanContents::new_named(
             self.name.clone(),
             &self.lines.as_bytes()[start..],
@@ -322,6 +363,27 @@ mod tests {
         assert_eq!(error.location().unwrap(), "tune.jsonl:17:14");
         let shown = format!("{:?}", miette::Report::new(error));
         assert!(shown.contains("tune.jsonl:17:14"), "{shown}");
+    }
+
+    #[test]
+    fn of_a_long_line_only_what_is_near_is_shown() {
+        let long = format!("key = \"{}\" oops {}", "ä".repeat(30_000), "b".repeat(30_000));
+        let at = long.find("oops").unwrap();
+        for error in [
+            Error::usage("x").at(&Source::new("a.toml", format!("[a]\n{long}\n")), 4 + at..4 + at + 4, "here"),
+            Error::usage("x").at_line("a.toml", 1, &long, at..at + 4, "here"),
+        ] {
+            assert_eq!(error.location().unwrap(), format!("a.toml:2:{}", 7 + 30_000 + 2 + 1));
+            let shown = format!("{:?}", miette::Report::new(error));
+            assert!(shown.len() < 3000 && shown.contains("oops") && shown.contains("a.toml:2:30010"), "{shown}");
+        }
+        // What is marked may be the long thing itself.
+        let error = Error::usage("x").at(&Source::new("a.toml", long.clone()), 6..at - 1, "here");
+        assert!(format!("{:?}", miette::Report::new(error)).len() < 3000);
+        let error = Error::usage(format!("`{long}` is nothing"));
+        assert!(error.message().len() < 3000 && error.message().ends_with("is nothing"), "{error}");
+        assert_eq!(shortened("abcdefghij", 7), "abcd…ij");
+        assert_eq!(shortened("abcdefg", 7), "abcdefg");
     }
 
     #[test]

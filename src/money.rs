@@ -142,8 +142,9 @@ pub enum ParseUsdError {
 
 /// Reads `text` as a decimal scaled by `10^places`, exactly. Exponents are accepted, since TOML floats print with them.
 fn scaled(text: &str, places: i32) -> Result<i64, ParseUsdError> {
-    let not_decimal = || ParseUsdError::NotDecimal(text.to_owned());
-    let too_large = || ParseUsdError::TooLarge(text.to_owned());
+    let shown = || crate::diagnostic::shortened(text, 40).into_owned();
+    let not_decimal = || ParseUsdError::NotDecimal(shown());
+    let too_large = || ParseUsdError::TooLarge(shown());
     let body = text.trim();
     let body = body.strip_prefix('$').unwrap_or(body);
     let (negative, body) = match body.strip_prefix('-') {
@@ -169,7 +170,7 @@ fn scaled(text: &str, places: i32) -> Result<i64, ParseUsdError> {
     let kept = digits.trim_end_matches('0');
     let shift = places + exponent - fraction.len() as i32 + (digits.len() - kept.len()) as i32;
     if shift < 0 {
-        return Err(ParseUsdError::TooFine(text.to_owned(), places));
+        return Err(ParseUsdError::TooFine(shown(), places));
     }
     if kept.len() as i32 + shift > 20 {
         return Err(too_large());

@@ -179,6 +179,10 @@ fn what_cannot_be_meant_is_refused() {
     says(home.run("cache stats --store memory:", &[]), &["in memory"]);
     says(home.run("cache prune", &[]), &["what shall be removed"]);
     says(home.run("cache prune --older-than yesterday", &[]), &["--older-than"]);
+    says(home.run("cache prune --older-than -3d", &[]), &["--older-than", "not below 0"]);
+    home.write("empty.db", "");
+    says(home.run("cache stats --store empty.db", &[]), &["empty.db is no store: it is empty"]);
+    assert_eq!(home.read("empty.db"), "");
     says(home.run("cache prune --larger-than-total big", &[]), &["--larger-than-total"]);
     says(home.run(EVALUATE, &["--no-cache", "--refresh"]), &["cannot be used with"]);
     assert_eq!(home.read("note.db"), "no database at all");

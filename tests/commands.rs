@@ -451,6 +451,10 @@ fn a_winner_is_tested_and_gated() {
     std::fs::copy(home.path("run/best.toml"), home.path("mine.toml")).unwrap();
     let other = home.run("test mine.toml --task task --data task/tune.jsonl --json --quiet", &[]).ended(0).json();
     assert_eq!(other["instances"], json!(30));
+    // Other data they are not: the same instances chose it.
+    let same = home.run("test mine.toml --task task --data task/tune.jsonl --json --quiet", &[]).ended(0);
+    assert!(same.stderr.contains("Warning: All of the 30 instances to test on"), "{same:#?}");
+    assert!(!home.run("test run --json --quiet", &[]).ended(0).stderr.contains("Warning"));
     assert_eq!(other["config"], tuned["best"]["config"]);
 }
 

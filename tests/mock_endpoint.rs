@@ -443,6 +443,15 @@ fn the_official_python_client_works_unchanged() {
         },
         "retried": [true, 3, true],
         "odd": ["content_filter", true, null],
+        "streams": [[true, true], [0, 1]],
+        "stream_refusal": ["", true, "stop"],
+        "stream_filter": "content_filter",
+        "stream_errors": {
+            "rate_limit:seconds=0": ["RateLimitError", "rate_limit_exceeded", 1],
+            "500": ["InternalServerError", null, 1],
+            "context_length_exceeded": ["BadRequestError", "context_length_exceeded", 1],
+        },
+        "stream_key": ["AuthenticationError", "invalid_api_key", 1],
     });
     assert_eq!(seen, expected, "{seen:#}");
     let ledger = server.ledger();

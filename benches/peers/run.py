@@ -2,7 +2,7 @@
 """What a request costs other tools and us, on one loopback endpoint: `python3 benches/peers/run.py [PEER ...]`.
 
 Peers: openai litellm sammo lmwrapper prompto inspect promptfoo (default: all). Each is installed once, in the pinned
-version of `requirements-PEER.txt` (or `package.json`), into `benches/peers/venvs`. The endpoint is that of
+version of `requirements-PEER.txt` (or `package.json`), into `target/peers`. The endpoint is that of
 `benches/runner.rs`: a process of its own that answers every request at once with the same 0.8 kB. CPU is that of the
 asking process alone, in seconds per 1,000 requests; of promptfoo, a program and no library, its start is part of it.
 The ratio is to `Client::create_many` over a fresh SQLite store, every response durable before it is used.
@@ -25,6 +25,7 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+HOME = Path(os.environ.get("CARGO_TARGET_DIR", HERE.parent.parent / "target")).resolve() / "peers"
 PEERS = ["openai", "litellm", "sammo", "lmwrapper", "prompto", "inspect", "promptfoo"]
 SLOW = {"prompto", "inspect", "promptfoo"}
 
@@ -37,7 +38,7 @@ def build():
 
 def python_of(peer):
     """The interpreter of a peer's venv, made where there is none."""
-    folder = HERE / "venvs" / peer
+    folder = HOME / "venvs" / peer
     if not (folder / "whole").exists():
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, with_pip=True)
@@ -56,9 +57,11 @@ def ask_python(peer, base, count, width, work):
 
 
 def ask_promptfoo(base, count, width, work):
-    program = HERE / "node_modules/promptfoo/dist/src/main.js"
+    program = HOME / "node_modules/promptfoo/dist/src/main.js"
     if not program.exists():
-        subprocess.run(["npm", "install", "--silent"], cwd=HERE, check=True)
+        HOME.mkdir(parents=True, exist_ok=True)
+        shutil.copy(HERE / "package.json", HOME)
+        subprocess.run(["npm", "install", "--silent"], cwd=HOME, check=True)
     settings = {"apiBaseUrl": base, "apiKey": "none", "temperature": 0, "max_tokens": 64}
     tests = [{"vars": {"q": str(number)}} for number in range(count)]
     provider = {"id": "openai:chat:gpt-4o-mini", "config": settings}

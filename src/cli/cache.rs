@@ -62,7 +62,7 @@ struct ExportArguments {
 #[derive(Args, Clone, Debug)]
 struct PruneArguments {
     /// Requests whose newest sample is older than this, like 30d, 12h or 2weeks
-    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "AGE", value_parser = age, allow_hyphen_values = true)]
     older_than: Option<Duration>,
     /// Requests to this model; with another condition, only those for which both hold
     #[arg(long, value_name = "NAME")]
@@ -109,6 +109,15 @@ pub fn run(arguments: &CacheArguments) -> Result<u8> {
 fn open(given: &Option<String>) -> Result<(SharedStore, String)> {
     let location = store_location(given.as_deref());
     Ok((store::open_existing(&location)?, location))
+}
+
+/// A time that has passed.
+fn age(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(age) => Ok(age),
+        Err(_) if text.trim_start().starts_with('-') => Err("an age is not below 0: write it like 30d".to_owned()),
+        Err(error) => Err(format!("{error}: write it like 30d, 12h or 2weeks")),
+    }
 }
 
 /// A size in bytes: a number, and a unit of 1000 (kB, MB, GB, TB) or 1024 (KiB, MiB, GiB, TiB).
@@ -505,6 +514,15 @@ mod tests {
             assert!(size(text).is_err(), "{text}");
         }
         assert_eq!([0, 999, 1500, 2_000_000].map(shown_size), ["0 B", "999 B", "1.5 kB", "2.0 MB"]);
+    }
+
+    #[test]
+    fn ages_are_read() {
+        assert_eq!(age("12h"), Ok(Duration::from_secs(12 * 3600)));
+        assert!(age("-3d").unwrap_err().contains("not below 0"));
+        for text in ["", "yesterday", "3", "99999999999999999999y"] {
+            assert!(age(text).unwrap_err().contains("like 30d"), "{text}");
+        }
     }
 
     #[test]

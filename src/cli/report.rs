@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::cli::print;
+use crate::declaration;
 use crate::diagnostic::{Error, Result, Source};
 use crate::report::page::{self, Examples};
 use crate::report::rows::{self, RankingRow};
@@ -41,6 +42,7 @@ pub fn summary_of(path: &Path) -> Result<Summary> {
     serde_json::from_str(source.text()).map_err(|error| {
         let (line, column) = (error.line().saturating_sub(1), error.column().saturating_sub(1));
         let text = source.text().lines().nth(line).unwrap_or_default();
+        let error = declaration::plain(&error.to_string());
         Error::usage(format!("{} cannot be read: {error}", source.name())).at_line(
             source.name(),
             line,
@@ -53,7 +55,11 @@ pub fn summary_of(path: &Path) -> Result<Summary> {
 
 /// The `ranking.csv` of a run's folder.
 pub fn rows_of(path: &Path) -> Result<Vec<RankingRow>> {
-    rows::read_csv(Source::read(&path.join("ranking.csv"))?.text())
+    let source = Source::read(&path.join("ranking.csv"))?;
+    rows::read_csv(source.text()).map_err(|error| {
+        let advice = error.advice().map(str::to_owned);
+        Error::usage(format!("{} cannot be read: {error}", source.name())).help_if(advice)
+    })
 }
 
 /// What the report shows beside summary and ranking, as the search left it; nothing where it is not there.

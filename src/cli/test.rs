@@ -1,11 +1,12 @@
 //! `farthing test`: a run's winner, or a configuration, on instances that did not choose it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::backend::Endpoints;
 use crate::cli::arguments::{Common, dollars};
@@ -20,7 +21,7 @@ use crate::store::{self, MemoryStore};
 use crate::study::folder::{self, RunFolder, StudyFile};
 use crate::study::pipeline::{Ending, Pipeline};
 use crate::study::{Holdout, Readers, Settings, Stop, Summary, fixed};
-use crate::task;
+use crate::task::{self, Instance};
 
 /// Arguments of `farthing test`.
 #[derive(Args, Clone, Debug)]
@@ -74,6 +75,9 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
     if let Some(data) = &arguments.data {
         let rows = task::data::load(data, workload.task.id.as_deref())?;
         workload = workload.with_test(rows)?;
+    }
+    if let Some(note) = tuned_on(&workload.task.tune, &workload.task.test) {
+        eprintln!("{note}");
     }
     if workload.task.test.is_empty() {
         return Err(
@@ -175,6 +179,23 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         }
         _ => 0,
     })
+}
+
+/// What to say where instances that are to be tested on are among those that were tuned on: the score flatters then.
+fn tuned_on(tune: &[Instance], test: &[Instance]) -> Option<String> {
+    let hash = |instance: &Instance| blake3::hash(Value::Object(instance.fields.clone()).to_string().as_bytes());
+    let known: HashSet<blake3::Hash> = tune.iter().map(hash).collect();
+    let seen = test.iter().filter(|instance| known.contains(&hash(instance))).count();
+    let of = match seen {
+        0 => return None,
+        all if all == test.len() => "All of the".to_owned(),
+        some => format!("{some} of the"),
+    };
+    Some(format!(
+        "Warning: {of} {} instances to test on are among those of the task's tune split. A configuration that was chosen on \
+         them looks better there than it is.",
+        test.len()
+    ))
 }
 
 fn subject(arguments: &TestArguments, embedded: &Embedded) -> Result<Subject> {

@@ -23,11 +23,13 @@ pub mod overlap;
 mod pool;
 #[cfg(test)]
 mod properties;
+pub mod scores;
 pub mod text;
 pub mod vote;
 
 pub use declare::{Built, Declaration, OptionRow, Row, build, declarations, rows, schema};
 pub use function::{FnMetric, IntoMetrics, judge};
+pub use scores::{Names, Scores};
 pub use vote::Vote;
 
 /// Named results of one evaluation. Each is a finite number; a metric that has none returns an error instead.

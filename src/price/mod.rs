@@ -173,6 +173,10 @@ impl PriceTable {
 fn read(source: &Source, value: &Spanned<toml::Value>) -> Result<Usd> {
     let text = match value.get_ref() {
         toml::Value::Integer(int) => int.to_string(),
+        // Exactly too, and not by hundreds of digits where it is huge or tiny.
+        toml::Value::Float(float) if float.abs() >= 1e15 || (float.abs() < 1e-9 && *float != 0.0) => {
+            format!("{float:e}")
+        }
         toml::Value::Float(float) => float.to_string(),
         toml::Value::String(text) => text.clone(),
         other => other.to_string(),
@@ -244,6 +248,14 @@ mod tests {
         .unwrap();
         assert_eq!((full.cached_input, full.cache_write), (usd("0.3"), usd("3.75")));
         assert_eq!(batch.map(|b| (b.input, b.cache_write, b.output)), Some((usd("1.5"), usd("1.875"), usd("7.5"))));
+        for (written, said) in [
+            ("1e300", "`1e300` is more than"),
+            ("1e-300", "`1e-300` is finer than"),
+            (&format!("\"{}\"", "9".repeat(300)), "…"),
+        ] {
+            let error = price(&format!("input = {written}\noutput = 15")).unwrap_err();
+            assert!(error.message().contains(said) && error.message().len() < 120, "{error}");
+        }
         assert!(price("input = 3\noutput = 15\nbatch_input = 1").unwrap_err().message().contains("both"));
         assert!(
             price("input = -3\noutput = 15").is_err() && price("input = 3\noutput = 15\ncache_write = -1").is_err()

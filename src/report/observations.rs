@@ -7,14 +7,20 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::diagnostic::{Error, Result};
+use crate::provider::Failure;
 use crate::study::Outcome;
+use crate::study::pipeline::Finished;
 
-/// The values of one column; `None` is null.
-enum Column {
-    Text(Vec<Option<String>>),
-    Whole(Vec<Option<i64>>),
-    Real(Vec<Option<f64>>),
+/// One column: what it says of an evaluation; `None` is null.
+enum Column<'a> {
+    Text(Get<'a, String>),
+    Whole(Get<'a, i64>),
+    Real(Get<'a, f64>),
 }
+
+/// What a row has in a column: by the trial's place among all, and its evaluation. Rows are made where they are written, for
+/// there may be a million of them.
+type Get<'a, T> = Box<dyn Fn(usize, &Finished) -> Option<T> + 'a>;
 
 /// The columns before and after those of the metrics.
 const BEFORE: [&str; 3] = ["trial", "configuration", "instance"];
@@ -30,50 +36,49 @@ const AFTER: [&str; 9] = [
     "fingerprint",
 ];
 
-/// Every column with its name, in the file's order; the rows trial by trial, in the order of asking.
-fn columns(outcome: &Outcome) -> Vec<(String, Column)> {
-    let all = || outcome.trials.iter().flat_map(|trial| trial.evaluations.iter().map(move |done| (trial, done)));
-    let instances = &outcome.workload.task.tune;
+/// Every row, trial by trial, in the order of asking.
+fn rows(outcome: &Outcome) -> impl Iterator<Item = (usize, &Finished)> {
+    outcome.trials.iter().enumerate().flat_map(|(at, trial)| trial.evaluations.iter().map(move |done| (at, done)))
+}
+
+/// Every column with its name, in the file's order.
+fn columns(outcome: &Outcome) -> Vec<(String, Column<'_>)> {
+    let (trials, instances) = (&outcome.trials, &outcome.workload.task.tune);
     let whole = |number: u64| i64::try_from(number).ok();
-    let mut columns: Vec<(String, Column)> = Vec::new();
-    let mut add = |name: &str, column: Column| columns.push((name.to_owned(), column));
-    add("trial", Column::Whole(all().map(|(trial, _)| whole(trial.number as u64)).collect()));
-    let ids: Vec<String> = outcome.trials.iter().map(|trial| trial.configuration.short_id()).collect();
-    let id_of =
-        outcome.trials.iter().zip(&ids).flat_map(|(trial, id)| trial.evaluations.iter().map(|_| Some(id.clone())));
-    add("configuration", Column::Text(id_of.collect()));
-    add(
-        "instance",
-        Column::Text(all().map(|(_, done)| instances.get(done.instance).map(|row| row.id.clone())).collect()),
-    );
-    let metrics: BTreeSet<&String> =
-        all().filter_map(|(_, done)| done.result.as_ref().ok()).flat_map(|all| all.keys()).collect();
+    let mut columns: Vec<(String, Column<'_>)> = Vec::new();
+    let mut add = |name: &str, column| columns.push((name.to_owned(), column));
+    add("trial", Column::Whole(Box::new(move |at, _| whole(trials[at].number as u64))));
+    let ids: Vec<String> = trials.iter().map(|trial| trial.configuration.short_id()).collect();
+    add("configuration", Column::Text(Box::new(move |at, _| Some(ids[at].clone()))));
+    add("instance", Column::Text(Box::new(|_, done| Some(instances.get(done.instance)?.id.clone()))));
+    let mut metrics: BTreeSet<&String> = BTreeSet::new();
+    for scores in rows(outcome).filter_map(|(_, done)| done.result.as_ref().ok()) {
+        metrics.extend(scores.keys());
+    }
     let mut taken: BTreeSet<String> = BEFORE.iter().chain(&AFTER).map(|name| (*name).to_owned()).collect();
     for metric in metrics {
-        let values =
-            all().map(|(_, done)| done.result.as_ref().ok()?.get(metric).copied().filter(|value| value.is_finite()));
         // A metric may be named like a column of ours.
         let mut name = metric.clone();
         while !taken.insert(name.clone()) {
             name = format!("metric.{name}");
         }
-        add(&name, Column::Real(values.collect()));
+        let value = move |done: &Finished| done.result.as_ref().ok()?.get(metric).copied().filter(|value| value.is_finite());
+        add(&name, Column::Real(Box::new(move |_, done| value(done))));
     }
-    let failure = |done: &crate::study::pipeline::Finished| done.result.as_ref().err().cloned();
-    add(
-        "failure",
-        Column::Text(all().map(|(_, done)| failure(done).map(|failure| failure.kind.word().to_owned())).collect()),
-    );
-    add("message", Column::Text(all().map(|(_, done)| failure(done).map(|failure| failure.message)).collect()));
-    add("cost_usd", Column::Real(all().map(|(_, done)| Some(done.cost.as_f64())).collect()));
-    add("cost_pico", Column::Whole(all().map(|(_, done)| Some(done.cost.pico())).collect()));
-    add("production_usd", Column::Real(all().map(|(_, done)| Some(done.production?.as_f64())).collect()));
-    add("production_pico", Column::Whole(all().map(|(_, done)| Some(done.production?.pico())).collect()));
+    fn failure(done: &Finished) -> Option<&Failure> {
+        done.result.as_ref().err()
+    }
+    add("failure", Column::Text(Box::new(|_, done| Some(failure(done)?.kind.word().to_owned()))));
+    add("message", Column::Text(Box::new(|_, done| Some(failure(done)?.message.clone()))));
+    add("cost_usd", Column::Real(Box::new(|_, done| Some(done.cost.as_f64()))));
+    add("cost_pico", Column::Whole(Box::new(|_, done| Some(done.cost.pico()))));
+    add("production_usd", Column::Real(Box::new(|_, done| Some(done.production?.as_f64()))));
+    add("production_pico", Column::Whole(Box::new(|_, done| Some(done.production?.pico()))));
     // Tokens of what was not answered are not 0 but unknown.
-    let answered = |done: &crate::study::pipeline::Finished, tokens: u64| done.production.and_then(|_| whole(tokens));
-    add("prompt_tokens", Column::Whole(all().map(|(_, done)| answered(done, done.prompt_tokens)).collect()));
-    add("completion_tokens", Column::Whole(all().map(|(_, done)| answered(done, done.completion_tokens)).collect()));
-    add("fingerprint", Column::Text(all().map(|(_, done)| Some(done.fingerprint?.to_string())).collect()));
+    let answered = move |done: &Finished, tokens: u64| done.production.and_then(|_| whole(tokens));
+    add("prompt_tokens", Column::Whole(Box::new(move |_, done| answered(done, done.prompt_tokens))));
+    add("completion_tokens", Column::Whole(Box::new(move |_, done| answered(done, done.completion_tokens))));
+    add("fingerprint", Column::Text(Box::new(|_, done| Some(done.fingerprint?.to_string()))));
     columns
 }
 
@@ -95,10 +100,14 @@ pub fn write(folder: &Path, outcome: &Outcome) -> Result<&'static str> {
 pub fn encode(outcome: &Outcome) -> Result<(&'static str, Vec<u8>)> {
     use polars::prelude::{Column as Series, DataFrame, ParquetWriter, PolarsError};
     let broken = |error: PolarsError| Error::internal(format!("cannot write the observations as Parquet: {error}"));
-    let series = |(name, column): (String, Column)| match column {
-        Column::Text(values) => Series::new(name.into(), values),
-        Column::Whole(values) => Series::new(name.into(), values),
-        Column::Real(values) => Series::new(name.into(), values),
+    fn values<T>(outcome: &Outcome, of: &Get<'_, T>) -> Vec<Option<T>> {
+        rows(outcome).map(|(at, done)| of(at, done)).collect()
+    }
+    // One after the other: the values of a column take several times the room of what it becomes.
+    let series = |(name, column): (String, Column<'_>)| match column {
+        Column::Text(of) => Series::new(name.into(), values(outcome, &of)),
+        Column::Whole(of) => Series::new(name.into(), values(outcome, &of)),
+        Column::Real(of) => Series::new(name.into(), values(outcome, &of)),
     };
     let columns: Vec<Series> = columns(outcome).into_iter().map(series).collect();
     let height = columns.first().map_or(0, Series::len);
@@ -115,15 +124,11 @@ pub fn encode(outcome: &Outcome) -> Result<(&'static str, Vec<u8>)> {
     let broken = |error: String| Error::internal(format!("cannot write the observations as CSV: {error}"));
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(columns.iter().map(|(name, _)| name)).map_err(|error| broken(error.to_string()))?;
-    let height = match columns.first() {
-        Some((_, Column::Whole(values))) => values.len(),
-        _ => 0,
-    };
-    for row in 0..height {
-        let cell = |(_, column): &(String, Column)| match column {
-            Column::Text(values) => values[row].clone(),
-            Column::Whole(values) => values[row].map(|value| value.to_string()),
-            Column::Real(values) => values[row].map(|value| format!("{value:?}")),
+    for (at, done) in rows(outcome) {
+        let cell = |(_, column): &(String, Column<'_>)| match column {
+            Column::Text(of) => of(at, done),
+            Column::Whole(of) => of(at, done).map(|value| value.to_string()),
+            Column::Real(of) => of(at, done).map(|value| format!("{value:?}")),
         };
         let record = columns.iter().map(|column| cell(column).unwrap_or_default());
         writer.write_record(record).map_err(|error| broken(error.to_string()))?;
@@ -135,7 +140,7 @@ pub fn encode(outcome: &Outcome) -> Result<(&'static str, Vec<u8>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{Failure, FailureKind};
+    use crate::provider::FailureKind;
     use crate::report::testing;
 
     /// A study with a failure in it.
@@ -145,8 +150,9 @@ mod tests {
         done.result = Err(Failure::new(FailureKind::Timeout, "no answer in 60 s, \"really\""));
         done.production = None;
         let done = &mut outcome.trials[0].evaluations[1];
-        let metrics = done.result.as_mut().unwrap();
+        let mut metrics = crate::metric::Metrics::from(done.result.as_ref().unwrap());
         metrics.insert("instance".to_owned(), 7.5);
+        done.result = Ok(metrics.into());
         let task = &outcome.workload.task;
         outcome.ranking = crate::study::ranking::rank(&outcome.trials, &task.objective, task.tune.len(), None);
         outcome

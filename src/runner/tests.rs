@@ -426,7 +426,8 @@ fn a_snapshot_may_be_its_family() {
 #[test]
 fn endpoints_of_one_model_are_one_source() {
     let text = "[endpoints.a]\nprovider = \"mock\"\n[endpoints.b]\nprovider = \"openai\"\nbase_url = \"http://127.0.0.1:1/v1\"\n\
-                [models.mock-small]\nendpoints = [\"a\", \"b\"]\n[models.other]\nendpoints = [\"b\", \"b\"]\nprice = { input = 1, output = 1 }";
+                [models.mock-small]\nendpoints = [\"a\", \"b\"]\n[endpoints.c]\nprovider = \"openai\"\nbase_url = \"http://127.0.0.1:2/v1\"\n\
+                [models.other]\nendpoints = [\"b\", \"c\"]\nprice = { input = 1, output = 1 }";
     let source = crate::diagnostic::Source::new("farthing.toml", text.to_owned());
     let endpoints = Endpoints::read(&source, std::path::Path::new(".")).unwrap();
     let open = |model: &str| Runner::open(MemoryStore::new(), &endpoints, &[model.to_owned()], 4, true, true);
@@ -493,4 +494,51 @@ async fn attempts_are_traced_and_oddities_said_once() {
     assert_eq!(log.matches("temperature 0").count(), 1, "{log}");
     assert_eq!(log.matches("`another` answered").count(), 1, "{log}");
     assert!(!log.contains("`m-2024-08-06` answered"), "{log}");
+}
+
+/// As if another process had bought it: the runner does not hear of it.
+async fn bought_elsewhere(stage: &Stage, text: &str) {
+    let print = stage.service().fingerprint(&request(text, 1));
+    let record = crate::store::RequestRecord { model: "m".into(), source: "http".into(), body: "{}".into() };
+    let response = Response {
+        samples: vec![Sample::new("theirs", FinishReason::STOP, 2)],
+        prompt_tokens: 10,
+        ..Response::default()
+    };
+    stage.runner.store.record("other", &print, &record, response, Usd::from_pico(1), None).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_look_did_not_find_is_not_looked_up_again_at_once() {
+    let stage = Stage::new(vec![always(Does::Answer)]);
+    let look = stage.runner.look();
+    let wish = Wish { missed: Some(look), ..Wish::default() };
+    // The store is not asked: else what stands there would be found. Nothing that was paid for is lost by it.
+    bought_elsewhere(&stage, "x").await;
+    let answered = stage.ask_as(wish, "x", 1).await.unwrap();
+    assert_eq!((answered.requests, answered.stored.len(), stage.calls()), (1, 2, vec![1]));
+    // Without a look, or with one of long ago, the store is asked.
+    bought_elsewhere(&stage, "y").await;
+    assert_eq!(stage.ask("y", 1).await.unwrap().requests, 0);
+    bought_elsewhere(&stage, "z").await;
+    tokio::time::sleep(LOOK_HOLDS + Duration::from_millis(1)).await;
+    assert_eq!(stage.ask_as(wish, "z", 1).await.unwrap().requests, 0);
+    assert_eq!(stage.calls(), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_bought_since_a_look_is_looked_up_again() {
+    let stage = Stage::new(vec![always(Does::Answer)]);
+    let before = Wish { missed: Some(stage.runner.look()), ..Wish::default() };
+    assert_eq!(stage.ask_as(before, "x", 1).await.unwrap().requests, 1);
+    assert_eq!(stage.ask_as(before, "x", 1).await.unwrap().requests, 0, "it was bought after that look");
+    let after = Wish { missed: Some(stage.runner.look()), ..Wish::default() };
+    assert_eq!(stage.ask_as(before, "y", 1).await.unwrap().requests, 1, "what others bought says nothing of this one");
+    // Two at once: the second waits for the first, and finds its sample.
+    let (one, other) = tokio::join!(stage.ask_as(after, "w", 1), stage.ask_as(after, "w", 1));
+    assert_eq!(one.unwrap().requests + other.unwrap().requests, 1);
+    // Three wanted, one bought since the look: two are missing.
+    assert_eq!(stage.ask_as(before, "x", 3).await.unwrap().stored.len(), 3);
+    assert_eq!(stage.stubs[0].calls.lock().unwrap().last(), Some(&(1, 2)));
+    assert_eq!(stage.calls(), [4]);
 }

@@ -264,6 +264,11 @@ pub fn open_existing(location: &str) -> Result<SharedStore> {
         return Err(Error::usage(format!("there is no store at {}", shown.display()))
             .help("name the one that is meant with --store, or go to the folder that the runs were started in"));
     }
+    // Opening it would make a store of it.
+    if std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() == 0) {
+        return Err(Error::usage(format!("{} is no store: it is empty", path.display()))
+            .help("name the one that is meant with --store"));
+    }
     Ok(SqliteStore::open(path)?)
 }
 

@@ -111,14 +111,14 @@ pub(super) fn add_response(
     (samples, extra): (&[u8], Option<&str>),
     entry: EntryId,
 ) -> Result<Stored, Trouble> {
-    let find = "SELECT id FROM requests WHERE fingerprint = ?1";
-    let found = conn.prepare_cached(find)?.query_row([fingerprint.0.as_slice()], |row| row.get(0)).optional()?;
-    let (id, mut own, place) = match found {
-        Some(id) => {
-            let own = stored(conn, cache, scope, fingerprint)?;
-            (id, own, next_place(conn, id)?)
+    // Most requests are new: so it is one statement, and no look-up before it.
+    let (id, mut own, place) = match add_request(conn, fingerprint, request)? {
+        Some(id) => (id, Stored::default(), Place::default()),
+        None => {
+            let find = "SELECT id FROM requests WHERE fingerprint = ?1";
+            let id = conn.prepare_cached(find)?.query_row([fingerprint.0.as_slice()], |row| row.get(0))?;
+            (id, stored(conn, cache, scope, fingerprint)?, next_place(conn, id)?)
         }
-        None => (add_request(conn, fingerprint, request)?, Stored::default(), Place::default()),
     };
     let (mut generation, mut first) = (place.generation, place.first);
     if cache == Cache::Refresh && own.is_empty() && place.number > 0 {
@@ -167,11 +167,13 @@ fn next_place(conn: &Connection, id: i64) -> Result<Place, Trouble> {
     Ok(conn.prepare_cached(last)?.query_row([id], place).optional()?.unwrap_or_default())
 }
 
-fn add_request(conn: &Connection, fingerprint: &Fingerprint, request: &RequestRecord) -> Result<i64, Trouble> {
-    let insert = "INSERT INTO requests (fingerprint, model, source, body, created_at) VALUES (?1, ?2, ?3, ?4, ?5)";
+/// The new request's number; `None` where it is there already.
+fn add_request(conn: &Connection, fingerprint: &Fingerprint, request: &RequestRecord) -> Result<Option<i64>, Trouble> {
+    let insert = "INSERT INTO requests (fingerprint, model, source, body, created_at) VALUES (?1, ?2, ?3, ?4, ?5)
+                  ON CONFLICT (fingerprint) DO NOTHING";
     let values = params![fingerprint.0.as_slice(), request.model, request.source, request.body, now()];
-    conn.prepare_cached(insert)?.execute(values)?;
-    Ok(conn.last_insert_rowid())
+    let added = conn.prepare_cached(insert)?.execute(values)?;
+    Ok((added == 1).then(|| conn.last_insert_rowid()))
 }
 
 /// A new entry: open, or settled where there is a bill already.

@@ -282,6 +282,22 @@ fn a_migration_is_done_in_full_or_not_at_all() {
     conn.execute_batch("SELECT fingerprint, first FROM purchases").unwrap();
 }
 
+/// A number that was changed by hand: no statement of ours is shown, and nothing is written.
+#[test]
+fn a_layout_that_is_not_the_one_it_says_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    drop(SqliteStore::open(&path).unwrap());
+    Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 1").unwrap();
+    let error = SqliteStore::open(&path).unwrap_err();
+    assert_eq!(error.fault(), Fault::Usage);
+    assert!(error.message().contains("says that it has layout 1, but"), "{error}");
+    assert!(!error.message().contains("SELECT") && !error.message().contains("INSERT"), "{error}");
+    let conn = Connection::open(&path).unwrap();
+    assert_eq!(conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap(), 1);
+    conn.execute_batch("SELECT generation FROM purchases").unwrap();
+}
+
 /// Requests are removed and the file is compacted while another handle goes on writing.
 #[tokio::test]
 async fn room_is_given_back_while_others_write() {

@@ -18,7 +18,7 @@ use crate::diagnostic::{Error, Result};
 const GROUP: usize = 1024;
 
 /// How long it waits for more where many wrote a moment ago. A flush to the disk takes longer.
-const GATHERING: Duration = Duration::from_micros(50);
+const GATHERING: Duration = Duration::from_micros(100);
 
 /// The writing thread, and the way to it. Dropping it does what was asked for, then ends the thread.
 pub(super) struct Writer {
@@ -111,7 +111,7 @@ fn run(conn: &Connection, waiting: &Receiver<Job>, path: &Path) {
     while let Ok(job) = waiting.recv() {
         group.push(job);
         group.extend(waiting.try_iter().take(GROUP - 1));
-        if group.len() < before / 2 {
+        if group.len() < before * 3 / 4 {
             // Those who were answered just now are about to ask again: one commit for all is cheaper than two.
             std::thread::sleep(GATHERING);
             group.extend(waiting.try_iter().take(GROUP - group.len()));

@@ -97,7 +97,7 @@ mod tests {
             instance: 0,
             result: match kind {
                 Some(kind) => Err(Failure::new(kind, "x")),
-                None => Ok([("m".to_owned(), 1.0)].into()),
+                None => Ok(crate::metric::Metrics::from([("m".to_owned(), 1.0)]).into()),
             },
             cost: Usd::ZERO,
             paid: Usd::ZERO,

@@ -11,6 +11,7 @@ pub mod search_agenda;
 pub mod settings;
 pub mod summary;
 pub mod trial;
+mod used;
 
 use std::collections::HashMap;
 use std::sync::Arc;

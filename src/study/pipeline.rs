@@ -13,12 +13,13 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::diagnostic::{Error, Result};
 use crate::evaluate::{Plan, Workload};
-use crate::metric::Metrics;
+use crate::metric::{Metrics, Names, Scores};
 use crate::money::Usd;
 use crate::provider::{Failure, FailureKind, FinishReason, Request, Response, Sample};
 use crate::runner::{Admission, Hold, Look, Purse, Runner, Wish};
 use crate::store::{Durable, Fingerprint, Stored};
 use crate::study::health::{Diagnosis, Health};
+use crate::study::used::Used;
 use crate::task::Instance;
 
 /// What is to be evaluated next.
@@ -61,7 +62,7 @@ pub struct Finished {
     /// Which instance.
     pub instance: usize,
     /// The metrics, or why there are none.
-    pub result: Result<Metrics, Failure>,
+    pub result: Result<Scores, Failure>,
     /// What it cost the study.
     pub cost: Usd,
     /// The money paid for it now; less than its cost where the store had samples of it.
@@ -232,7 +233,9 @@ struct Driver<'a, 'p> {
     next_admitted: usize,
     in_flight: usize,
     /// Samples that the study used so far of a request.
-    used: HashMap<Fingerprint, usize>,
+    used: Used,
+    /// The names of metrics, shared by all results.
+    names: Names,
     /// Slots at work on a request; the first is under way, the others wait for it, in the order of asking.
     chains: HashMap<Fingerprint, VecDeque<usize>>,
     unjudged: Vec<Unjudged>,
@@ -261,7 +264,8 @@ impl Pipeline<'_> {
             next_unprepared: 0,
             next_admitted: 0,
             in_flight: 0,
-            used: HashMap::new(),
+            used: Used::default(),
+            names: Names::default(),
             chains: HashMap::new(),
             unjudged: Vec::new(),
             failed: HashMap::new(),
@@ -413,7 +417,7 @@ impl Driver<'_, '_> {
             }
             // How many samples an earlier evaluation of the same request will have bought is not known before it
             // landed: until then the worst is that it bought none. A refusal comes only when all have landed.
-            let bought = used.get(&print).copied().unwrap_or(0);
+            let bought = used.of(&print);
             if bought > prepared.stored.len() {
                 // Bought since this one was looked up. A store that fails now will fail again where it is asked.
                 prepared.stored = self.pipeline.runner.store().stored(&print).unwrap_or_default();
@@ -546,21 +550,17 @@ impl Driver<'_, '_> {
                 None
             }
             Verdict::Answered(stored, result, requests) => {
-                let used = print.map(|print| self.used.entry(print).or_insert(0));
-                let known = used.as_ref().map_or(0, |used| **used);
+                let known = print.map_or(0, |print| self.used.add(&print, plan.n));
                 let cost = plan.study_cost(&stored, known);
                 if let Some(Ok(prepared)) = &self.slots[number - self.base].prepared {
                     plan.service.learn(cost, &prepared.request, known, prepared.foretold.is_some());
-                }
-                if let Some(used) = used {
-                    *used = known.max(plan.n as usize);
                 }
                 let paid = hold.paid();
                 hold.settle(cost);
                 let done = Finished {
                     trial,
                     instance,
-                    result,
+                    result: result.map(|metrics| self.names.share(metrics)),
                     cost,
                     paid,
                     production: Some(plan.production_cost(&stored)),

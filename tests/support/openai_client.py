@@ -140,5 +140,31 @@ control("DELETE", "/faults")
 filtered = chat(extra_headers={"x-mock-fault": "content_filter"})
 refused = chat(extra_headers={"x-mock-fault": "refusal"})
 none = chat(extra_headers={"x-mock-fault": "no_usage"})
+
+
+def streamed(client=client, **more):
+    """What a stream brings: the text and the refusal of each choice, and why each ended."""
+    texts, refusals, reasons = {}, {}, {}
+    for chunk in chat(client, stream=True, **more):
+        for choice in chunk.choices:
+            texts[choice.index] = texts.get(choice.index, "") + (choice.delta.content or "")
+            refusals[choice.index] = refusals.get(choice.index, "") + (choice.delta.refusal or "")
+            reasons[choice.index] = choice.finish_reason or reasons.get(choice.index)
+    return texts, refusals, reasons
+
+
+# Streams of several choices, of refusals and of what the filter took; errors before a stream and in the middle of it.
+texts, _, reasons = streamed(n=2, temperature=1.0, seed=7)
+whole = chat(n=2, temperature=1.0, seed=7)
+seen["streams"] = [[texts[choice.index] == choice.message.content for choice in whole.choices], sorted(reasons)]
+texts, refusals, reasons = streamed(extra_headers={"x-mock-fault": "refusal"})
+seen["stream_refusal"] = [texts[0], refusals[0] == refused.choices[0].message.refusal, reasons[0]]
+_, _, reasons = streamed(extra_headers={"x-mock-fault": "content_filter"})
+seen["stream_filter"] = reasons[0]
+seen["stream_errors"] = {
+    fault: error_of(lambda: streamed(client.with_options(timeout=1), extra_headers={"x-mock-fault": fault}))
+    for fault in ["rate_limit:seconds=0", "500", "context_length_exceeded"]
+}
+seen["stream_key"] = error_of(lambda: streamed(client.with_options(api_key="wrong-key")))
 seen["odd"] = [filtered.choices[0].finish_reason, bool(refused.choices[0].message.refusal), none.usage]
 print(json.dumps(seen))

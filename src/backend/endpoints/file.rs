@@ -15,8 +15,10 @@ use super::{
     About, Auth, Endpoint, Endpoints, Equivalence, Model, ModelKind, ProviderKind, Rates, Routing, with_builtin,
 };
 use crate::declaration;
-use crate::diagnostic::{Error, Result, Source, suggestion};
+use crate::diagnostic::{Error, Result, Source, nearest, suggestion};
 use crate::price::PriceTable;
+use crate::provider::wire::STANDARD;
+use crate::space::parameter::{API_PARAMETERS, api_parameter};
 
 /// A `farthing.toml`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -48,7 +50,8 @@ struct EndpointTable {
     #[schemars(with = "Option<String>")]
     base_url: Option<Spanned<String>>,
     /// The environment variable that holds the key, or several that share the load; else the provider's usual one.
-    api_key_env: Option<OneOrMore>,
+    #[schemars(with = "Option<OneOrMore>")]
+    api_key_env: Option<Spanned<OneOrMore>>,
     /// A file that holds the key and that only its owner can read.
     #[schemars(with = "Option<String>")]
     api_key_file: Option<Spanned<String>>,
@@ -67,7 +70,8 @@ struct EndpointTable {
     headers: BTreeMap<String, Spanned<String>>,
     /// Parameters that this endpoint refuses and that are not sent to it; with `n` it is asked for one completion a request.
     #[serde(default)]
-    drop_params: Vec<String>,
+    #[schemars(with = "Vec<String>")]
+    drop_params: Vec<Spanned<String>>,
     /// Requests sent in any minute.
     #[schemars(with = "Option<u32>")]
     requests_per_minute: Option<Spanned<u32>>,
@@ -106,7 +110,7 @@ struct EndpointTable {
 
 /// One text, or a list of them.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a string, or a list of strings, belongs here")]
 enum OneOrMore {
     One(String),
     More(Vec<String>),
@@ -132,7 +136,8 @@ struct RatesTable {
 #[serde(deny_unknown_fields)]
 struct ModelTable {
     /// Its name at the endpoint, where it is another.
-    id: Option<String>,
+    #[schemars(with = "Option<String>")]
+    id: Option<Spanned<String>>,
     /// The endpoint that serves it; may be left out where there is only one.
     #[schemars(with = "Option<String>")]
     endpoint: Option<Spanned<String>>,
@@ -290,11 +295,30 @@ fn no_keys(source: &Source, document: &declaration::Table<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Headers that say what is sent, where and how: another value would break the request or the reading of its answer.
+const OWN_HEADERS: [&str; 11] = [
+    "host",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "transfer-encoding",
+    "accept-encoding",
+    "connection",
+    "expect",
+    "te",
+    "trailer",
+    "upgrade",
+];
+
 /// A header must be one, and no key: a file is copied and committed.
 fn header(source: &Source, name: &str, value: &Spanned<String>) -> Result<()> {
     if secret(name) {
         let message = format!("the header `{name}` would hold a key in a file");
         return Err(wrong(&masked(source, value.span()), message, value.span(), "here").help(KEYS));
+    }
+    if OWN_HEADERS.iter().any(|own| own.eq_ignore_ascii_case(name)) {
+        return Err(wrong(source, format!("the header `{name}` is not yours to set"), value.span(), "take this out")
+            .help("it follows from the address and from the request that is sent"));
     }
     let good = reqwest::header::HeaderName::try_from(name).is_ok()
         && reqwest::header::HeaderValue::try_from(value.get_ref().as_str()).is_ok();
@@ -314,10 +338,59 @@ fn variable(name: &str, variable: &str) -> Result<()> {
         .help("it names the variable that holds the key, like OPENAI_API_KEY; the key itself stands in no file"))
 }
 
-fn seconds(source: &Source, seconds: &Option<Spanned<f64>>) -> Result<Option<Duration>> {
+/// The variables that hold keys: at least one, each once.
+fn variables(source: &Source, endpoint: &str, given: &Spanned<OneOrMore>) -> Result<Vec<String>> {
+    let names = match given.get_ref() {
+        OneOrMore::One(name) => std::slice::from_ref(name),
+        OneOrMore::More(names) => names,
+    };
+    if names.is_empty() {
+        return Err(wrong(source, "this list names no environment variable", given.span(), "here")
+            .help("name those that hold the keys, or leave it out for the provider's usual one"));
+    }
+    names.iter().try_for_each(|name| variable(endpoint, name))?;
+    if let Some((_, twice)) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
+        return Err(wrong(source, format!("`{twice}` is named twice"), given.span(), "here"));
+    }
+    Ok(names.to_vec())
+}
+
+/// What is dropped must be something that can be: the model and the prompt cannot. A word that is no known parameter may be a
+/// body field of a space's own, so it is only pointed out.
+fn dropped(source: &Source, endpoint: &str, names: &[Spanned<String>]) -> Result<Vec<String>> {
+    let known = || {
+        let api = API_PARAMETERS.iter().map(|parameter| parameter.name);
+        api.chain(STANDARD.iter().copied().filter(|name| api_parameter(name).is_none()))
+    };
+    for name in names {
+        match name.get_ref().as_str() {
+            "" => return Err(wrong(source, "a parameter has a name", name.span(), "here")),
+            own @ ("model" | "messages" | "prompt" | "input" | "contents") => {
+                return Err(wrong(
+                    source,
+                    format!("`{own}` cannot be dropped: it is what is asked"),
+                    name.span(),
+                    "here",
+                )
+                .help("drop_params names parameters that the endpoint refuses, like `seed`"));
+            }
+            other if !known().any(|known| known == other) => {
+                let near = nearest(other, known()).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+                tracing::warn!(
+                    "drop_params of [endpoints.{endpoint}] in {}: no parameter `{other}` is known{near}",
+                    source.name()
+                );
+            }
+            _ => {}
+        }
+    }
+    Ok(names.iter().map(|name| name.get_ref().clone()).collect())
+}
+
+fn seconds(source: &Source, what: &str, seconds: &Option<Spanned<f64>>) -> Result<Option<Duration>> {
     let Some(seconds) = seconds else { return Ok(None) };
     let duration = Duration::try_from_secs_f64(*seconds.get_ref()).ok().filter(|duration| !duration.is_zero());
-    let problem = || wrong(source, "a timeout is a number of seconds above 0", seconds.span(), "here");
+    let problem = || wrong(source, format!("`{what}` is a number of seconds above 0"), seconds.span(), "here");
     duration.ok_or_else(problem).map(Some)
 }
 
@@ -355,13 +428,11 @@ fn endpoint(
     }
     endpoint.vendor = provider.own_address() == Some(endpoint.base_url.as_str());
     match &spec.api_key_env {
-        Some(OneOrMore::One(variable)) => endpoint.api_key_envs = vec![variable.clone()],
-        Some(OneOrMore::More(variables)) => endpoint.api_key_envs.clone_from(variables),
+        Some(given) => endpoint.api_key_envs = variables(source, name, given)?,
         // The file is all that was named.
         None if spec.api_key_file.is_some() => endpoint.api_key_envs.clear(),
         None => {}
     }
-    endpoint.api_key_envs.iter().try_for_each(|named| variable(name, named))?;
     endpoint.api_key_file = spec.api_key_file.as_ref().map(|path| folder.join(path.get_ref()));
     endpoint.auth = spec.auth;
     for (given, takes, what) in [
@@ -388,11 +459,11 @@ fn endpoint(
         header(source, name, value)?;
         endpoint.headers.insert(name.clone(), value.get_ref().clone());
     }
-    endpoint.drop_params.clone_from(&spec.drop_params);
+    endpoint.drop_params = dropped(source, name, &spec.drop_params)?;
     endpoint.rates = rates(source, &spec.requests_per_minute, &spec.tokens_per_minute, &spec.max_concurrency)?;
     endpoint.group = group(source, &spec.limit, groups)?;
-    endpoint.timeout = seconds(source, &spec.timeout_seconds)?.unwrap_or(endpoint.timeout);
-    endpoint.deadline = seconds(source, &spec.deadline_seconds)?;
+    endpoint.timeout = seconds(source, "timeout_seconds", &spec.timeout_seconds)?.unwrap_or(endpoint.timeout);
+    endpoint.deadline = seconds(source, "deadline_seconds", &spec.deadline_seconds)?;
     endpoint.max_retries = spec.max_retries.unwrap_or(endpoint.max_retries);
     endpoint.max_timeout_retries = spec.max_timeout_retries.unwrap_or(endpoint.max_timeout_retries);
     endpoint.equivalence = spec.equivalence;
@@ -443,7 +514,16 @@ fn model(
         (None, Some(several)) if several.get_ref().is_empty() => {
             return Err(wrong(source, "this list of endpoints is empty", several.span(), "here"));
         }
-        (None, Some(several)) => several.get_ref().iter().map(place).collect::<Result<_>>()?,
+        (None, Some(several)) => {
+            let all = several.get_ref();
+            let again = |(at, one): &(usize, &Spanned<String>)| all[..*at].iter().any(|e| e.get_ref() == one.get_ref());
+            if let Some((_, twice)) = all.iter().enumerate().find(again) {
+                let message = format!("the endpoint `{}` is named twice", twice.get_ref());
+                return Err(wrong(source, message, twice.span(), "here again")
+                    .help("an endpoint's own `max_retries` says how often it is tried again"));
+            }
+            all.iter().map(place).collect::<Result<_>>()?
+        }
         // Who says where it lies, or names it so, needs no endpoint for it.
         (None, None) if spec.path.is_some() || super::is_local(name) => {
             let local = |endpoint: &Endpoint| endpoint.provider == ProviderKind::Local;
@@ -484,10 +564,17 @@ fn model(
             Some(file)
         }
     };
+    if let Some(id) = spec.id.as_ref().filter(|id| id.get_ref().trim().is_empty()) {
+        return Err(wrong(source, "an `id` is the model's name at the endpoint", id.span(), "this is empty")
+            .help("leave it out where the model is named so in spaces too"));
+    }
+    if name.trim().is_empty() {
+        return Err(wrong(source, "a model has a name", table.span(), "this table's is empty"));
+    }
     let first = endpoints[0];
     let model = Model {
         tokenizer,
-        id: spec.id.clone().unwrap_or_else(|| name.to_owned()),
+        id: spec.id.as_ref().map_or_else(|| name.to_owned(), |id| id.get_ref().clone()),
         endpoints,
         routing: spec.routing,
         price,
@@ -567,4 +654,45 @@ pub(super) fn read(source: &Source, folder: &Path) -> Result<Endpoints> {
     no_keys(source, &document)?;
     let file: ConfigFile = declaration::read(source, document)?;
     file.resolve(source, folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(text: &str) -> String {
+        let error = super::read(&Source::new("farthing.toml", text), Path::new(".")).unwrap_err();
+        format!("{} {} | {}", error.location().unwrap_or_default(), error, error.advice().unwrap_or_default())
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_where_it_stands() {
+        let endpoint = |line: &str| problem(&format!("[endpoints.e]\nprovider = \"openai\"\n{line}\n"));
+        for (line, said) in [
+            ("drop_params = [\"seed\", \"model\"]", "farthing.toml:3:24 `model` cannot be dropped"),
+            ("drop_params = [\"messages\"]", "farthing.toml:3:16 `messages` cannot be dropped"),
+            ("drop_params = [\"\"]", "farthing.toml:3:16 a parameter has a name"),
+            ("headers = { Host = \"x\" }", "farthing.toml:3:20 the header `Host` is not yours to set"),
+            ("headers = { content-length = \"7\" }", "the header `content-length` is not yours to set"),
+            ("api_key_env = []", "farthing.toml:3:15 this list names no environment variable"),
+            ("api_key_env = [\"A\", \"A\"]", "farthing.toml:3:15 `A` is named twice"),
+            ("api_key_env = 7", "a string, or a list of strings, belongs here"),
+            ("timeout_seconds = 0", "`timeout_seconds` is a number of seconds above 0"),
+            ("deadline_seconds = -1", "`deadline_seconds` is a number of seconds above 0"),
+            ("max_concurrency = 1.5", "the number `1.5` where a whole number belongs"),
+            ("max_retries = -1", "integer `-1` where a whole number (0 or more) belongs"),
+        ] {
+            assert!(endpoint(line).contains(said), "{line}: {}", endpoint(line));
+        }
+        let model = |line: &str| problem(&format!("[endpoints.e]\nprovider = \"openai\"\n[models.m]\n{line}\n"));
+        for (line, said) in [
+            ("endpoints = [\"e\", \"e\"]", "farthing.toml:4:19 the endpoint `e` is named twice"),
+            ("id = \"\"", "farthing.toml:4:6 an `id` is the model's name"),
+            ("price = { input = 1e300, output = 1 }", "farthing.toml:4:19 `1e300` is more than"),
+            ("context_window = \"large\"", "string \"large\" where a whole number belongs"),
+        ] {
+            assert!(model(line).contains(said), "{line}: {}", model(line));
+        }
+        assert!(problem("[endpoints.e]\nprovider = \"openai\"\n[models.\"\"]\n").contains("a model has a name"));
+    }
 }
