@@ -10,6 +10,7 @@ mod listing;
 mod logging;
 mod mock;
 mod models;
+mod plot;
 mod progress;
 mod report;
 mod test;
@@ -66,8 +67,10 @@ enum Command {
     Test(test::TestArguments),
     /// Score one configuration on every instance of a split
     Evaluate(evaluate::EvaluateArguments),
-    /// Write a run's report anew
+    /// Write a run's report anew, compare several runs on one page, or export them
     Report(report::ReportArguments),
+    /// Draw a run as SVG or PNG
+    Plot(plot::PlotArguments),
     /// Look into the store of samples, export it, or make it smaller
     Cache(cache::CacheArguments),
     /// List the built-in metrics and their options
@@ -144,6 +147,7 @@ fn dispatch(command: Command, embedded: &Embedded) -> Result<u8> {
         Command::Test(arguments) => test::run(arguments, embedded),
         Command::Evaluate(arguments) => evaluate::run(arguments, embedded),
         Command::Report(arguments) => report::run(&arguments),
+        Command::Plot(arguments) => plot::run(&arguments),
         Command::Cache(arguments) => cache::run(&arguments),
         Command::Metrics(arguments) => listing::metrics(&arguments),
         Command::Strategies(arguments) => listing::strategies(&arguments),

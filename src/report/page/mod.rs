@@ -8,6 +8,7 @@
 pub mod copy;
 pub mod details;
 pub mod matrix;
+pub mod several;
 pub mod view;
 
 use base64::Engine as _;
@@ -209,7 +210,7 @@ fn written(page: &Page, template: &str, live: Option<&str>) -> Result<String> {
     let blocks: Vec<View> = page
         .blocks
         .iter()
-        .map(|block| minijinja::context! { name => block.name.as_str(), packed => BASE64.encode(&block.bytes) })
+        .map(|block| minijinja::context! { name => block.name.as_str(), packed => View::from_safe_string(BASE64.encode(&block.bytes)) })
         .collect();
     let view = minijinja::context! {
         style => View::from_safe_string(style.to_owned()),
@@ -260,3 +261,6 @@ fn made_visible(value: &mut Value) {
     }
 }
 
+
+#[cfg(test)]
+mod tests;

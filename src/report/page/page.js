@@ -76,7 +76,7 @@ function sortable(table, changed) {
     };
   });
 }
-let shownRows = 100;
+let shownRows = 25;
 function filtered() {
   const table = byId("table");
   if (!table) return;
@@ -97,15 +97,15 @@ function filtered() {
   byId("found").textContent = words.length || want ? count(fitting, "configuration") : "";
   const more = byId("more");
   more.hidden = hidden === 0;
-  more.textContent = "Show " + Math.min(hidden, 200) + " more of " + count(hidden, "configuration");
+  more.textContent = "Show " + Math.min(hidden, 100) + " more of " + count(hidden, "configuration");
 }
 function ranking() {
   for (const table of document.querySelectorAll("table.sorts")) sortable(table, () => {});
   const table = byId("table");
   if (!table) return;
   sortable(table, filtered);
-  byId("find").oninput = byId("standing").onchange = () => { shownRows = 100; filtered(); };
-  byId("more").onclick = () => { shownRows += 200; filtered(); };
+  byId("find").oninput = byId("standing").onchange = () => { shownRows = 25; filtered(); };
+  byId("more").onclick = () => { shownRows += 100; filtered(); };
   filtered();
 }
 addEventListener("beforeprint", () => { shownRows = Infinity; filtered(); });
@@ -282,7 +282,7 @@ function draw() {
   const width = box.clientWidth, height = Math.min(box.clientHeight, 518);
   canvas.width = width * ratio; canvas.height = height * ratio;
   canvas.style.width = width + "px"; canvas.style.height = height + "px";
-  const ink = canvas.getContext("2d"), colour = colours(), fill = palette();
+  const ink = canvas.getContext("2d"), colour = colours(), fill = palette(), small = binary() ? [false, false, ...doc.matrix.levels.map(value => value === (doc.less ? 1 : 0))] : [];
   ink.scale(ratio, ratio);
   ink.fillStyle = colour("page"); ink.fillRect(0, 0, width, height);
   const left = box.scrollLeft, top = box.scrollTop;
@@ -293,8 +293,10 @@ function draw() {
     for (let column = firstColumn; column < lastColumn; column++) {
       const code = own[order[column]];
       if (!code) continue;
+      // Wrong ones are smaller too: not everybody sees the colours.
+      const inset = small[code] ? 2.5 : 0;
       ink.fillStyle = fill[code];
-      ink.fillRect(wide + column * SIZE - left, y, SIZE - 1, SIZE - 1);
+      ink.fillRect(wide + column * SIZE - left + inset, y + inset, SIZE - 1 - 2 * inset, SIZE - 1 - 2 * inset);
       if (code === 1) { ink.fillStyle = colour("card"); ink.fillRect(wide + column * SIZE - left + 2, y + SIZE / 2 - 1.5, SIZE - 5, 2); }
     }
   }
