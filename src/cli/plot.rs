@@ -85,8 +85,9 @@ pub fn run(arguments: &PlotArguments) -> Result<u8> {
             };
             progress::figure(&courses, baseline, budget, Frame { ..frame })
         }
-        Kind::Importance => matters::matters(&first.rows)
-            .and_then(|matters| plots::importance::figure(&matters, arguments.size.0)),
+        Kind::Importance => {
+            matters::matters(&first.rows).and_then(|matters| plots::importance::figure(&matters, arguments.size.0))
+        }
         Kind::N => plots::importance::along(&first.rows, "n", frame),
     };
     let nothing = |why: &str| Error::usage(format!("there is nothing to draw: {why}"));

@@ -122,9 +122,11 @@ fn open(path: &Path) -> Result<()> {
         "windows" => ("cmd", &["/C", "start", ""]),
         _ => ("xdg-open", &[]),
     };
-    let started = std::process::Command::new(program).args(first).arg(&path).stdout(std::process::Stdio::null()).spawn();
+    let started =
+        std::process::Command::new(program).args(first).arg(&path).stdout(std::process::Stdio::null()).spawn();
     started.map(drop).map_err(|error| {
-        Error::usage(format!("{program} cannot show the page: {error}")).help(format!("open {} in a browser", path.display()))
+        Error::usage(format!("{program} cannot show the page: {error}"))
+            .help(format!("open {} in a browser", path.display()))
     })
 }
 

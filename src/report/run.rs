@@ -49,17 +49,6 @@ pub struct Evaluation {
     pub fingerprint: Option<Fingerprint>,
 }
 
-/// A configuration took the lead.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Lead {
-    /// What the study had cost by then.
-    pub cost: Usd,
-    /// Its number.
-    pub trial: u32,
-    /// Its mean score by then.
-    pub score: f64,
-}
-
 /// A run, read back.
 pub struct Run {
     /// Its folder.
@@ -80,8 +69,6 @@ pub struct Run {
     pub instances: Vec<String>,
     /// Every evaluation, in the order of asking.
     pub evaluations: Vec<Evaluation>,
-    /// Who led when.
-    pub leads: Vec<Lead>,
     /// What failed: each class with its words once.
     pub failures: Vec<Failure>,
     /// The task, if it is as it was.
@@ -133,7 +120,6 @@ impl Run {
             dropped: record.dropped,
             instances: record.instances,
             evaluations: record.evaluations,
-            leads: record.leads,
             failures: record.failures,
             store: store_of(&file, path, &mut gaps),
             best_toml: ended.then(|| std::fs::read_to_string(path.join("best.toml")).ok()).flatten(),
@@ -211,8 +197,12 @@ impl Run {
             })
             .collect();
         let configurations: Vec<_> = self.trials.iter().map(|configuration| &configuration.0).collect();
-        let evidence =
-            Evidence { configurations: &configurations, lines: &lines, production: &production, instances: lines.len() };
+        let evidence = Evidence {
+            configurations: &configurations,
+            lines: &lines,
+            production: &production,
+            instances: lines.len(),
+        };
         let eligible: Vec<bool> = barred.iter().map(Option::is_none).collect();
         let standings = standings(&evidence, &eligible, 0);
         let names = self.parameters();
@@ -255,9 +245,7 @@ impl Run {
             })
             .collect();
         let mean = |row: &RankingRow| row.posterior_mean.map_or(f64::NEG_INFINITY, |mean| direction.gain(mean));
-        rows.sort_by(|a, b| {
-            a.standing.cmp(&b.standing).then(mean(b).total_cmp(&mean(a))).then(a.trial.cmp(&b.trial))
-        });
+        rows.sort_by(|a, b| a.standing.cmp(&b.standing).then(mean(b).total_cmp(&mean(a))).then(a.trial.cmp(&b.trial)));
         rows.iter_mut().enumerate().for_each(|(place, row)| row.rank = place + 1);
         mark_pareto(&mut rows, direction);
         rows
@@ -306,9 +294,7 @@ fn mark_pareto(rows: &mut [RankingRow], direction: Direction) {
         .iter()
         .enumerate()
         .filter(|(_, row)| row.standing == Standing::Eligible)
-        .filter_map(|(at, row)| {
-            Some((at, row.production_cost_usd_per_instance?, direction.gain(row.posterior_mean?)))
-        })
+        .filter_map(|(at, row)| Some((at, row.production_cost_usd_per_instance?, direction.gain(row.posterior_mean?))))
         .collect();
     order.sort_by(|a, b| a.1.cmp(&b.1).then(b.2.total_cmp(&a.2)).then(a.0.cmp(&b.0)));
     let mut best = f64::NEG_INFINITY;
@@ -353,7 +339,6 @@ struct Record {
     dropped: BTreeMap<u32, String>,
     instances: Vec<String>,
     evaluations: Vec<Evaluation>,
-    leads: Vec<Lead>,
     failures: Vec<Failure>,
     offered: usize,
 }
@@ -370,10 +355,10 @@ impl Record {
         };
         let (mut reader, mut line, mut number) = (BufReader::new(file), Vec::new(), 0);
         let (mut places, mut kinds) = (HashMap::new(), HashMap::new());
-        let mut cost = Usd::ZERO;
         loop {
             line.clear();
-            let read = reader.read_until(b'\n', &mut line).map_err(|error| crate::diagnostic::unreadable(path, &error))?;
+            let read =
+                reader.read_until(b'\n', &mut line).map_err(|error| crate::diagnostic::unreadable(path, &error))?;
             // The last line of a run that goes on may be half there.
             if read == 0 || line.last() != Some(&b'\n') {
                 return Ok(record);
@@ -386,14 +371,13 @@ impl Record {
                     return Ok(record);
                 }
             };
-            record.add(event, &mut cost, &mut places, &mut kinds);
+            record.add(event, &mut places, &mut kinds);
         }
     }
 
     fn add(
         &mut self,
         event: Event,
-        cost: &mut Usd,
         places: &mut HashMap<String, u32>,
         kinds: &mut HashMap<(FailureKind, String), u32>,
     ) {
@@ -406,9 +390,6 @@ impl Record {
                 }
             }
             Event::TrialDropped { trial, reason } => drop(self.dropped.insert(trial as u32, reason)),
-            Event::BestChanged { trial, score } => {
-                self.leads.push(Lead { cost: *cost, trial: trial as u32, score });
-            }
             Event::EvaluationFinished {
                 trial,
                 instance,
@@ -421,7 +402,6 @@ impl Record {
                 tokens,
                 fingerprint,
             } if trial < self.trials.len() => {
-                *cost += cost_usd;
                 let next = self.instances.len() as u32;
                 let place = *places.entry(instance.clone()).or_insert(next);
                 if place == next {
@@ -498,7 +478,9 @@ fn store_of(file: &StudyFile, path: &Path, gaps: &mut Vec<String>) -> Option<Sha
     let found = std::iter::once(PathBuf::from(location)).chain(near).find(|path| path.is_file());
     let opened = found.and_then(|path| store::open_existing(path.to_str()?).ok());
     if opened.is_none() {
-        gaps.push(format!("The store with the responses, {location}, is not there: no prompt and no response is shown."));
+        gaps.push(format!(
+            "The store with the responses, {location}, is not there: no prompt and no response is shown."
+        ));
     }
     opened.map(|opened| store::Fresh::over(opened, file.settings.cache, &file.study))
 }
@@ -532,11 +514,8 @@ fn unfinished(file: &StudyFile, record: &Record, task: Option<&Task>) -> Summary
         trials: record.trials.len(),
         evaluations: record.evaluations.len() as u64,
         requests: record.evaluations.iter().map(|done| done.requests).sum(),
-        cache_hits: record
-            .evaluations
-            .iter()
-            .filter(|done| done.requests == 0 && done.production.is_some())
-            .count() as u64,
+        cache_hits: record.evaluations.iter().filter(|done| done.requests == 0 && done.production.is_some()).count()
+            as u64,
         failed_evaluations: record.evaluations.iter().filter(|done| done.failure.is_some()).count() as u64,
         refused_evaluations: 0,
         tuning_instances: record.offered.max(record.instances.len()),
@@ -580,7 +559,7 @@ mod tests {
         let record = Record::read(&path, &mut gaps).unwrap();
         assert!(gaps.is_empty(), "{gaps:?}");
         assert_eq!((record.trials.len(), record.evaluations.len(), record.offered), (1, 2, 9));
-        assert_eq!(record.leads, [Lead { cost: "0.5".parse().unwrap(), trial: 0, score: 1.0 }]);
+        assert_eq!(record.evaluations[0].cost, "0.5".parse().unwrap());
         assert_eq!((record.instances.len(), record.failures.len()), (2, 1));
         std::fs::write(&path, "{\"event\":\"nonsense\"}\n").unwrap();
         Record::read(&path, &mut gaps).unwrap();

@@ -65,10 +65,13 @@ fn verdicts(run: &Run, least: Option<f64>) -> Vec<(&'static str, Verdict)> {
     };
     let mut all = vec![("the run has ended", ended), ("a configuration can be best", Verdict::Holds)];
     let asked = best.instances + best.missing;
-    all.push(("the winner answers reliably", match 20 * best.missing > asked {
-        true => Verdict::Fails(format!("{} of {asked} evaluations are missing", best.missing)),
-        false => Verdict::Holds,
-    }));
+    all.push((
+        "the winner answers reliably",
+        match 20 * best.missing > asked {
+            true => Verdict::Fails(format!("{} of {asked} evaluations are missing", best.missing)),
+            false => Verdict::Holds,
+        },
+    ));
     all.push(("the winner is not worse than the baseline", against_baseline(summary)));
     if let Some(least) = least {
         let (score, on) = match summary.holdout.as_ref().and_then(|holdout| holdout.score) {
@@ -76,11 +79,14 @@ fn verdicts(run: &Run, least: Option<f64>) -> Vec<(&'static str, Verdict)> {
             None => (best.score, "tuning instances"),
         };
         let gain = |value: f64| summary.direction.gain(value);
-        all.push(("the winner scores what was asked for", match score {
-            Some(score) if gain(score) >= gain(least) => Verdict::Holds,
-            Some(score) => Verdict::Fails(format!("{} {score} on {on}, not {least}", words::line(&summary.metric))),
-            None => Verdict::Fails("it has no score".to_owned()),
-        }));
+        all.push((
+            "the winner scores what was asked for",
+            match score {
+                Some(score) if gain(score) >= gain(least) => Verdict::Holds,
+                Some(score) => Verdict::Fails(format!("{} {score} on {on}, not {least}", words::line(&summary.metric))),
+                None => Verdict::Fails("it has no score".to_owned()),
+            },
+        ));
     }
     all
 }

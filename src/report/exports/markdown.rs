@@ -105,6 +105,9 @@ mod tests {
 
     #[test]
     fn nothing_of_a_text_is_markup() {
-        assert_eq!(plain("a|b\n`c` <img src=x> [d](e) @user\u{202e}\u{0}", 99), "a\\|b \\`c\\` &lt;img src=x&gt; \\[d\\](e) \\@user⟨U+202E⟩␀");
+        assert_eq!(
+            plain("a|b\n`c` <img src=x> [d](e) @user\u{202e}\u{0}", 99),
+            "a\\|b \\`c\\` &lt;img src=x&gt; \\[d\\](e) \\@user⟨U+202E⟩␀"
+        );
     }
 }

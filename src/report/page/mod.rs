@@ -114,22 +114,46 @@ pub fn frame(run: &Run, size: (u32, u32)) -> Frame<'_> {
     }
 }
 
-/// How a run went: who led, as is known now; and the baseline's score.
+/// Times at which a run's leader is looked for, and how many instances' worth of everybody's mean a mean so far is drawn
+/// to: a few lucky instances do not make a leader.
+const LOOKS: usize = 200;
+const DRAWN: f64 = 10.0;
+
+/// How a run went: who would have been chosen when, with the score that is known of it now; and the baseline's score.
 pub fn course(run: &Run) -> (progress::Course, Option<f64>) {
-    let known = |trial: usize| run.rows.iter().find(|row| row.trial == trial)?.posterior_mean;
-    let steps =
-        run.leads.iter().filter_map(|lead| Some((lead.cost.as_f64(), known(lead.trial as usize)?))).collect();
-    let mut course = progress::Course {
-        name: run.name(),
-        steps,
-        end: run.summary.search_cost_usd.as_f64(),
-        seemed: run.leads.iter().map(|lead| (lead.cost.as_f64(), lead.score)).collect(),
-    };
+    let mut known: Vec<Option<f64>> = vec![None; run.trials.len()];
+    for row in run.rows.iter().filter(|row| row.trial < run.trials.len()) {
+        known[row.trial] = row.posterior_mean;
+    }
+    let direction = run.summary.direction;
+    let mut course =
+        progress::Course { name: run.name(), end: run.summary.search_cost_usd.as_f64(), ..Default::default() };
+    let mut sums = vec![(0.0, 0.0); run.trials.len()];
+    let (mut all, mut cost, mut leader) = ((0.0, 0.0), crate::money::Usd::ZERO, None);
+    let every = run.evaluations.len().div_ceil(LOOKS).max(1);
+    for (number, done) in run.evaluations.iter().enumerate() {
+        cost += done.cost;
+        if let Some(score) = done.score.filter(|score| score.is_finite()) {
+            let own = &mut sums[done.trial as usize];
+            (*own, all) = ((own.0 + score, own.1 + 1.0), (all.0 + score, all.1 + 1.0));
+        }
+        if (number + 1) % every != 0 && number + 1 != run.evaluations.len() {
+            continue;
+        }
+        let middle = if all.1 > 0.0 { all.0 / all.1 } else { 0.0 };
+        let drawn = |(sum, count): (f64, f64)| direction.gain((sum + DRAWN * middle) / (count + DRAWN));
+        let leads = (0..sums.len())
+            .filter(|&trial| sums[trial].1 > 0.0 && known[trial].is_some())
+            .max_by(|&a, &b| drawn(sums[a]).total_cmp(&drawn(sums[b])).then(b.cmp(&a)));
+        if let Some(trial) = leads.filter(|trial| leader != Some(*trial)) {
+            leader = Some(trial);
+            course.steps.extend(known[trial].map(|score| (cost.as_f64(), score)));
+            course.seemed.push((cost.as_f64(), sums[trial].0 / sums[trial].1));
+        }
+    }
     // In the end the ranking decides, which makes up for who saw harder instances.
-    if let Some(best) = &run.summary.best
-        && run.leads.last().is_none_or(|lead| lead.trial as usize != best.trial)
-    {
-        course.steps.extend(known(best.trial).map(|score| (course.end, score)));
+    if let Some(best) = run.summary.best.as_ref().filter(|best| leader.is_some_and(|leader| leader != best.trial)) {
+        course.steps.extend(known.get(best.trial).copied().flatten().map(|score| (course.end, score)));
     }
     let baseline = run.rows.iter().find(|row| row.baseline).and_then(|row| row.posterior_mean);
     (course, baseline)
@@ -154,14 +178,18 @@ fn document(run: &Run, matrix: &Value, details: &Value) -> Value {
             .filter_map(|(name, value)| Some((words::cut(name, 60), short(value.as_ref()?))))
             .collect();
         let of = json!({
-            "id": row.id, "rank": row.rank, "label": words::cut(&label.join(" "), 200), "score": row.score, "config": config,
+            "id": words::cut(&row.id, 40), "rank": row.rank, "label": words::cut(&label.join(" "), 200), "score": row.score, "config": config,
         });
         trials.insert(row.trial.to_string(), of);
     }
-    let failures: Vec<Value> =
-        run.failures.iter().take(2000).map(|failure| json!([failure.kind.to_string(), words::cut(&failure.message, 2000)])).collect();
+    let failures: Vec<Value> = run
+        .failures
+        .iter()
+        .take(2000)
+        .map(|failure| json!([failure.kind.to_string(), words::cut(&failure.message, 2000)]))
+        .collect();
     json!({
-        "metric": run.summary.metric,
+        "metric": words::cut(&run.summary.metric, 60),
         "less": run.summary.direction == crate::task::Direction::Minimize,
         "best": run.summary.best.as_ref().map(|best| best.trial),
         "baseline": run.summary.baseline.as_ref().map(|baseline| baseline.trial),
@@ -177,7 +205,9 @@ fn document(run: &Run, matrix: &Value, details: &Value) -> Value {
 fn short(value: &Value) -> Value {
     match value {
         Value::String(text) => Value::from(words::cut(text, 2000)),
-        Value::Array(_) | Value::Object(_) => Value::from(words::cut(&value.to_string(), 2000)),
+        Value::Array(_) | Value::Object(_) if value.to_string().len() > 2000 => {
+            Value::from(words::cut(&value.to_string(), 2000))
+        }
         other => other.clone(),
     }
 }
@@ -260,7 +290,6 @@ fn made_visible(value: &mut Value) {
         _ => {}
     }
 }
-
 
 #[cfg(test)]
 mod tests;

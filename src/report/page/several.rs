@@ -64,7 +64,10 @@ pub fn render(page: &Page) -> Result<String> {
 fn names(runs: &[Run]) -> Vec<String> {
     let all: Vec<String> = runs.iter().map(Run::name).collect();
     let twice = |name: &String| all.iter().filter(|other| *other == name).count() > 1;
-    all.iter().zip(runs).map(|(name, run)| if twice(name) { run.path.display().to_string() } else { name.clone() }).collect()
+    all.iter()
+        .zip(runs)
+        .map(|(name, run)| if twice(name) { run.path.display().to_string() } else { name.clone() })
+        .collect()
 }
 
 /// Which of the winners is ahead, and whether that is more than the intervals leave open.
@@ -188,7 +191,8 @@ fn shared(runs: &[Run]) -> Value {
     let place = |own: &[Option<&RankingRow>]| own.iter().flatten().map(|row| row.rank).min().unwrap_or(usize::MAX);
     several.sort_by(|a, b| place(&a.1).cmp(&place(&b.1)).then(a.0.cmp(b.0)));
     let total = several.len();
-    let rows: Vec<&RankingRow> = several.iter().take(SHARED).filter_map(|(_, own)| own.iter().flatten().next().copied()).collect();
+    let rows: Vec<&RankingRow> =
+        several.iter().take(SHARED).filter_map(|(_, own)| own.iter().flatten().next().copied()).collect();
     let varying = words::varying(&rows);
     let line = |(id, own): &(&str, Vec<Option<&RankingRow>>)| {
         let row = own.iter().flatten().next();
@@ -204,7 +208,7 @@ fn shared(runs: &[Run]) -> Value {
                 "instances": words::plural(row.instances as u64, "instance"),
             }),
         };
-        json!({"id": id, "config": varying.iter().filter_map(pair).collect::<Vec<_>>(), "cells": own.iter().map(cell).collect::<Vec<_>>()})
+        json!({"id": words::cut(id, 40), "config": varying.iter().filter_map(pair).collect::<Vec<_>>(), "cells": own.iter().map(cell).collect::<Vec<_>>()})
     };
     json!({"rows": several.iter().take(SHARED).map(line).collect::<Vec<_>>(), "total": words::count(total as u64), "left": total.saturating_sub(SHARED)})
 }

@@ -233,7 +233,7 @@ fn table_row(row: &RankingRow, varying: &[usize], track: &Track) -> Value {
     json!({
         "class": class,
         "trial": row.trial,
-        "id": row.id,
+        "id": words::cut(&row.id, 40),
         "rank": row.rank,
         "place": if eligible { row.rank.to_string() } else { "–".to_owned() },
         "score": words::scored(row.score, row.ci95()),
@@ -346,8 +346,9 @@ fn failures(run: &Run) -> Value {
     let group = |group: &Group| {
         let mut messages: Vec<(&u32, &usize)> = group.messages.iter().collect();
         messages.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
-        let message =
-            |(at, count): &(&u32, &usize)| json!([words::cut(&run.failures[**at as usize].message, LONG), words::count(**count as u64)]);
+        let message = |(at, count): &(&u32, &usize)| {
+            json!([words::cut(&run.failures[**at as usize].message, LONG), words::count(**count as u64)])
+        };
         let place = |(trial, instance): &(u32, u32)| {
             json!({
                 "trial": trial, "instance": instance,
@@ -376,7 +377,9 @@ fn prompt(run: &Run) -> Value {
     match (request.get("messages").and_then(Value::as_array), request.get("prompt").and_then(Value::as_str)) {
         (Some(messages), _) => messages
             .iter()
-            .map(|message| json!([words::cut(&text(message, "role"), SHORT), words::cut(&text(message, "content"), TEXT)]))
+            .map(|message| {
+                json!([words::cut(&text(message, "role"), SHORT), words::cut(&text(message, "content"), TEXT)])
+            })
             .collect(),
         (None, Some(prompt)) => json!([["prompt", words::cut(prompt, TEXT)]]),
         (None, None) => Value::Array(Vec::new()),
@@ -398,7 +401,10 @@ fn settings(run: &Run) -> Vec<Value> {
         ("budget", optional(summary.budget_usd)),
         ("inference budget, an instance", optional(summary.inference_budget_usd)),
         ("test share", file.settings.test_share.to_string()),
-        ("most configurations", file.settings.max_trials.map_or("no limit".to_owned(), |most| words::count(most as u64))),
+        (
+            "most configurations",
+            file.settings.max_trials.map_or("no limit".to_owned(), |most| words::count(most as u64)),
+        ),
         ("tuning instances", words::count(summary.tuning_instances as u64)),
         ("configurations tried", words::count(summary.trials as u64)),
         ("evaluations", words::count(summary.evaluations)),
@@ -430,7 +436,7 @@ fn method(run: &Run) -> Vec<String> {
         "The score is the mean over the instances that a configuration was judged on. Its interval holds the true mean 95 times in 100: Wilson's score interval where every value is 0 or 1, else Student's t interval.".to_owned(),
         "The ranking goes by the posterior mean over all tuning instances: a model in which a configuration and an instance each add their part, so that one that saw harder instances than others is not at a loss, and a few lucky instances count for little. That is why the order may differ from that of the scores.".to_owned(),
         "The price of an instance in production counts every response as if none were cached: the prompt once, and each completion. It is the mean over the instances that were answered.".to_owned(),
-        "The best so far over time is told by what its leaders score as is known in the end, not by what they seemed to score when they took the lead: pale points show that.".to_owned(),
+        "The best so far over time: at 200 times of the search, who would have been chosen then by the mean so far, drawn to the mean of all by ten instances' worth. It is shown with the score that is known of it in the end; pale points show what it seemed to score then.".to_owned(),
         "What matters is a functional analysis of variance (Hutter, Hoos and Leyton-Brown 2014) on regression trees: the share of the differences between configurations that each parameter explains alone, averaged over all values of the others. Its intervals come from 60 draws of the configurations, each score moved by as much as it is not known.".to_owned(),
     ];
     if summary.inference_budget_usd.is_some() {
