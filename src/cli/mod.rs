@@ -12,6 +12,7 @@ mod listing;
 mod logging;
 mod mock;
 mod models;
+mod plot;
 mod progress;
 mod report;
 mod run;
@@ -75,10 +76,12 @@ enum Command {
     Judge(judge::JudgeArguments),
     /// Have models say an experiment's prompts in other words
     Rephrase(judge::RephraseArguments),
-    /// Write a run's report anew
-    Report(report::ReportArguments),
     /// Send requests through a batch API: half the price, answers within a day
     Batch(batch::BatchArguments),
+    /// Write a run's report anew, compare several runs on one page, or export them
+    Report(report::ReportArguments),
+    /// Draw a run as SVG or PNG
+    Plot(plot::PlotArguments),
     /// Look into the store of samples, export it, or make it smaller
     Cache(cache::CacheArguments),
     /// List the built-in metrics and their options
@@ -159,6 +162,7 @@ fn dispatch(command: Command, embedded: &Embedded) -> Result<u8> {
         Command::Rephrase(arguments) => judge::rephrase(arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Batch(arguments) => batch::run(arguments),
+        Command::Plot(arguments) => plot::run(&arguments),
         Command::Cache(arguments) => cache::run(&arguments),
         Command::Metrics(arguments) => listing::metrics(&arguments),
         Command::Strategies(arguments) => listing::strategies(&arguments),

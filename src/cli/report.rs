@@ -4,79 +4,137 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::print;
-use crate::declaration;
-use crate::diagnostic::{Error, Result, Source};
-use crate::report::page::{self, Examples};
+use crate::cli::{print, print_json};
+use crate::diagnostic::{Error, Result};
+use crate::report::exports;
+use crate::report::page::{self, Extent, several};
 use crate::report::rows::{self, RankingRow};
+use crate::report::run::Run;
+pub use crate::report::run::{rows_of, summary_of};
 use crate::study::Summary;
-use crate::study::folder::RunFolder;
+use crate::study::folder::{self, RunFolder};
+
+const EXAMPLES: &str = "Examples:
+  farthing report results/exam-1 --open                 write its report.html anew, and show it
+  farthing report results/exam-1 results/exam-2         one page that compares them: comparison.html
+  farthing report results/exam-1 --markdown             for a comment on a pull request
+  farthing report results/exam-1 --junit report.xml --min-score 0.8";
 
 /// Arguments of `farthing report`.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct ReportArguments {
-    /// Folders of runs
+    /// Folders of runs, ended or not; several give one page that compares them
     #[arg(required = true)]
     runs: Vec<PathBuf>,
+    /// Where the page goes [default: report.html in the run's folder; comparison.html for several runs]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Take up every prompt and response, however large the page gets
+    #[arg(long)]
+    full: bool,
+    /// Show the page in the browser
+    #[arg(long)]
+    open: bool,
+    /// Print the runs as JSON; no page is written
+    #[arg(long, group = "printed")]
+    json: bool,
+    /// Print the runs as Markdown; no page is written
+    #[arg(long, group = "printed")]
+    markdown: bool,
+    /// Print the ranking as CSV, also of a run that goes on; no page is written
+    #[arg(long, group = "printed")]
+    csv: bool,
+    /// Write the runs as JUnit XML for a build server; no page is written
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["printed", "open"])]
+    junit: Option<PathBuf>,
+    /// The score that a winner must reach in the JUnit report; on held-out instances where there are any
+    #[arg(long, value_name = "SCORE", requires = "junit", allow_hyphen_values = true)]
+    min_score: Option<f64>,
 }
 
-/// Writes the report of each run anew, from its summary and its ranking.
+/// Writes the page of a run, or of several, or gives them to other programs.
 pub fn run(arguments: &ReportArguments) -> Result<u8> {
-    for path in &arguments.runs {
-        let (summary, rows) = (summary_of(path)?, rows_of(path)?);
-        let folder = RunFolder::open(path)?;
-        folder.write("report.html", page::page(&summary, &rows, &examples_of(path))?)?;
-        print(&folder.path.join("report.html").display().to_string())?;
+    let printed = arguments.json || arguments.markdown || arguments.csv;
+    if printed && (arguments.out.is_some() || arguments.full || arguments.open) {
+        return Err(Error::usage("--out, --full and --open are for the page, and none is written here")
+            .help("leave out --json, --markdown or --csv, or send what is printed into a file: > FILE"));
+    }
+    if arguments.junit.is_some() && (arguments.out.is_some() || arguments.full) {
+        return Err(Error::usage("--out and --full are for the page, and --junit writes none"));
+    }
+    if arguments.csv && arguments.runs.len() > 1 {
+        return Err(Error::usage("--csv prints one ranking: give one run"));
+    }
+    let runs: Vec<Run> = arguments.runs.iter().map(|path| Run::read(path)).collect::<Result<_>>()?;
+    if let Some(path) = &arguments.junit {
+        folder::replace(path, exports::junit(&runs, arguments.min_score)?.as_bytes())?;
+        print(&path.display().to_string())?;
+        return Ok(0);
+    }
+    if arguments.json {
+        return match runs.as_slice() {
+            [run] => print_json(&exports::json(run)),
+            several => print_json(&several.iter().map(exports::json).collect::<Vec<_>>()),
+        }
+        .map(|()| 0);
+    }
+    if arguments.markdown {
+        print(&runs.iter().map(exports::markdown).collect::<Vec<_>>().join("\n"))?;
+        return Ok(0);
+    }
+    if arguments.csv {
+        print(&rows::write_csv(&runs[0].rows))?;
+        return Ok(0);
+    }
+    let extent = Extent { full: arguments.full };
+    let path = match (runs.as_slice(), &arguments.out) {
+        ([run], out) => {
+            let path = out.clone().unwrap_or_else(|| run.path.join("report.html"));
+            folder::replace(&path, page::render(&page::data(run, extent))?.as_bytes())?;
+            // A run that ended meanwhile has written its own page, which this one must not stand in for.
+            if !run.ended && run.path.join("summary.json").is_file() {
+                folder::replace(&path, page::render(&page::data(&Run::read(&run.path)?, extent))?.as_bytes())?;
+            }
+            path
+        }
+        (_, out) => {
+            let path = out.clone().unwrap_or_else(|| PathBuf::from("comparison.html"));
+            folder::replace(&path, several::render(&several::data(&runs))?.as_bytes())?;
+            path
+        }
+    };
+    print(&path.display().to_string())?;
+    for gap in runs.iter().flat_map(|run| &run.gaps) {
+        eprintln!("{gap}");
+    }
+    if arguments.open {
+        open(&path)?;
     }
     Ok(0)
 }
 
-/// The `summary.json` of a run's folder.
-pub fn summary_of(path: &Path) -> Result<Summary> {
-    let file = path.join("summary.json");
-    if !file.is_file() {
-        return Err(Error::usage(format!("the run in {} has not ended: it holds no summary.json", path.display()))
-            .help(format!("farthing tune --resume {} goes on with it", path.display())));
-    }
-    let source = Source::read(&file)?;
-    serde_json::from_str(source.text()).map_err(|error| {
-        let (line, column) = (error.line().saturating_sub(1), error.column().saturating_sub(1));
-        let text = source.text().lines().nth(line).unwrap_or_default();
-        let error = declaration::plain(&error.to_string());
-        Error::usage(format!("{} cannot be read: {error}", source.name())).at_line(
-            source.name(),
-            line,
-            text,
-            column..column + 1,
-            "here",
-        )
+/// Shows a file in the user's browser.
+fn open(path: &Path) -> Result<()> {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let (program, first): (&str, &[&str]) = match std::env::consts::OS {
+        "macos" => ("open", &[]),
+        "windows" => ("cmd", &["/C", "start", ""]),
+        _ => ("xdg-open", &[]),
+    };
+    let started =
+        std::process::Command::new(program).args(first).arg(&path).stdout(std::process::Stdio::null()).spawn();
+    started.map(drop).map_err(|error| {
+        Error::usage(format!("{program} cannot show the page: {error}"))
+            .help(format!("open {} in a browser", path.display()))
     })
 }
-
-/// The `ranking.csv` of a run's folder.
-pub fn rows_of(path: &Path) -> Result<Vec<RankingRow>> {
-    let source = Source::read(&path.join("ranking.csv"))?;
-    rows::read_csv(source.text()).map_err(|error| {
-        let advice = error.advice().map(str::to_owned);
-        Error::usage(format!("{} cannot be read: {error}", source.name())).help_if(advice)
-    })
-}
-
-/// What the report shows beside summary and ranking, as the search left it; nothing where it is not there.
-pub fn examples_of(path: &Path) -> Examples {
-    let kept = std::fs::read(path.join(EXAMPLES)).ok();
-    kept.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
-}
-
-/// Where the examples of a report are kept, so that it can be written anew.
-const EXAMPLES: &str = ".report.json";
 
 /// Writes ranking, report and summary; the summary last, since it says that a run has ended.
-pub fn write(folder: &RunFolder, summary: &Summary, rows: &[RankingRow], examples: &Examples) -> Result<()> {
-    let kept = serde_json::to_string(examples).map_err(|error| Error::internal(error.to_string()))?;
-    folder.write(EXAMPLES, kept)?;
+pub fn write(folder: &RunFolder, summary: &Summary, rows: &[RankingRow]) -> Result<()> {
     folder.write("ranking.csv", rows::write_csv(rows))?;
-    folder.write("report.html", page::page(summary, rows, examples)?)?;
+    let run = Run::with(&folder.path, summary.clone(), rows.to_vec())?;
+    folder.write("report.html", page::render(&page::data(&run, Extent::default()))?)?;
     let json = serde_json::to_string_pretty(summary).map_err(|error| Error::internal(error.to_string()))?;
     folder.write("summary.json", json + "\n")
 }

@@ -1,0 +1,105 @@
+//! `farthing plot`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::cli::print;
+use crate::diagnostic::{Error, Result};
+use crate::report::matters;
+use crate::report::page::{course, frame};
+use crate::report::plots::{self, Figure, Frame, progress};
+use crate::report::run::Run;
+use crate::study::folder;
+
+const EXAMPLES: &str = "Examples:
+  farthing plot results/exam-1 --kind pareto --out pareto.svg
+  farthing plot results/exam-1 results/exam-2 --kind progress --out progress.png";
+
+/// Arguments of `farthing plot`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct PlotArguments {
+    /// Folders of runs; only `progress` takes several
+    #[arg(required = true)]
+    runs: Vec<PathBuf>,
+    /// What to draw
+    #[arg(long, value_enum)]
+    kind: Kind,
+    /// Where it goes: a file that ends in .svg or .png
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// How large, in pixels; a PNG has two for one
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = size, default_value = "960x480")]
+    size: (u32, u32),
+}
+
+/// What is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// Score against the price of production, with the frontier
+    Pareto,
+    /// The best so far against what the search had cost
+    Progress,
+    /// The share of the differences that each parameter explains
+    Importance,
+    /// The score against n, the responses to one instance
+    N,
+}
+
+fn size(text: &str) -> Result<(u32, u32), String> {
+    let parsed = text.split_once('x').and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
+    match parsed {
+        Some((width, height)) if (200..=4000).contains(&width) && (160..=4000).contains(&height) => Ok((width, height)),
+        _ => Err("a size is like 960x480, from 200x160 to 4000x4000".to_owned()),
+    }
+}
+
+/// Draws a run.
+pub fn run(arguments: &PlotArguments) -> Result<u8> {
+    let ending = arguments.out.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
+    let png = match ending.as_deref() {
+        Some("svg") => false,
+        Some("png") => true,
+        _ => {
+            return Err(Error::usage(format!("{} is neither an .svg nor a .png", arguments.out.display()))
+                .help("give --out a name that ends in .svg or .png"));
+        }
+    };
+    if arguments.runs.len() > 1 && arguments.kind != Kind::Progress {
+        return Err(Error::usage("only --kind progress draws several runs").help("give one run"));
+    }
+    let runs: Vec<Run> = arguments.runs.iter().map(|path| Run::read(path)).collect::<Result<_>>()?;
+    let first = &runs[0];
+    if runs.iter().any(|run| run.summary.metric != first.summary.metric) {
+        return Err(Error::usage("the runs have different metrics, which do not go on one axis"));
+    }
+    let frame = frame(first, arguments.size);
+    let figure: Option<Figure> = match arguments.kind {
+        Kind::Pareto => plots::pareto::figure(&first.rows, frame),
+        Kind::Progress => {
+            let courses: Vec<progress::Course> = runs.iter().map(|run| course(run).0).collect();
+            let (baseline, budget) = match runs.len() {
+                1 => (course(first).1, first.summary.budget_usd),
+                _ => (None, None),
+            };
+            progress::figure(&courses, baseline, budget, Frame { ..frame })
+        }
+        Kind::Importance => {
+            matters::matters(&first.rows).and_then(|matters| plots::importance::figure(&matters, arguments.size.0))
+        }
+        Kind::N => plots::importance::along(&first.rows, "n", frame),
+    };
+    let nothing = |why: &str| Error::usage(format!("there is nothing to draw: {why}"));
+    let figure = figure.ok_or_else(|| match arguments.kind {
+        Kind::Pareto => nothing("no configuration was judged and has a price"),
+        Kind::Progress => nothing("no configuration has led yet"),
+        Kind::Importance => nothing("too few configurations were judged, or all score the same"),
+        Kind::N => nothing("fewer than two values of n were judged"),
+    })?;
+    let drawn = if png { figure.png() } else { figure.svg().map(String::into_bytes) };
+    let bytes = drawn.ok_or_else(|| Error::internal("the plot could not be drawn"))?;
+    folder::replace(&arguments.out, &bytes)?;
+    print(&arguments.out.display().to_string())?;
+    Ok(0)
+}

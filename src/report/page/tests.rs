@@ -1,0 +1,244 @@
+//! The page as a file: sound whatever is in it, and holding what it should.
+
+use serde_json::json;
+
+use super::*;
+use crate::report::run::Evaluation;
+use crate::report::testing;
+use crate::space::Configuration;
+use crate::study::folder::{Hashes, Inputs, StudyFile};
+use crate::study::{Outcome, Settings};
+
+/// A run as its folder would give it, made of an outcome in memory. Its store is gone.
+pub(crate) fn run_of(outcome: &Outcome) -> Run {
+    let instances: Vec<String> = outcome.workload.task.tune.iter().map(|instance| instance.id.clone()).collect();
+    let mut failures = Vec::new();
+    let mut evaluations = Vec::new();
+    for trial in &outcome.trials {
+        for done in &trial.evaluations {
+            let failure = done.result.as_ref().err().map(|failure| {
+                failures.push(failure.clone());
+                failures.len() as u32 - 1
+            });
+            evaluations.push(Evaluation {
+                trial: trial.number as u32,
+                instance: done.instance as u32,
+                score: done.result.as_ref().ok().and_then(|all| all.get("exact")).copied(),
+                failure,
+                cost: done.cost,
+                production: done.production,
+                tokens: Some([done.prompt_tokens, done.completion_tokens]),
+                requests: done.requests,
+                metrics: Default::default(),
+                fingerprint: None,
+            });
+        }
+    }
+    let file = StudyFile {
+        farthing: "0.1.0".into(),
+        study: "study-1".into(),
+        look_ahead: 64,
+        inputs: Inputs { name: "doubles".into(), ..Inputs::default() },
+        settings: Settings::default(),
+        hashes: Hashes::default(),
+    };
+    Run {
+        path: "/nowhere/doubles-1".into(),
+        file,
+        summary: outcome.summary.clone(),
+        ended: true,
+        rows: crate::report::rows(outcome),
+        trials: outcome.trials.iter().map(|trial| trial.configuration.clone()).collect(),
+        dropped: Default::default(),
+        instances,
+        evaluations,
+        failures,
+        task: None,
+        space: None,
+        store: None,
+        best_toml: None,
+        gaps: Vec::new(),
+    }
+}
+
+/// The tags of a page with their attributes, outside of style and scripts.
+fn tags(page: &str) -> Vec<String> {
+    let mut body = page.split_once("</style>").unwrap().1.to_owned();
+    while let Some(begin) = body.find("<script") {
+        let end = begin + body[begin..].find("</script>").expect("every script ends");
+        body.replace_range(begin..end + "</script>".len(), "");
+    }
+    body.split('<').skip(1).map(|part| part.split('>').next().unwrap().to_owned()).collect()
+}
+
+/// What a page must be whatever is in it.
+fn is_sound(page: &str) {
+    assert!(page.starts_with("<!doctype html>") && page.trim_end().ends_with("</html>"));
+    let policy = page.split_once("Content-Security-Policy\" content=\"").unwrap().1.split_once('"').unwrap().0;
+    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    // The script and the style that it allows are those that are there.
+    let own = |open: &str, close: &str| page.rsplit_once(open).unwrap().1.split_once(close).unwrap().0.to_owned();
+    for (text, directive) in [(own("<script>", "</script>"), "script-src"), (own("<style>", "</style>"), "style-src")] {
+        let allowed = policy.split(&format!("{directive} '")).nth(1).unwrap().split('\'').next().unwrap();
+        let unescaped = allowed.replace("&#x2f;", "/").replace("&#x3d;", "=");
+        assert_eq!(unescaped, hash(&text), "{directive}");
+    }
+    assert!(!page.chars().any(words::is_unsafe), "{:?}", page.chars().find(|c| words::is_unsafe(*c)));
+    for tag in tags(page) {
+        let name = tag.trim_start_matches('/').split([' ', '\n', '/']).next().unwrap();
+        let known = "main h1 h2 h3 bdi section p dl div dt dd small table caption thead tr th tbody td span pre footer body html \
+                     head header nav ul li a button label input select option dialog details summary canvas svg text line \
+                     polyline circle rect";
+        assert!(known.split_whitespace().any(|known| known == name), "<{tag}>");
+        for attribute in tag.split('"').step_by(2).filter(|part| part.contains('=')) {
+            let attribute = attribute.trim().trim_end_matches('=').rsplit(' ').next().unwrap();
+            assert!(!attribute.starts_with("on") && attribute != "src" && attribute != "style", "<{tag}>");
+        }
+        if let Some((_, link)) = tag.split_once("href=\"") {
+            assert!(link.starts_with('#'), "<{tag}>");
+        }
+    }
+}
+
+#[test]
+fn the_page_of_a_run() {
+    let run = run_of(&testing::outcome());
+    let page = render(&data(&run, Extent::default())).unwrap();
+    is_sound(&page);
+    for wanted in
+        ["The models are made up", "Score against price", "held out", "Wilson", "the seed 1", "<svg ", "aria-sort"]
+    {
+        assert!(page.contains(wanted), "{wanted}");
+    }
+    assert_eq!(page.matches("<td class=\"score\" data-v=").count(), run.rows.len());
+    assert_eq!(page, render(&data(&run_of(&testing::outcome()), Extent::default())).unwrap(), "the same every time");
+    assert!(!page.contains("connect-src"));
+    let live = render_live(&data(&run, Extent::default()), "/events?token=a\"b").unwrap();
+    is_sound(&live);
+    assert!(
+        live.contains("connect-src 'self'") && live.contains("data-live=\"&#x2f;events?token&#x3d;a&quot;b\"")
+            || live.contains("token=a&quot;b\"")
+    );
+}
+
+#[test]
+fn real_models_get_no_banner() {
+    let mut run = run_of(&testing::outcome());
+    run.summary.notes.clear();
+    let page = render(&data(&run, Extent::default())).unwrap();
+    assert!(!page.contains("made up") && !page.contains("class=\"banner\""));
+}
+
+#[test]
+fn an_empty_study_has_a_page() {
+    let mut run = run_of(&testing::outcome());
+    let summary = &mut run.summary;
+    (summary.best, summary.baseline, summary.holdout, summary.budget_usd) = (None, None, None, None);
+    (run.rows, run.trials, run.evaluations, run.instances) = Default::default();
+    let page = render(&data(&run, Extent::default())).unwrap();
+    is_sound(&page);
+    assert!(page.contains("There is no answer") && page.contains("without a cap") && !page.contains("<table"));
+}
+
+#[test]
+fn a_run_that_goes_on_says_so() {
+    let mut run = run_of(&testing::outcome());
+    run.ended = false;
+    let page = render(&data(&run, Extent::default())).unwrap();
+    is_sound(&page);
+    assert!(page.contains("The run goes on. So far the best of") && !page.contains("It stopped because"));
+}
+
+#[test]
+fn only_a_thousand_rows_are_shown() {
+    let mut run = run_of(&testing::outcome());
+    run.rows = testing::some_rows(1234);
+    let page = render(&data(&run, Extent::default())).unwrap();
+    assert_eq!(page.matches("<td class=\"score\" data-v=").count(), 1000);
+    assert!(page.contains("234 more are in ranking.csv") && page.len() < 3_000_000, "{}", page.len());
+}
+
+#[test]
+fn the_matrix_is_read_back() {
+    let run = run_of(&testing::outcome());
+    let page = data(&run, Extent::default());
+    let matrix = &page.document["matrix"];
+    let block = page.blocks.iter().find(|block| block.name == "m0").unwrap();
+    let mut cells = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::DeflateDecoder::new(&block.bytes[..]), &mut cells).unwrap();
+    let (width, levels) = (run.instances.len(), matrix["levels"].as_array().unwrap());
+    let trials: Vec<u64> = matrix["trials"].as_array().unwrap().iter().map(|trial| trial.as_u64().unwrap()).collect();
+    let mut seen = 0;
+    for (row, trial) in trials.iter().enumerate().take(matrix["rows"].as_u64().unwrap() as usize) {
+        for done in run.evaluations.iter().filter(|done| u64::from(done.trial) == *trial) {
+            let cell = cells[row * width + done.instance as usize] as usize;
+            assert_eq!(done.score, Some(levels[cell - 2].as_f64().unwrap()));
+            seen += 1;
+        }
+    }
+    assert_eq!(cells.iter().filter(|cell| **cell > 0).count(), seen);
+}
+
+#[test]
+fn json_cannot_leave_its_script() {
+    let nasty = json!({"</script><!--": "<!-- <script> ]]> \u{2028}\u{2029}\u{0}\u{7f}\u{202e}&amp;\u{1f600}\u{feff}"});
+    let text = embedded(&nasty);
+    assert!(!text.contains(['<', '>', '&']) && !text.chars().any(words::is_unsafe), "{text}");
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), nasty);
+}
+
+#[test]
+fn several_runs_on_one_page() {
+    let runs = [run_of(&testing::outcome()), run_of(&testing::outcome())];
+    let page = several::render(&several::data(&runs)).unwrap();
+    is_sound(&page);
+    let shared = format!("{} of the configurations were tried in more than one run", runs[0].rows.len());
+    assert!(page.contains("2 runs. The winner of") && page.contains(&shared), "{page}");
+}
+
+#[test]
+fn hostile_values_come_through_as_text() {
+    let hostile = [
+        "<script>alert(1)</script>".to_owned(),
+        "</pre></td></style><script src=//x>".to_owned(),
+        "\" onmouseover=\"alert(1)\" x=\"' onload='x".to_owned(),
+        "a\u{0}b\u{1b}[2J\u{202e}gnp.exe\u{2066}\u{200f}\u{85}\u{2028}".to_owned(),
+        "{{ 1234 * 4321 }}{% raw %}&lt;script&gt;&#60;script <!-- --> ]]>".to_owned(),
+        "<ScRiPt\n>".repeat(10_000),
+        "語".repeat(33_000),
+        "x".repeat(100_000),
+    ];
+    for text in hostile {
+        let mut run = run_of(&testing::outcome());
+        let summary = &mut run.summary;
+        (summary.task, summary.metric, summary.strategy) = (text.clone(), text.clone(), text.clone());
+        summary.notes.push(text.clone());
+        let config =
+            Configuration([(text.clone(), Value::from(text.as_str())), ("stop".into(), json!([text.as_str()]))].into());
+        let best = summary.best.as_mut().unwrap();
+        (best.config, best.id) = (config.clone(), text.clone());
+        if let Some(versus) = summary.holdout.as_mut().and_then(|holdout| holdout.versus_baseline.as_mut()) {
+            versus.test = text.clone();
+        }
+        run.rows = testing::some_rows(run.trials.len().max(6));
+        for row in &mut run.rows {
+            row.id = text.clone();
+            row.configuration[0] = (text.clone(), Some(json!({text.as_str(): [text.as_str(), row.rank]})));
+            row.configuration[1].1 = Some(Value::from(format!("{text}{}", row.rank)));
+        }
+        run.rows[1].standing = crate::study::Standing::Infeasible;
+        run.rows[1].reason = Some(text.clone());
+        run.trials.iter_mut().for_each(|trial| *trial = config.clone());
+        run.instances.iter_mut().enumerate().for_each(|(at, name)| *name = format!("{text}{at}"));
+        run.failures = vec![crate::provider::Failure::new(crate::provider::FailureKind::Server, text.clone())];
+        run.evaluations[0].failure = Some(0);
+        run.evaluations[0].score = None;
+        run.gaps = vec![words::cut(&text, 300)];
+        let made = data(&run, Extent::default());
+        let page = render(&made).unwrap();
+        is_sound(&page);
+        assert!(!page.contains("5332114"), "a value was run as a template");
+        assert!(page.len() < 1_500_000, "{}", page.len());
+        is_sound(&several::render(&several::data(&[run_of(&testing::outcome()), run])).unwrap());
+    }
+}
