@@ -3,6 +3,7 @@
 
 mod arguments;
 mod cache;
+mod compare;
 mod evaluate;
 mod first;
 mod inputs;
@@ -12,6 +13,7 @@ mod mock;
 mod models;
 mod progress;
 mod report;
+mod subject;
 mod test;
 mod tune;
 
@@ -35,7 +37,7 @@ struct Embedded {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 a fault of farthing's; 2 bad usage or bad input, nothing was spent; \
-3 the budget ended before any configuration could be judged; 4 a gate failed (test --min-score); 5 the endpoint could not \
+3 the budget ended before any configuration could be judged; 4 a gate failed (test --min-score, compare --fail-if-worse); 5 the endpoint could not \
 be used; 130 interrupted, --resume goes on.";
 
 const EXAMPLES: &str = "Examples:
@@ -66,6 +68,8 @@ enum Command {
     Test(test::TestArguments),
     /// Score one configuration on every instance of a split
     Evaluate(evaluate::EvaluateArguments),
+    /// Compare two configurations on the same instances
+    Compare(compare::CompareArguments),
     /// Write a run's report anew
     Report(report::ReportArguments),
     /// Look into the store of samples, export it, or make it smaller
@@ -143,6 +147,7 @@ fn dispatch(command: Command, embedded: &Embedded) -> Result<u8> {
         Command::Tune(arguments) => tune::run(arguments, embedded),
         Command::Test(arguments) => test::run(arguments, embedded),
         Command::Evaluate(arguments) => evaluate::run(arguments, embedded),
+        Command::Compare(arguments) => compare::run(arguments, embedded),
         Command::Report(arguments) => report::run(&arguments),
         Command::Cache(arguments) => cache::run(&arguments),
         Command::Metrics(arguments) => listing::metrics(&arguments),

@@ -99,7 +99,7 @@ fn about(row: &RankingRow, varying: &[usize]) -> String {
 }
 
 /// A table without borders whose last column takes what width is left.
-fn plain_table<const N: usize>(header: [&str; N], numbers_until: usize) -> Table {
+pub(crate) fn plain_table<const N: usize>(header: [&str; N], numbers_until: usize) -> Table {
     let mut table = Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
     table.remove_style(TableComponent::VerticalLines);
@@ -238,7 +238,7 @@ pub fn evaluate_table(of: &Evaluated, color: bool) -> String {
 }
 
 /// A word as a shell reads it back.
-fn shell_word(word: &str) -> String {
+pub(crate) fn shell_word(word: &str) -> String {
     let word = words::line(word);
     match word.chars().all(|c| c.is_alphanumeric() || "-_./+:@%".contains(c)) && !word.is_empty() {
         true => word,
@@ -247,7 +247,7 @@ fn shell_word(word: &str) -> String {
 }
 
 /// A paragraph broken at spaces to [`WIDTH`] columns; its indent is kept on every line.
-fn wrapped(paragraph: &str) -> String {
+pub(crate) fn wrapped(paragraph: &str) -> String {
     let indent = paragraph.len() - paragraph.trim_start_matches(' ').len();
     let mut table = Table::new();
     table.load_preset(comfy_table::presets::NOTHING);

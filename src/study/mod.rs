@@ -1,6 +1,7 @@
 //! The loop: ask the search, evaluate, tell it. Events, resume, ranking, the held-out test.
 
 pub mod claims;
+pub mod compare;
 pub mod fixed;
 pub mod folder;
 pub mod health;
