@@ -182,6 +182,8 @@ pub struct Endpoint {
     pub max_timeout_retries: u32,
     /// Whether dated snapshots share samples.
     pub equivalence: Equivalence,
+    /// It is looked at and not asked, so it needs no key.
+    pub idle: bool,
     /// The recorded answers.
     pub cassette: Option<PathBuf>,
 }
@@ -249,6 +251,13 @@ impl Endpoints {
             false => vec![&folder, &working],
         };
         folders.into_iter().map(|folder| folder.join("farthing.toml")).find(|file| file.is_file())
+    }
+
+    /// The same for looking at: nothing is sent, so no key is needed.
+    #[must_use]
+    pub fn idle(mut self) -> Endpoints {
+        self.list.iter_mut().for_each(|endpoint| endpoint.idle = true);
+        self
     }
 
     /// Loads a `farthing.toml`.
@@ -345,6 +354,7 @@ impl Endpoint {
             max_retries: 5,
             max_timeout_retries: 1,
             equivalence: Equivalence::default(),
+            idle: false,
             cassette: None,
         }
     }

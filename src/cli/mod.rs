@@ -4,6 +4,7 @@
 mod arguments;
 mod cache;
 mod compare;
+mod estimate;
 mod evaluate;
 mod first;
 mod inputs;
@@ -68,6 +69,8 @@ enum Command {
     Test(test::TestArguments),
     /// Score one configuration on every instance of a split
     Evaluate(evaluate::EvaluateArguments),
+    /// Say what it would cost, before a cent is spent
+    Estimate(estimate::EstimateArguments),
     /// Compare two configurations on the same instances
     Compare(compare::CompareArguments),
     /// Write a run's report anew
@@ -147,6 +150,7 @@ fn dispatch(command: Command, embedded: &Embedded) -> Result<u8> {
         Command::Tune(arguments) => tune::run(arguments, embedded),
         Command::Test(arguments) => test::run(arguments, embedded),
         Command::Evaluate(arguments) => evaluate::run(arguments, embedded),
+        Command::Estimate(arguments) => estimate::run(&arguments, embedded),
         Command::Compare(arguments) => compare::run(arguments, embedded),
         Command::Report(arguments) => report::run(&arguments),
         Command::Cache(arguments) => cache::run(&arguments),

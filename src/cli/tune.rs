@@ -1,5 +1,6 @@
 //! `farthing tune`.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use clap::Args;
 
 use crate::cli::arguments::{Common, dollars};
 use crate::cli::progress::{self, EventLog};
-use crate::cli::{Embedded, colour, first, inputs, print, print_json, report, with_runtime};
+use crate::cli::{Embedded, colour, estimate, first, inputs, print, print_json, report, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
 use crate::evaluate::{Served, Workload};
 use crate::money::Usd;
@@ -62,6 +63,12 @@ pub struct TuneArguments {
     /// Go on with the run in this folder, or begin it there
     #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
+    /// Do not ask before a budget above --ask-above; what is no terminal is never asked
+    #[arg(long, short)]
+    yes: bool,
+    /// Ask on a terminal before a new run may spend more than this
+    #[arg(long, value_name = "USD", value_parser = dollars, default_value = "1")]
+    ask_above: Usd,
     #[command(flatten)]
     common: Common,
 }
@@ -159,6 +166,7 @@ fn begun(arguments: &TuneArguments, embedded: &Embedded, stop: &Arc<Stop>) -> Re
         .build()?;
     // Looks at everything that can be wrong before the folder appears.
     let prepared = study.prepare()?;
+    confirm(arguments, &study, &prepared, budget)?;
     let file = StudyFile {
         farthing: env!("CARGO_PKG_VERSION").to_owned(),
         study: id,
@@ -169,6 +177,27 @@ fn begun(arguments: &TuneArguments, embedded: &Embedded, stop: &Arc<Stop>) -> Re
     };
     let folder = RunFolder::create(out, &file)?;
     Ok((study, prepared, folder))
+}
+
+/// Prompts are rendered on so many instances, and so many configurations priced, for the line at the beginning.
+const GLANCE: (usize, usize) = (32, 64);
+
+/// Says in a line what it will cost, and asks on a terminal where that may be much.
+fn confirm(arguments: &TuneArguments, study: &Study, prepared: &Prepared, budget: Usd) -> Result<()> {
+    let estimate = prepared.estimate(study, GLANCE.0, GLANCE.1)?;
+    if !arguments.common.quiet {
+        eprintln!("{}", estimate::text::line(&estimate, budget));
+    }
+    // A search that looks at everything and is done spends less than it may.
+    let grid = estimate.grid.and_then(|grid| grid.high).filter(|_| study.settings().test_share == 0.0);
+    let most = grid.map_or(budget, |grid| grid.min(budget));
+    let (stdin, stderr) = (std::io::stdin(), std::io::stderr());
+    let asks = most > arguments.ask_above && !arguments.yes && stdin.is_terminal() && stderr.is_terminal();
+    let question = format!("Up to ${most} may be spent. Begin?");
+    match asks && !estimate::agreed(&question, stdin.lock(), stderr.lock()) {
+        true => Err(Error::new(Fault::Interrupted, "not begun; nothing was spent").help("--yes does not ask")),
+        false => Ok(()),
+    }
 }
 
 fn tried_first(arguments: &TuneArguments, workload: &Workload, space: &Space) -> Result<Vec<Configuration>> {

@@ -69,7 +69,7 @@ impl Service {
     }
 
     /// Most output tokens of one completion of a request; `None` where nothing bounds it.
-    pub(super) fn output_limit(&self, request: &Request) -> Option<u64> {
+    pub fn output_limit(&self, request: &Request) -> Option<u64> {
         // What one of the endpoints is not sent does not hold it back.
         let named = |name: &str| match self.drops(name) {
             true => None,

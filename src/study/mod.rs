@@ -2,6 +2,7 @@
 
 pub mod claims;
 pub mod compare;
+pub mod estimate;
 pub mod fixed;
 pub mod folder;
 pub mod health;
@@ -257,6 +258,12 @@ fn open_runner(space: &Space, endpoints: &Endpoints, settings: &Settings) -> Res
         .any(|name| space.parameter(name).is_some_and(|parameter| parameter.when.is_empty()));
     let nothing = MemoryStore::new();
     Runner::open(nothing, endpoints, &models, settings.concurrency, settings.budget.is_some(), bounded)
+}
+
+/// Opens a runner for the models of a space under a budget, on a store: for looking, not for asking.
+pub(crate) fn open_for(space: &Space, endpoints: &Endpoints, store: SharedStore) -> Result<Runner> {
+    let settings = Settings { budget: Some(Usd::MAX), ..Settings::default() };
+    Ok(open_runner(space, endpoints, &settings)?.with_store(store))
 }
 
 impl Study {
@@ -541,6 +548,14 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// What evaluations will cost, from prompts rendered on at most `sample` instances, for at most `most` configurations.
+    pub fn estimate(&self, study: &Study, sample: usize, most: usize) -> Result<estimate::Estimate> {
+        let instances = study.workload.task.tune.clone();
+        let space = study.space.as_ref();
+        estimate::Estimator::new(Some(space), &self.runner, instances, &self.order, sample)
+            .space(study.settings.seed, most)
+    }
+
     /// How many evaluations are asked ahead of those told.
     pub fn look_ahead(&self) -> usize {
         self.look_ahead

@@ -110,7 +110,7 @@ impl Keys {
                 found.push((path.display().to_string(), key.to_owned()));
             }
         }
-        if found.is_empty() && needs_key(endpoint) {
+        if found.is_empty() && needs_key(endpoint) && !endpoint.idle {
             return Err(Error::endpoint(format!("the endpoint `{}` needs a key", endpoint.name)).help(format!(
                 "set the environment variable {}, or give the endpoint another base_url",
                 endpoint.api_key_envs.join(" or ")
