@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::backend::Endpoints;
 use crate::cli::{Embedded, inputs};
-use crate::diagnostic::{Error, Result, nearest};
+use crate::diagnostic::{Error, Result, similar};
 use crate::evaluate::{Plan, Served, Workload};
 use crate::runner::Runner;
 use crate::space::{self, Space};
@@ -140,15 +140,4 @@ pub fn endpoints(given: Option<&Path>, workload: &Workload, subjects: &[&Subject
         .help("give --endpoints FILE")),
         _ => Ok(inputs::endpoints(workload, given)?.0),
     }
-}
-
-/// Something beside a path that is not there whose name is nearly that.
-pub fn similar(path: &Path) -> Option<PathBuf> {
-    let name = path.file_name()?.to_str()?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let entries = std::fs::read_dir(parent.unwrap_or(Path::new("."))).ok()?;
-    let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort();
-    let near = nearest(name, names.iter().map(String::as_str))?;
-    Some(parent.map_or_else(|| PathBuf::from(near), |parent| parent.join(near)))
 }

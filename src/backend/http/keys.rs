@@ -329,7 +329,8 @@ impl Key {
 }
 
 /// The providers' own addresses need a key; a server of your own may go without.
-fn needs_key(endpoint: &Endpoint) -> bool {
+/// It is a service that lets nobody in without a key.
+pub(crate) fn needs_key(endpoint: &Endpoint) -> bool {
     let host = reqwest::Url::parse(&endpoint.base_url).ok().and_then(|url| url.host_str().map(str::to_owned));
     let cloud = host.is_some_and(|host| host.ends_with(".azure.com") || host == "ollama.com");
     cloud || (endpoint.vendor && !super::loopback(&endpoint.base_url))

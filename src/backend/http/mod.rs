@@ -4,6 +4,8 @@ mod keys;
 mod waits;
 mod wires;
 
+pub(crate) use keys::needs_key;
+
 use std::borrow::Cow;
 use std::sync::{Once, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};

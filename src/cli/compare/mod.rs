@@ -25,12 +25,12 @@ use crate::study::{Readers, Scored, Settings, Stop, Trial, order};
 use crate::task::{self, Direction, Instance, Split};
 
 const EXAMPLES: &str = "\
-The difference is B less A, on the instances that both answered. What the store holds is not bought again, and --budget caps
+The difference is B less A, on the instances that both answered. What the store holds is not bought again, and --budget caps \
 what is spent beyond that.
 
---fail-if-worse exits with 4 where the data show that B is worse: the whole 95 % interval of the difference lies below minus
-the margin. So a small loss on few instances passes. With --strict it is the other way round: it exits with 4 unless the data
-show that B is not worse by more than the margin, which needs a margin and enough instances. Both fail where B, and not A,
+--fail-if-worse exits with 4 where the data show that B is worse: the whole 95 % interval of the difference lies below minus \
+the margin. So a small loss on few instances passes. With --strict it is the other way round: it exits with 4 unless the data \
+show that B is not worse by more than the margin, which needs a margin and enough instances. Both fail where B, and not A, \
 misses more than 5 % of the instances for reasons of its own.
 
 Examples:

@@ -25,7 +25,7 @@ use crate::study::{Settings, order, settings};
 use crate::task::Split;
 
 const EXAMPLES: &str = "\
-Nothing is sent and nothing is spent; no key is needed. Input is counted on the prompts as they will be rendered. Output is
+Nothing is sent and nothing is spent; no key is needed. Input is counted on the prompts as they will be rendered. Output is \
 between one token and max_tokens (or the model's limit), and as long as earlier answers where the store holds some.
 
 Examples:
