@@ -1,6 +1,8 @@
 //! The run as a stream of events. The progress display, the log and the run's record are readers of it; a reader that
 //! fails never breaks the run.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::money::Usd;
@@ -51,6 +53,18 @@ pub enum Event {
         cost_usd: Usd,
         /// Requests that were sent for it; 0 where the store had it all.
         requests: u64,
+        /// The metrics beside the objective.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        metrics: BTreeMap<String, f64>,
+        /// What production would pay for it, where it was answered.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        production_usd: Option<Usd>,
+        /// Input tokens of one request and output tokens of its completions, where it was answered.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tokens: Option<[u64; 2]>,
+        /// Under which its responses are kept in the store, where it could be rendered.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fingerprint: Option<String>,
     },
     /// A configuration is out of the race.
     TrialDropped {

@@ -144,7 +144,7 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         summary.holdout = Some(holdout.clone());
         summary.holdout_cost_usd = tested.cost;
         let rows = report::rows_of(&path)?;
-        report::write(&folder, &summary, &rows, &report::examples_of(&path))?;
+        report::write(&folder, &summary, &rows)?;
         if !common.json {
             print(&table::holdout_text(&holdout, &summary))?;
         }

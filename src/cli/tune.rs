@@ -12,7 +12,6 @@ use crate::cli::{Embedded, colour, estimate, first, inputs, print, print_json, r
 use crate::diagnostic::{Error, Fault, Result};
 use crate::evaluate::{Served, Workload};
 use crate::money::Usd;
-use crate::report::page::Examples;
 use crate::report::{observations, table};
 use crate::space::{Configuration, Space};
 use crate::store::Cache;
@@ -367,7 +366,7 @@ fn write(folder: &RunFolder, outcome: &Outcome, pareto: bool) -> Result<()> {
         .take_while(|&at| folder.path.join(pareto_file(at)).exists())
         .for_each(|at| folder.remove(&pareto_file(at)));
     let rows = crate::report::rows::rows(outcome);
-    report::write(folder, &outcome.summary, &rows, &Examples::of(outcome, 5))
+    report::write(folder, &outcome.summary, &rows)
 }
 
 /// The configuration files of the frontier, from the cheapest on.

@@ -4,10 +4,12 @@
 //! Start with [`rows()`]: everything but the observations is made from its [`RankingRow`]s and a
 //! [`Summary`](crate::study::Summary), so that it can be made again from a run's folder.
 
+pub mod matters;
 pub mod observations;
 pub mod page;
 pub mod plots;
 pub mod rows;
+pub mod run;
 pub mod table;
 pub mod words;
 

@@ -75,6 +75,20 @@ pub fn clean(text: &str) -> String {
     text.chars().map(|c| if is_unsafe(c) { '\u{fffd}' } else { c }).collect()
 }
 
+/// The same with every unsafe character shown as what it is: `␀`, `⟨U+202E⟩`.
+pub fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            _ if !is_unsafe(c) => shown.push(c),
+            '\u{0}'..='\u{1f}' => shown.extend(char::from_u32(0x2400 + c as u32)),
+            '\u{7f}' => shown.push('␡'),
+            _ => shown += &format!("⟨U+{:04X}⟩", c as u32),
+        }
+    }
+    shown
+}
+
 /// The same on one line.
 pub fn line(text: &str) -> String {
     clean(text).replace(['\n', '\t'], " ")
@@ -373,6 +387,11 @@ mod tests {
         assert_eq!(scored(None, None), "-");
         assert_eq!((count(999), count(1000), count(1234567)), ("999".into(), "1,000".into(), "1,234,567".into()));
         assert_eq!(dollars(Usd::from_pico(57_912_345_678)), "$0.0579");
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_shown() {
+        assert_eq!(visible("a\u{0}b\u{1b}[2J\nc\u{202e}d\u{7f}\u{85}"), "a␀b␛[2J\nc⟨U+202E⟩d␡⟨U+0085⟩");
     }
 
     #[test]

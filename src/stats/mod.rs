@@ -4,6 +4,7 @@
 
 pub mod additive;
 pub mod eprocess;
+pub mod importance;
 pub mod interval;
 pub mod paired;
 pub mod racing;

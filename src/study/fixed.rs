@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::diagnostic::Result;
 use crate::evaluate::{Plan, Workload};
-use crate::event::{Event, Sums};
+use crate::event::Sums;
 use crate::money::Usd;
 use crate::runner::Purse;
 use crate::stats;
@@ -91,14 +91,7 @@ impl Agenda for FixedAgenda {
         self.sums.failed += u64::from(finished.result.is_err());
         self.sums.cache_hits += u64::from(finished.requests == 0 && finished.production.is_some());
         (self.sums.spent, self.sums.study_cost) = (self.purse.spent(), self.purse.study_cost());
-        let event = Event::EvaluationFinished {
-            trial: finished.trial,
-            instance: self.instances[finished.instance].id.clone(),
-            score: finished.result.as_ref().ok().and_then(|metrics| metrics.get(&self.metric)).copied(),
-            failure: finished.result.as_ref().err().cloned(),
-            cost_usd: finished.cost,
-            requests: finished.requests,
-        };
+        let event = finished.event(&self.instances[finished.instance].id, &self.metric);
         for reader in &mut self.readers {
             reader.read(&event, &self.sums);
         }

@@ -10,6 +10,7 @@ use crate::evaluate::Workload;
 use crate::prompt::{Body, Prompt};
 use crate::space::Space;
 use crate::study::Settings;
+use crate::task::Task;
 
 /// `study.toml`: all that is needed to run the study again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,7 +58,11 @@ pub struct Hashes {
 
 /// The hash of a task: its file, and every instance of both splits.
 pub fn task_hash(workload: &Workload) -> String {
-    let task = &workload.task;
+    hash_of(&workload.task)
+}
+
+/// The same of a task whose metrics are not built.
+pub fn hash_of(task: &Task) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut field = |text: &str| {
         hasher.update(&(text.len() as u64).to_le_bytes());

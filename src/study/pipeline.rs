@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::diagnostic::{Error, Result};
 use crate::evaluate::{Plan, Workload};
+use crate::event::Event;
 use crate::metric::Metrics;
 use crate::money::Usd;
 use crate::provider::{Failure, FailureKind, FinishReason, Request, Response, Sample};
@@ -82,6 +83,24 @@ impl Finished {
     /// True where the budget kept it from being sent.
     pub fn refused(&self) -> bool {
         matches!(&self.result, Err(failure) if failure.kind == FailureKind::Budget)
+    }
+
+    /// The event that tells of it; `instance` is the instance's id, `metric` the objective.
+    pub fn event(&self, instance: &str, metric: &str) -> Event {
+        let metrics = self.result.as_ref().ok();
+        let others = metrics.into_iter().flatten().filter(|(name, _)| name.as_str() != metric);
+        Event::EvaluationFinished {
+            trial: self.trial,
+            instance: instance.to_owned(),
+            score: metrics.and_then(|metrics| metrics.get(metric)).copied(),
+            failure: self.result.as_ref().err().cloned(),
+            cost_usd: self.cost,
+            requests: self.requests,
+            metrics: others.map(|(name, value)| (name.clone(), *value)).collect(),
+            production_usd: self.production,
+            tokens: self.production.map(|_| [self.prompt_tokens, self.completion_tokens]),
+            fingerprint: self.fingerprint.map(|fingerprint| fingerprint.to_string()),
+        }
     }
 }
 

@@ -340,14 +340,7 @@ impl Agenda for SearchAgenda {
             self.sums.requests += finished.requests;
             self.sums.failed += u64::from(finished.result.is_err());
             self.sums.cache_hits += u64::from(finished.requests == 0 && finished.production.is_some());
-            let event = Event::EvaluationFinished {
-                trial: number,
-                instance: self.workload.task.tune[finished.instance].id.clone(),
-                score,
-                failure: finished.result.as_ref().err().cloned(),
-                cost_usd: finished.cost,
-                requests: finished.requests,
-            };
+            let event = finished.event(&self.workload.task.tune[finished.instance].id, &objective.metric);
             self.trials[number].evaluations.push(finished);
             self.announce(&event);
         }
