@@ -13,6 +13,7 @@ mod help;
 mod init;
 mod inputs;
 mod listing;
+mod live;
 mod logging;
 mod mock;
 mod models;
@@ -82,6 +83,8 @@ enum Command {
     Estimate(estimate::EstimateArguments),
     /// Compare two configurations on the same instances
     Compare(compare::CompareArguments),
+    /// Watch a run from another terminal, and steer it
+    Watch(live::WatchArguments),
     /// Write a run's report anew
     Report(report::ReportArguments),
     /// Look into the store of samples, export it, or make it smaller
@@ -179,6 +182,7 @@ fn dispatch(command: Command, embedded: &Embedded) -> Result<u8> {
         Command::Schema(arguments) => listing::schema(&arguments),
         Command::Mock(arguments) => mock::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments, embedded),
+        Command::Watch(arguments) => live::watch(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Completions(arguments) => generated::completions(&arguments, command_line(embedded)),
         Command::Man(arguments) => generated::man(&arguments, command_line(embedded)),

@@ -107,10 +107,13 @@ fn cells(values: &[Option<&Value>]) -> Option<Cells> {
     let (mut labels, place): (Vec<String>, Box<dyn Fn(&Value) -> usize>) = match ordered {
         true if numbers.len() <= MOST_VALUES => {
             let labels = numbers.iter().map(|number| words::value(&Value::from(*number), 20)).collect();
-            (labels, Box::new(move |value: &Value| {
-                let number = value.as_f64().unwrap_or_default();
-                numbers.iter().position(|known| *known == number).unwrap_or(0)
-            }))
+            (
+                labels,
+                Box::new(move |value: &Value| {
+                    let number = value.as_f64().unwrap_or_default();
+                    numbers.iter().position(|known| *known == number).unwrap_or(0)
+                }),
+            )
         }
         true => {
             let (low, high) = (numbers[0], numbers[numbers.len() - 1]);
@@ -121,10 +124,13 @@ fn cells(values: &[Option<&Value>]) -> Option<Cells> {
                 if log { mapped.exp() } else { mapped }
             };
             let label = |at: usize| format!("{} to {}", short(edge(at)), short(edge(at + 1)));
-            ((0..RANGES).map(label).collect(), Box::new(move |value: &Value| {
-                let share = (map(value.as_f64().unwrap_or(low)) - map(low)) / (map(high) - map(low));
-                ((share * RANGES as f64) as usize).min(RANGES - 1)
-            }))
+            (
+                (0..RANGES).map(label).collect(),
+                Box::new(move |value: &Value| {
+                    let share = (map(value.as_f64().unwrap_or(low)) - map(low)) / (map(high) - map(low));
+                    ((share * RANGES as f64) as usize).min(RANGES - 1)
+                }),
+            )
         }
         false => {
             let known: Vec<Value> = distinct.iter().take(MOST_CELLS - 2).map(|value| (*value).clone()).collect();
@@ -132,7 +138,10 @@ fn cells(values: &[Option<&Value>]) -> Option<Cells> {
             if distinct.len() > known.len() {
                 labels.push("others".to_owned());
             }
-            (labels, Box::new(move |value: &Value| known.iter().position(|other| other == value).unwrap_or(known.len())))
+            (
+                labels,
+                Box::new(move |value: &Value| known.iter().position(|other| other == value).unwrap_or(known.len())),
+            )
         }
     };
     let inactive = labels.len();

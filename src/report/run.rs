@@ -211,8 +211,12 @@ impl Run {
             })
             .collect();
         let configurations: Vec<_> = self.trials.iter().map(|configuration| &configuration.0).collect();
-        let evidence =
-            Evidence { configurations: &configurations, lines: &lines, production: &production, instances: lines.len() };
+        let evidence = Evidence {
+            configurations: &configurations,
+            lines: &lines,
+            production: &production,
+            instances: lines.len(),
+        };
         let eligible: Vec<bool> = barred.iter().map(Option::is_none).collect();
         let standings = standings(&evidence, &eligible, 0);
         let names = self.parameters();
@@ -255,9 +259,7 @@ impl Run {
             })
             .collect();
         let mean = |row: &RankingRow| row.posterior_mean.map_or(f64::NEG_INFINITY, |mean| direction.gain(mean));
-        rows.sort_by(|a, b| {
-            a.standing.cmp(&b.standing).then(mean(b).total_cmp(&mean(a))).then(a.trial.cmp(&b.trial))
-        });
+        rows.sort_by(|a, b| a.standing.cmp(&b.standing).then(mean(b).total_cmp(&mean(a))).then(a.trial.cmp(&b.trial)));
         rows.iter_mut().enumerate().for_each(|(place, row)| row.rank = place + 1);
         mark_pareto(&mut rows, direction);
         rows
@@ -306,9 +308,7 @@ fn mark_pareto(rows: &mut [RankingRow], direction: Direction) {
         .iter()
         .enumerate()
         .filter(|(_, row)| row.standing == Standing::Eligible)
-        .filter_map(|(at, row)| {
-            Some((at, row.production_cost_usd_per_instance?, direction.gain(row.posterior_mean?)))
-        })
+        .filter_map(|(at, row)| Some((at, row.production_cost_usd_per_instance?, direction.gain(row.posterior_mean?))))
         .collect();
     order.sort_by(|a, b| a.1.cmp(&b.1).then(b.2.total_cmp(&a.2)).then(a.0.cmp(&b.0)));
     let mut best = f64::NEG_INFINITY;
@@ -373,7 +373,8 @@ impl Record {
         let mut cost = Usd::ZERO;
         loop {
             line.clear();
-            let read = reader.read_until(b'\n', &mut line).map_err(|error| crate::diagnostic::unreadable(path, &error))?;
+            let read =
+                reader.read_until(b'\n', &mut line).map_err(|error| crate::diagnostic::unreadable(path, &error))?;
             // The last line of a run that goes on may be half there.
             if read == 0 || line.last() != Some(&b'\n') {
                 return Ok(record);
@@ -498,7 +499,9 @@ fn store_of(file: &StudyFile, path: &Path, gaps: &mut Vec<String>) -> Option<Sha
     let found = std::iter::once(PathBuf::from(location)).chain(near).find(|path| path.is_file());
     let opened = found.and_then(|path| store::open_existing(path.to_str()?).ok());
     if opened.is_none() {
-        gaps.push(format!("The store with the responses, {location}, is not there: no prompt and no response is shown."));
+        gaps.push(format!(
+            "The store with the responses, {location}, is not there: no prompt and no response is shown."
+        ));
     }
     opened.map(|opened| store::Fresh::over(opened, file.settings.cache, &file.study))
 }
@@ -532,11 +535,8 @@ fn unfinished(file: &StudyFile, record: &Record, task: Option<&Task>) -> Summary
         trials: record.trials.len(),
         evaluations: record.evaluations.len() as u64,
         requests: record.evaluations.iter().map(|done| done.requests).sum(),
-        cache_hits: record
-            .evaluations
-            .iter()
-            .filter(|done| done.requests == 0 && done.production.is_some())
-            .count() as u64,
+        cache_hits: record.evaluations.iter().filter(|done| done.requests == 0 && done.production.is_some()).count()
+            as u64,
         failed_evaluations: record.evaluations.iter().filter(|done| done.failure.is_some()).count() as u64,
         refused_evaluations: 0,
         tuning_instances: record.offered.max(record.instances.len()),

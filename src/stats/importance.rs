@@ -96,13 +96,14 @@ pub fn importance(
     let y: Vec<f64> = rows.iter().map(|&row| (values[row] / 2.0 - middle / 2.0) / span * 2.0).collect();
     let sd: Vec<f64> = rows
         .iter()
-        .map(|&row| sds.get(row).copied().filter(|sd| sd.is_finite() && *sd > 0.0).map_or(0.0, |sd| (sd / span).min(4.0)))
+        .map(|&row| {
+            sds.get(row).copied().filter(|sd| sd.is_finite() && *sd > 0.0).map_or(0.0, |sd| (sd / span).min(4.0))
+        })
         .collect();
     let x: Vec<&[usize]> = rows.iter().map(|&row| cells[row].as_slice()).collect();
     let mut rng = ChaCha12Rng::seed_from_u64(seed);
     let mut shares: Vec<Vec<f64>> = vec![Vec::new(); factors.len()];
-    let mut curves: Vec<Vec<Vec<f64>>> =
-        factors.iter().map(|factor| vec![Vec::new(); factor.weights.len()]).collect();
+    let mut curves: Vec<Vec<Vec<f64>>> = factors.iter().map(|factor| vec![Vec::new(); factor.weights.len()]).collect();
     // Of each configuration the forests that did not draw it: their predictions and their means.
     let mut outside: Vec<(f64, f64, f64)> = vec![(0.0, 0.0, 0.0); x.len()];
     for _ in 0..REPLICATES {
@@ -206,12 +207,7 @@ fn grow(sample: &Sample<'_>, factors: &[Factor], rng: &mut ChaCha12Rng) -> Vec<L
 
 /// The split that lowers the squared error most, of a random two thirds of the factors: the factor, and the cells on its
 /// left. Cells that no configuration here has go with their neighbours.
-fn best_split(
-    sample: &Sample<'_>,
-    factors: &[Factor],
-    rows: &[usize],
-    rng: &mut ChaCha12Rng,
-) -> Option<(usize, u32)> {
+fn best_split(sample: &Sample<'_>, factors: &[Factor], rows: &[usize], rng: &mut ChaCha12Rng) -> Option<(usize, u32)> {
     let mut order: Vec<usize> = (0..factors.len()).collect();
     let tried = (2 * factors.len()).div_ceil(3);
     for at in 0..tried {
@@ -269,7 +265,8 @@ fn explain(tree: &[Leaf], factors: &[Factor], curve: &mut [Vec<f64>]) -> (Vec<f6
     for (factor, part) in parts.iter_mut().enumerate() {
         let mut average = vec![0.0; factors[factor].weights.len()];
         for (leaf, own) in tree.iter().zip(&weights) {
-            let others: f64 = own.iter().enumerate().filter(|(at, _)| *at != factor).map(|(_, weight)| weight).product();
+            let others: f64 =
+                own.iter().enumerate().filter(|(at, _)| *at != factor).map(|(_, weight)| weight).product();
             for (cell, average) in average.iter_mut().enumerate() {
                 if leaf.cells[factor] >> cell & 1 == 1 {
                     *average += leaf.value * others;

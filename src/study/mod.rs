@@ -2,6 +2,7 @@
 
 pub mod claims;
 pub mod compare;
+pub mod control;
 pub mod estimate;
 pub mod fixed;
 pub mod folder;
@@ -356,7 +357,7 @@ impl Study {
             }
         }
         let budget = self.settings.budget;
-        let search_budget = budget.map(|budget| budget - budget.share(self.settings.test_share));
+        let search_budget = budget.map(|budget| self.settings.limits(budget).0);
         let order = Arc::new(order(&self.workload, &self.workload.task.tune, self.settings.seed));
         let problem = Problem {
             domain: self.space.clone(),
@@ -384,8 +385,7 @@ impl Study {
         let recorded: HashMap<(Fingerprint, u32), Failure> =
             store.failures(&self.scope)?.into_iter().map(|(print, n, failure)| ((print, n), failure)).collect();
         let reuse = self.settings.reuse_savings;
-        // Money may come from the whole budget; a resumed study may have spent some of it on its test already.
-        let spent_limit = if reuse { search_budget } else { budget };
+        let spent_limit = budget.map(|budget| self.settings.limits(budget).1);
         let purse = Purse::with_limits(search_budget, spent_limit, reuse, already.total());
         let look_ahead = search_agenda::look_ahead(strategy.as_ref(), self.settings.margin);
         Ok(Prepared { store, runner, purse, order, strategy, look_ahead, recorded, already: already.total() })
@@ -421,11 +421,17 @@ impl Study {
             order.clone(),
             self.readers,
         )
-        .with_margin(settings.margin, most, settings::stream(settings.seed, "margin"));
+        .with_margin(settings.margin, most, settings::stream(settings.seed, "margin"))
+        .with_limits({
+            let settings = settings.clone();
+            move |budget| settings.limits(budget)
+        });
         agenda.announce(&Event::Started {
             task: task.name.clone(),
             strategy: settings.strategy.clone(),
             instances: task.tune.len(),
+            metric: task.objective.metric.clone(),
+            direction: task.objective.direction,
             budget_usd: settings.budget,
             already_spent_usd: already,
         });
@@ -438,7 +444,10 @@ impl Study {
             recorded: &recorded,
             stop: self.stop.clone(),
         };
-        let ending = pipeline.run(&mut agenda).await?;
+        self.stop.control().open(&settings.budget_changes);
+        let ending = pipeline.run(&mut agenda).await;
+        self.stop.control().close();
+        let (ending, budget) = (ending?, agenda.budget.or(settings.budget));
         let (search_cost, converged) = (purse.study_cost(), agenda.converged);
         let (trials, sums, (refused, first_refusal), mut readers) = agenda.into_parts();
         let mut ranking = ranking::rank(&trials, &task.objective, task.tune.len(), settings.inference_budget);
@@ -464,7 +473,7 @@ impl Study {
             && ending == Ending::Done
             && let Some(best) = ranking::best(&ranking)
         {
-            purse.set_limit(settings.budget);
+            purse.set_limit(budget);
             let winner = trials[best.trial].plan.clone();
             let baseline = trials.iter().find(|trial| trial.is_baseline).map(|trial| trial.plan.clone());
             let test = fixed::holdout(&pipeline, &self.workload, winner, baseline, settings.seed).await?;
@@ -476,7 +485,7 @@ impl Study {
         let spent = store.spent(&self.scope)?;
         let everything_seen =
             trials.iter().all(|trial| trial.dropped.is_some() || trial.evaluations.len() == task.tune.len());
-        let used_up = settings.budget.is_some_and(|budget| search_cost.as_f64() >= 0.9 * budget.as_f64());
+        let used_up = budget.is_some_and(|budget| search_cost.as_f64() >= 0.9 * budget.as_f64());
         let stop_reason = match ending {
             Ending::Interrupted => StopReason::Interrupted,
             Ending::SpentOut => StopReason::Budget,
@@ -495,7 +504,7 @@ impl Study {
             strategy: settings.strategy.clone(),
             seed: settings.seed,
             stop_reason,
-            budget_usd: settings.budget,
+            budget_usd: budget,
             inference_budget_usd: settings.inference_budget,
             spent_usd: spent.total(),
             lost_usd: spent.lost,
@@ -516,7 +525,7 @@ impl Study {
             pareto: claims::frontier(&trials, &ranking, &task.objective),
             notes: {
                 let mut notes =
-                    notes(settings, &trials, &ranking, search_cost, first_refusal, ending == Ending::SpentOut);
+                    notes(budget, &trials, &ranking, search_cost, first_refusal, ending == Ending::SpentOut);
                 notes.extend(no_range(&self.workload, &trials, &ranking));
                 notes
             },
@@ -577,7 +586,7 @@ fn no_range(workload: &Workload, trials: &[Trial], ranking: &[Ranked]) -> Option
 
 /// What the user should know beside the numbers.
 fn notes(
-    settings: &Settings,
+    budget: Option<Usd>,
     trials: &[Trial],
     ranking: &[Ranked],
     cost: Usd,
@@ -606,16 +615,13 @@ fn notes(
         }
         _ => {}
     }
-    let left = settings.budget.map_or(Usd::ZERO, |budget| budget.saturating_left(cost));
+    let left = budget.map_or(Usd::ZERO, |budget| budget.saturating_left(cost));
     let unbounded = trials.iter().any(|trial| {
         trial.refused > 0
             && !["max_tokens", "max_completion_tokens"].iter().any(|name| trial.plan.params.contains_key(*name))
             && !trial.plan.service.source().starts_with("replay")
     });
-    if first_refusal.is_some()
-        && unbounded
-        && settings.budget.is_some_and(|budget| left.as_f64() > 0.1 * budget.as_f64())
-    {
+    if first_refusal.is_some() && unbounded && budget.is_some_and(|budget| left.as_f64() > 0.1 * budget.as_f64()) {
         notes.push(format!(
             "${left} were left unused because no max_tokens is set: a completion was held at the model's output limit. Set max_tokens to use more of the budget."
         ));

@@ -21,13 +21,21 @@ pub fn forms(run: &Run) -> Vec<Form> {
     let Ok(served) = Served::load(&run.path.join("best.toml")) else { return Vec::new() };
     let example = run.task.as_ref().and_then(|task| task.tune.first()).map(|instance| instance.fields.clone());
     vec![
-        Form { name: "TOML", about: "best.toml: what farthing test and farthing evaluate --config take.", text: text.clone() },
+        Form {
+            name: "TOML",
+            about: "best.toml: what farthing test and farthing evaluate --config take.",
+            text: text.clone(),
+        },
         Form {
             name: "JSON",
             about: "The request; texts in {{ }} are filled in from an instance.",
             text: pretty(&Value::Object(served.request.clone())),
         },
-        Form { name: "curl", about: "The same request over HTTP; fill in the texts in {{ }}.", text: curl(&served.request) },
+        Form {
+            name: "curl",
+            about: "The same request over HTTP; fill in the texts in {{ }}.",
+            text: curl(&served.request),
+        },
         Form {
             name: "Python",
             about: "The same with the openai package; prompts are Jinja templates.",
@@ -103,7 +111,9 @@ fn python(request: &Map<String, Value>, example: Option<&Map<String, Value>>) ->
     let (messages, prompt) = (body.remove("messages"), body.remove("prompt"));
     let (own, extra): (Map<String, Value>, Map<String, Value>) =
         body.into_iter().partition(|(name, _)| KNOWN.contains(&name.as_str()));
-    let mut text = String::from("# pip install openai jinja2; the key is read from OPENAI_API_KEY\nimport jinja2\nfrom openai import OpenAI\n\n");
+    let mut text = String::from(
+        "# pip install openai jinja2; the key is read from OPENAI_API_KEY\nimport jinja2\nfrom openai import OpenAI\n\n",
+    );
     text += &format!("VARIABLES = {}\n", literal(&Value::Object(variables), 0));
     match (&messages, &prompt) {
         (Some(messages), _) => text += &format!("MESSAGES = {}\n", literal(messages, 0)),
@@ -113,7 +123,9 @@ fn python(request: &Map<String, Value>, example: Option<&Map<String, Value>>) ->
     let call = if messages.is_some() { "client.chat.completions.create" } else { "client.completions.create" };
     text += &format!("    reply = {call}(\n");
     text += match messages.is_some() {
-        true => "        messages=[{**message, \"content\": fill(message[\"content\"], instance)} for message in MESSAGES],\n",
+        true => {
+            "        messages=[{**message, \"content\": fill(message[\"content\"], instance)} for message in MESSAGES],\n"
+        }
         false => "        prompt=fill(PROMPT, instance),\n",
     };
     for (name, value) in &own {
@@ -128,7 +140,8 @@ fn python(request: &Map<String, Value>, example: Option<&Map<String, Value>>) ->
         false => "    return [choice.text for choice in reply.choices]\n",
     };
     let example = example.map_or_else(Map::new, |fields| {
-        let small = |(name, value): (&String, &Value)| (value.to_string().len() < 2000).then(|| (name.clone(), value.clone()));
+        let small =
+            |(name, value): (&String, &Value)| (value.to_string().len() < 2000).then(|| (name.clone(), value.clone()));
         fields.iter().filter_map(small).collect()
     });
     text + &format!("\n\nprint(ask({}))\n", literal(&Value::Object(example), 0))
@@ -157,7 +170,9 @@ fn literal(value: &Value, indent: usize) -> String {
         Value::Object(fields) => {
             let fields: String = fields
                 .iter()
-                .map(|(name, value)| format!("{pad}{}: {},\n", literal(&Value::from(name.as_str()), 0), literal(value, indent + 4)))
+                .map(|(name, value)| {
+                    format!("{pad}{}: {},\n", literal(&Value::from(name.as_str()), 0), literal(value, indent + 4))
+                })
                 .collect();
             format!("{{\n{fields}{end}}}")
         }

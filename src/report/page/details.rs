@@ -205,12 +205,12 @@ impl Packer<'_> {
                 }
                 if let Some(purchase) = seen.stored.purchases.first() {
                     let response = &purchase.response;
-                    let more = [
-                        ("cached", response.cached_tokens),
-                        ("reasoning", response.reasoning_tokens),
-                    ];
-                    let more: Map<String, Value> =
-                        more.iter().filter(|(_, tokens)| *tokens > 0).map(|(name, tokens)| ((*name).to_owned(), (*tokens).into())).collect();
+                    let more = [("cached", response.cached_tokens), ("reasoning", response.reasoning_tokens)];
+                    let more: Map<String, Value> = more
+                        .iter()
+                        .filter(|(_, tokens)| *tokens > 0)
+                        .map(|(name, tokens)| ((*name).to_owned(), (*tokens).into()))
+                        .collect();
                     if !more.is_empty() {
                         put("h", Value::Object(more));
                     }
@@ -277,7 +277,8 @@ fn pack_prompts(name: String, prompts: &BTreeMap<u32, Vec<(String, String)>>, fu
 /// Packs what fits into `most` bytes, in this order: the configurations of `first` on all instances up to half of the
 /// room, then all others range by range, by rank.
 pub fn details(run: &Run, first: &[usize], most: usize, full: bool) -> Details {
-    let nothing = |left_out| Details { index: json!({"range": RANGE, "pieces": {}, "groups": []}), blocks: Vec::new(), left_out };
+    let nothing =
+        |left_out| Details { index: json!({"range": RANGE, "pieces": {}, "groups": []}), blocks: Vec::new(), left_out };
     let Some(store) = run.store.as_deref() else { return nothing(None) };
     if run.evaluations.iter().all(|done| done.fingerprint.is_none()) {
         return nothing(None);
@@ -298,11 +299,8 @@ pub fn details(run: &Run, first: &[usize], most: usize, full: bool) -> Details {
     let mut order: Vec<Piece> = Vec::new();
     let mut taken = BTreeSet::new();
     // By the ranges that each configuration was asked on; most were asked on few.
-    let asked: Vec<BTreeSet<usize>> = packer
-        .by_trial
-        .iter()
-        .map(|own| own.iter().map(|done| done.instance as usize / RANGE).collect())
-        .collect();
+    let asked: Vec<BTreeSet<usize>> =
+        packer.by_trial.iter().map(|own| own.iter().map(|done| done.instance as usize / RANGE).collect()).collect();
     let leading: Vec<Piece> = leading.filter(|(trial, range)| asked[*trial].contains(range)).collect();
     for piece in leading.iter().copied().chain(all) {
         if asked[piece.0].contains(&piece.1) && taken.insert(piece) {

@@ -116,8 +116,7 @@ pub fn frame(run: &Run, size: (u32, u32)) -> Frame<'_> {
 /// How a run went: who led, as is known now; and the baseline's score.
 pub fn course(run: &Run) -> (progress::Course, Option<f64>) {
     let known = |trial: usize| run.rows.iter().find(|row| row.trial == trial)?.posterior_mean;
-    let steps =
-        run.leads.iter().filter_map(|lead| Some((lead.cost.as_f64(), known(lead.trial as usize)?))).collect();
+    let steps = run.leads.iter().filter_map(|lead| Some((lead.cost.as_f64(), known(lead.trial as usize)?))).collect();
     let mut course = progress::Course {
         name: run.name(),
         steps,
@@ -157,8 +156,12 @@ fn document(run: &Run, matrix: &Value, details: &Value) -> Value {
         });
         trials.insert(row.trial.to_string(), of);
     }
-    let failures: Vec<Value> =
-        run.failures.iter().take(2000).map(|failure| json!([failure.kind.to_string(), words::cut(&failure.message, 2000)])).collect();
+    let failures: Vec<Value> = run
+        .failures
+        .iter()
+        .take(2000)
+        .map(|failure| json!([failure.kind.to_string(), words::cut(&failure.message, 2000)]))
+        .collect();
     json!({
         "metric": run.summary.metric,
         "less": run.summary.direction == crate::task::Direction::Minimize,
@@ -259,4 +262,3 @@ fn made_visible(value: &mut Value) {
         _ => {}
     }
 }
-

@@ -346,8 +346,9 @@ fn failures(run: &Run) -> Value {
     let group = |group: &Group| {
         let mut messages: Vec<(&u32, &usize)> = group.messages.iter().collect();
         messages.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
-        let message =
-            |(at, count): &(&u32, &usize)| json!([words::cut(&run.failures[**at as usize].message, LONG), words::count(**count as u64)]);
+        let message = |(at, count): &(&u32, &usize)| {
+            json!([words::cut(&run.failures[**at as usize].message, LONG), words::count(**count as u64)])
+        };
         let place = |(trial, instance): &(u32, u32)| {
             json!({
                 "trial": trial, "instance": instance,
@@ -376,7 +377,9 @@ fn prompt(run: &Run) -> Value {
     match (request.get("messages").and_then(Value::as_array), request.get("prompt").and_then(Value::as_str)) {
         (Some(messages), _) => messages
             .iter()
-            .map(|message| json!([words::cut(&text(message, "role"), SHORT), words::cut(&text(message, "content"), TEXT)]))
+            .map(|message| {
+                json!([words::cut(&text(message, "role"), SHORT), words::cut(&text(message, "content"), TEXT)])
+            })
             .collect(),
         (None, Some(prompt)) => json!([["prompt", words::cut(prompt, TEXT)]]),
         (None, None) => Value::Array(Vec::new()),
@@ -398,7 +401,10 @@ fn settings(run: &Run) -> Vec<Value> {
         ("budget", optional(summary.budget_usd)),
         ("inference budget, an instance", optional(summary.inference_budget_usd)),
         ("test share", file.settings.test_share.to_string()),
-        ("most configurations", file.settings.max_trials.map_or("no limit".to_owned(), |most| words::count(most as u64))),
+        (
+            "most configurations",
+            file.settings.max_trials.map_or("no limit".to_owned(), |most| words::count(most as u64)),
+        ),
         ("tuning instances", words::count(summary.tuning_instances as u64)),
         ("configurations tried", words::count(summary.trials as u64)),
         ("evaluations", words::count(summary.evaluations)),

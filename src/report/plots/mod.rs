@@ -104,7 +104,8 @@ where
     }
 
     fn circle(&self, at: (i32, i32), radius: i32, color: RGBColor, shade: f64) -> Drawn {
-        let circle = Circle::new((at.0 * self.scale, at.1 * self.scale), radius * self.scale, color.mix(shade).filled());
+        let circle =
+            Circle::new((at.0 * self.scale, at.1 * self.scale), radius * self.scale, color.mix(shade).filled());
         Ok(self.area.draw(&circle).map_err(|error| error.to_string())?)
     }
 

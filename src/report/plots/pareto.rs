@@ -65,7 +65,8 @@ pub fn figure(rows: &[RankingRow], frame: Frame<'_>) -> Option<Figure> {
     mark_frontier(&mut points, frame.direction);
     let all_intervals = points.len() <= INTERVALS;
     for point in &mut points {
-        point.interval = point.interval.filter(|_| all_intervals || point.on_frontier || point.baseline || point.winner);
+        point.interval =
+            point.interval.filter(|_| all_intervals || point.on_frontier || point.baseline || point.winner);
     }
     let mut costs: Vec<f64> = points.iter().map(|point| point.cost).collect();
     costs.extend(frame.inference_budget.map(Usd::as_f64));
@@ -79,7 +80,14 @@ pub fn figure(rows: &[RankingRow], frame: Frame<'_>) -> Option<Figure> {
     Some(Figure::new(frame.size, about, move |ink, (width, height)| {
         let x = Scale::new(&costs, log, (64, width - 16));
         let y = Scale::new(&scores, false, (height - 52, 26));
-        draw(ink, &points, &x, &y, Frame { metric: &metric, direction, inference_budget: budget, size: (0, 0) }, width < 500)
+        draw(
+            ink,
+            &points,
+            &x,
+            &y,
+            Frame { metric: &metric, direction, inference_budget: budget, size: (0, 0) },
+            width < 500,
+        )
     }))
 }
 

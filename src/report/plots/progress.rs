@@ -119,12 +119,20 @@ mod tests {
 
     #[test]
     fn courses_are_drawn_and_told() {
-        let course = Course { name: "run-1".into(), steps: vec![(0.0, 0.5), (0.1, 0.7)], end: 0.5, seemed: vec![(0.1, 0.9)] };
+        let course =
+            Course { name: "run-1".into(), steps: vec![(0.0, 0.5), (0.1, 0.7)], end: 0.5, seemed: vec![(0.1, 0.9)] };
         let one = figure(&[course.clone()], Some(0.5), Some("0.5".parse().unwrap()), FRAME).unwrap();
-        assert!(one.about.contains("accuracy 0.500 after $0 and 0.700 after $0.1 of $0.5; the baseline scores 0.500"), "{}", one.about);
+        assert!(
+            one.about.contains("accuracy 0.500 after $0 and 0.700 after $0.1 of $0.5; the baseline scores 0.500"),
+            "{}",
+            one.about
+        );
         let svg = one.svg().unwrap();
         assert!(svg.contains("<polyline") && svg.contains("budget") && !svg.contains("run-1"));
-        let two = figure(&[course.clone(), Course { name: "<b>".into(), ..course }], None, None, FRAME).unwrap().svg().unwrap();
+        let two = figure(&[course.clone(), Course { name: "<b>".into(), ..course }], None, None, FRAME)
+            .unwrap()
+            .svg()
+            .unwrap();
         assert!(two.contains("run-1") && two.contains("&lt;b&gt;") && !two.contains("<b>"));
         assert!(figure(&[Course::default()], None, None, FRAME).is_none());
     }
