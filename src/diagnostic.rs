@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use miette::{LabeledSpan, MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
@@ -85,7 +85,19 @@ pub fn unreadable(path: &Path, error: &std::io::Error) -> Error {
         std::io::ErrorKind::IsADirectory => format!("{} is a folder, not a file", path.display()),
         _ => format!("cannot read {}: {error}", path.display()),
     };
-    Error::usage(message)
+    let near = (error.kind() == std::io::ErrorKind::NotFound).then(|| similar(path)).flatten();
+    Error::usage(message).help_if(near.map(|near| format!("did you mean {}?", near.display())))
+}
+
+/// Something beside a path that is not there whose name is nearly that.
+pub fn similar(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let entries = std::fs::read_dir(parent.unwrap_or(Path::new("."))).ok()?;
+    let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    let near = nearest(name, names.iter().map(String::as_str))?;
+    Some(parent.map_or_else(|| PathBuf::from(near), |parent| parent.join(near)))
 }
 
 /// The usage error for bytes that are not UTF-8 from offset `good` on; `bytes` begin at line `first_line` (from 0).

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::money::Usd;
 use crate::provider::Failure;
 use crate::space::Configuration;
+use crate::task::Direction;
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,6 +23,12 @@ pub enum Event {
         strategy: String,
         /// The instances that may be looked at.
         instances: usize,
+        /// The objective.
+        #[serde(default)]
+        metric: String,
+        /// Which way is better.
+        #[serde(default)]
+        direction: Direction,
         /// The cap.
         #[serde(skip_serializing_if = "Option::is_none")]
         budget_usd: Option<Usd>,
@@ -79,6 +86,18 @@ pub enum Event {
         trial: usize,
         /// Its mean score so far.
         score: f64,
+    },
+    /// The user changed the budget.
+    BudgetChanged {
+        /// From this evaluation on, counted from 0 in the order of asking.
+        from: usize,
+        /// The budget in all.
+        budget_usd: Usd,
+    },
+    /// The user paused the run, or lets it go on.
+    Paused {
+        /// Nothing is sent now.
+        paused: bool,
     },
     /// The user asked to stop.
     StopRequested,

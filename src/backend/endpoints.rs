@@ -189,6 +189,8 @@ pub struct Endpoint {
     pub max_timeout_retries: u32,
     /// Whether dated snapshots share samples.
     pub equivalence: Equivalence,
+    /// It is looked at and not asked, so it needs no key.
+    pub idle: bool,
     /// The recorded answers.
     pub cassette: Option<PathBuf>,
     /// local: what its models cost that have no price of their own.
@@ -283,6 +285,13 @@ impl Endpoints {
         folders.into_iter().map(|folder| folder.join("farthing.toml")).find(|file| file.is_file())
     }
 
+    /// The same for looking at: nothing is sent, so no key is needed.
+    #[must_use]
+    pub fn idle(mut self) -> Endpoints {
+        self.list.iter_mut().for_each(|endpoint| endpoint.idle = true);
+        self
+    }
+
     /// Loads a `farthing.toml`.
     pub fn load(path: &Path) -> Result<Endpoints> {
         let source = Source::read(path)?;
@@ -373,7 +382,7 @@ impl Endpoints {
             return self.model(name);
         }
         let serving = self.list.get(endpoint).ok_or_else(|| Error::internal("there is no such endpoint"))?;
-        Ok(with_builtin(Model::named(name, endpoint), serving))
+        with_builtin(Model::named(name, endpoint), serving)
     }
 
     /// Adds an endpoint that no file names; gives its place.
@@ -432,6 +441,7 @@ impl Endpoint {
             max_retries: 5,
             max_timeout_retries: 1,
             equivalence: Equivalence::default(),
+            idle: false,
             cassette: None,
             local_price: None,
             implied: false,

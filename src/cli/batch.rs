@@ -221,7 +221,7 @@ fn interruptible<T>(quiet: bool, work: impl Future<Output = Result<T>>) -> Resul
     let work = async move {
         tokio::select! {
             outcome = work => outcome,
-            () = pressed.wished() => {
+            () = pressed.until_asked() => {
                 Err(Error::new(Fault::Interrupted, "interrupted; what is out stays out").help("the same command goes on"))
             }
         }

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use crate::backend::Endpoints;
 use crate::cli::Embedded;
 use crate::declaration;
-use crate::diagnostic::{Error, Result, Source};
+use crate::diagnostic::{Error, Result, Source, similar};
 use crate::evaluate::Workload;
 use crate::space::{self, Configuration, Space, Values};
 
@@ -22,7 +22,10 @@ pub fn workload(embedded: &Embedded, task: Option<&Path>) -> Result<Workload> {
             workload.task.name,
             path.display()
         ))),
-        (None, Some(path)) => Workload::load(path),
+        (None, Some(path)) => Workload::load(path).map_err(|error| match (path.exists(), similar(path)) {
+            (false, Some(near)) => error.help(format!("did you mean {}?", near.display())),
+            _ => error,
+        }),
         (None, None) => Err(Error::usage("which task? Give the path of its folder")),
     }
 }

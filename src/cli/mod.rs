@@ -4,11 +4,18 @@
 mod arguments;
 mod batch;
 mod cache;
+mod compare;
+mod doctor;
+mod estimate;
 mod evaluate;
 mod first;
+mod generated;
+mod help;
+mod init;
 mod inputs;
 mod judge;
 mod listing;
+mod live;
 mod logging;
 mod mock;
 mod models;
@@ -16,6 +23,7 @@ mod plot;
 mod progress;
 mod report;
 mod run;
+mod subject;
 mod test;
 mod tune;
 
@@ -39,14 +47,15 @@ struct Embedded {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 a fault of farthing's; 2 bad usage or bad input, nothing was spent; \
-3 the budget ended before any configuration could be judged; 4 a gate failed (test --min-score); 5 the endpoint could not \
+3 the budget ended before any configuration could be judged; 4 a gate failed (test --min-score, compare --fail-if-worse); 5 the endpoint could not \
 be used; 130 interrupted, --resume goes on.";
 
 const EXAMPLES: &str = "Examples:
-  farthing tune tasks/arithmetic --budget 0.50          find the best configuration for at most 50 cents
-  farthing test results/arithmetic-1                    score the winner on instances that did not choose it
-  farthing evaluate tasks/arithmetic --set prompt=few_shot --set n=5
-  farthing schema space                                 the JSON schema of a search space";
+  farthing init sums                           a task that runs at once
+  farthing tune sums --budget 0.10             find the best configuration for at most 10 cents
+  farthing test results/sums-1                 score the winner on held-out instances
+  farthing evaluate sums --set prompt=steps    score one configuration
+  farthing compare now.toml results/sums-1     is it better than what you have?";
 
 /// Finds the prompt and the settings that do best on your task, for as few dollars as it can.
 #[derive(Parser)]
@@ -64,6 +73,10 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write a task, a search space and a farthing.toml that run at once
+    Init(init::InitArguments),
+    /// Look whether all is well, without spending: configuration, keys, endpoints, prices, store
+    Doctor(doctor::DoctorArguments),
     /// Search for the best configuration under a budget
     Tune(tune::TuneArguments),
     /// Score a run's winner, or a configuration, on held-out instances
@@ -78,6 +91,12 @@ enum Command {
     Rephrase(judge::RephraseArguments),
     /// Send requests through a batch API: half the price, answers within a day
     Batch(batch::BatchArguments),
+    /// Say what it would cost, before a cent is spent
+    Estimate(estimate::EstimateArguments),
+    /// Compare two configurations on the same instances
+    Compare(compare::CompareArguments),
+    /// Watch a run from another terminal, and steer it
+    Watch(live::WatchArguments),
     /// Write a run's report anew, compare several runs on one page, or export them
     Report(report::ReportArguments),
     /// Draw a run as SVG or PNG
@@ -94,6 +113,10 @@ enum Command {
     Schema(listing::SchemaArguments),
     /// Serve an OpenAI-compatible endpoint on loopback, from a cassette or with made-up answers
     Mock(mock::MockArguments),
+    /// Print a completion script for a shell
+    Completions(generated::CompletionsArguments),
+    /// Write man pages
+    Man(generated::ManArguments),
 }
 
 /// The program `farthing`.
@@ -125,12 +148,7 @@ fn hush_metrics() {
 
 fn run(embedded: Embedded) -> ExitCode {
     hush_metrics();
-    let name = embedded.workload.as_ref().map(|workload| workload.task.name.clone());
-    let command = match &name {
-        Some(name) => Arguments::command().about(format!("Tunes the task `{name}`; TASK is left out of every command")),
-        None => Arguments::command(),
-    };
-    let matches = match command.try_get_matches() {
+    let matches = match command_line(&embedded).try_get_matches() {
         Ok(matches) => matches,
         Err(error) => {
             let usage = error.use_stderr();
@@ -152,6 +170,17 @@ fn run(embedded: Embedded) -> ExitCode {
     }
 }
 
+/// The whole command line as declared.
+fn command_line(embedded: &Embedded) -> clap::Command {
+    let command = help::grouped(Arguments::command());
+    match &embedded.workload {
+        Some(workload) => {
+            command.about(format!("Tunes the task `{}`; TASK is left out of every command", workload.task.name))
+        }
+        None => command,
+    }
+}
+
 fn dispatch(command: Command, embedded: &Embedded) -> Result<u8> {
     match command {
         Command::Tune(arguments) => tune::run(arguments, embedded),
@@ -160,6 +189,8 @@ fn dispatch(command: Command, embedded: &Embedded) -> Result<u8> {
         Command::Run(arguments) => run::run(arguments),
         Command::Judge(arguments) => judge::run(arguments),
         Command::Rephrase(arguments) => judge::rephrase(arguments),
+        Command::Estimate(arguments) => estimate::run(&arguments, embedded),
+        Command::Compare(arguments) => compare::run(arguments, embedded),
         Command::Report(arguments) => report::run(&arguments),
         Command::Batch(arguments) => batch::run(arguments),
         Command::Plot(arguments) => plot::run(&arguments),
@@ -169,6 +200,11 @@ fn dispatch(command: Command, embedded: &Embedded) -> Result<u8> {
         Command::Models(arguments) => models::run(&arguments),
         Command::Schema(arguments) => listing::schema(&arguments),
         Command::Mock(arguments) => mock::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments, embedded),
+        Command::Watch(arguments) => live::watch(&arguments),
+        Command::Init(arguments) => init::run(&arguments),
+        Command::Completions(arguments) => generated::completions(&arguments, command_line(embedded)),
+        Command::Man(arguments) => generated::man(&arguments, command_line(embedded)),
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Write};
 use std::path::Path;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -163,14 +165,26 @@ impl Reader for Lines {
     }
 }
 
-/// `events.jsonl`: the run as it happened.
-pub struct EventLog(Option<BufWriter<File>>);
+/// `events.jsonl`: the run as it happened, written by a thread of its own, so that a slow disk never slows the run. What
+/// others watch is at most [`LAG`] old.
+pub struct EventLog {
+    lines: Option<mpsc::Sender<Vec<u8>>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// How long a line may wait for others.
+const LAG: Duration = Duration::from_millis(200);
 
 impl EventLog {
     /// A new record. One that cannot be written is not kept; the run goes on.
     pub fn create(path: &Path) -> Option<EventLog> {
-        match File::create(path) {
-            Ok(file) => Some(EventLog(Some(BufWriter::new(file)))),
+        let begun = File::create(path).and_then(|file| {
+            let (sender, lines) = mpsc::channel();
+            let writer = std::thread::Builder::new().name("events".into()).spawn(move || write_lines(file, &lines))?;
+            Ok(EventLog { lines: Some(sender), writer: Some(writer) })
+        });
+        match begun {
+            Ok(log) => Some(log),
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "the run's events are not kept");
                 None
@@ -179,18 +193,49 @@ impl EventLog {
     }
 }
 
+/// Writes what comes until nobody is left who sends.
+fn write_lines(file: File, lines: &mpsc::Receiver<Vec<u8>>) {
+    let mut out = BufWriter::new(file);
+    let mut written = Ok(());
+    let mut flushed = Instant::now();
+    while written.is_ok() {
+        written = match lines.recv_timeout(LAG) {
+            Ok(line) => out.write_all(&line).and_then(|()| match flushed.elapsed() > LAG {
+                true => {
+                    flushed = Instant::now();
+                    out.flush()
+                }
+                false => Ok(()),
+            }),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                flushed = Instant::now();
+                out.flush()
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        };
+    }
+    if let Err(error) = written.and_then(|()| out.flush()) {
+        tracing::warn!(%error, "the run's events are kept only up to here");
+    }
+}
+
 impl Reader for EventLog {
     fn read(&mut self, event: &Event, _sums: &Sums) {
-        let Some(out) = &mut self.0 else { return };
-        let written =
-            serde_json::to_writer(&mut *out, event).map_err(std::io::Error::from).and_then(|()| out.write_all(b"\n"));
-        let written = match event {
-            Event::EvaluationFinished { .. } => written,
-            _ => written.and_then(|()| out.flush()),
-        };
-        if let Err(error) = written {
-            tracing::warn!(%error, "the run's events are kept only up to here");
-            self.0 = None;
+        let Some(lines) = &self.lines else { return };
+        let Ok(mut line) = serde_json::to_vec(event) else { return };
+        line.push(b'\n');
+        // A writer that gave up said why.
+        if lines.send(line).is_err() {
+            self.lines = None;
+        }
+    }
+}
+
+impl Drop for EventLog {
+    fn drop(&mut self) {
+        self.lines = None;
+        if let Some(writer) = self.writer.take() {
+            drop(writer.join());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `farthing test`: a run's winner, or a configuration, on instances that did not choose it.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -10,15 +10,16 @@ use serde_json::Value;
 
 use crate::backend::Endpoints;
 use crate::cli::arguments::{Common, dollars};
+use crate::cli::subject::{self, Subject as Named};
 use crate::cli::{Embedded, inputs, print, print_json, progress, report, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
 use crate::evaluate::{Plan, Served, Workload, capability};
 use crate::money::Usd;
 use crate::report::{table, words};
 use crate::runner::{Purse, Runner};
-use crate::space::{self, Configuration, Space};
+use crate::space::{Configuration, Space};
 use crate::store::{self, MemoryStore};
-use crate::study::folder::{self, RunFolder, StudyFile};
+use crate::study::folder::{RunFolder, StudyFile};
 use crate::study::pipeline::{Ending, Pipeline};
 use crate::study::{Holdout, Readers, Settings, Stop, Summary, fixed};
 use crate::task::{self, Instance};
@@ -199,59 +200,16 @@ fn tuned_on(tune: &[Instance], test: &[Instance]) -> Option<String> {
 }
 
 fn subject(arguments: &TestArguments, embedded: &Embedded) -> Result<Subject> {
-    let path = &arguments.run_or_config;
-    if !path.exists() {
-        return Err(Error::usage(format!("there is no run or configuration at {}", path.display())));
+    let named = Named::at(&arguments.run_or_config)?;
+    let workload = subject::workload(embedded, arguments.task.as_deref(), &[&named])?;
+    if named.is_run && arguments.task.is_none() {
+        named.note_changes(&workload);
     }
-    let is_run = path.is_dir();
-    let home = if is_run { path.clone() } else { path.parent().map(Path::to_owned).unwrap_or_default() };
-    let file = match home.join("study.toml").is_file() {
-        true => Some(folder::load(&home)?),
-        false if is_run => {
-            return Err(folder::load(&home).err().unwrap_or_else(|| Error::usage("this is no run's folder")));
-        }
-        false => None,
-    };
-    let best = if is_run { home.join("best.toml") } else { path.clone() };
-    if !best.is_file() {
-        return Err(Error::usage(format!("the run in {} has no winner to test", home.display()))
-            .help("it found no configuration that could be judged and chosen, or it has not ended: --resume goes on"));
-    }
-    let served = Served::load(&best)?;
-    let named = served.task.clone().unwrap_or_default();
-    let workload = match (&arguments.task, file.as_ref().and_then(|file| file.inputs.task.clone())) {
-        (Some(task), _) => inputs::workload(embedded, Some(task))?,
-        (None, _) if embedded.workload.is_some() => inputs::workload(embedded, None)?,
-        (None, Some(task)) => inputs::workload(embedded, Some(&task))?,
-        (None, None) => {
-            let places = [Path::new("tasks").join(&named), PathBuf::from(&named)];
-            match places.into_iter().find(|place| !named.is_empty() && place.join("task.toml").is_file()) {
-                Some(place) => inputs::workload(embedded, Some(&place))?,
-                None => {
-                    return Err(Error::usage(format!("where is the task `{named}` of {}?", best.display()))
-                        .help("give --task TASK"));
-                }
-            }
-        }
-    };
-    if let Some(file) = file
-        .as_ref()
-        .filter(|file| is_run && arguments.task.is_none() && folder::task_hash(&workload) != file.hashes.task)
-    {
-        eprintln!("Note: the task `{}` changed since the run was begun.", file.inputs.name);
-    }
-    let known = file.as_ref().and_then(|file| file.inputs.endpoints.clone());
-    let endpoints = match (&arguments.common.endpoints, known) {
-        (None, Some(path)) => Endpoints::load(&path)?,
-        (given, _) => inputs::endpoints(&workload, given.as_deref())?.0,
-    };
-    let space = match file.as_ref().and_then(|file| file.inputs.space.clone()) {
-        Some(path) if path.is_file() => Some(space::load(&path)?),
-        _ => inputs::space(embedded, &workload, None).ok().map(|(space, _)| space),
-    };
-    let run = match (is_run, file) {
-        (true, Some(file)) => Some((home.clone(), file, report::summary_of(&home)?)),
+    let endpoints = subject::endpoints(arguments.common.endpoints.as_deref(), &workload, &[&named])?;
+    let space = named.space(embedded, &workload)?;
+    let run = match (named.is_run, named.study) {
+        (true, Some(file)) => Some((named.home.clone(), file, report::summary_of(&named.home)?)),
         _ => None,
     };
-    Ok(Subject { served, workload, endpoints, run, space })
+    Ok(Subject { served: named.served, workload, endpoints, run, space })
 }

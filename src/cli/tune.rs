@@ -1,13 +1,15 @@
 //! `farthing tune`.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 
 use crate::cli::arguments::{Common, dollars};
+use crate::cli::live::{Live, hand::Listener};
 use crate::cli::progress::{self, EventLog};
-use crate::cli::{Embedded, colour, first, inputs, print, print_json, report, with_runtime};
+use crate::cli::{Embedded, colour, estimate, first, inputs, print, print_json, report, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
 use crate::evaluate::{Served, Workload};
 use crate::money::Usd;
@@ -61,6 +63,15 @@ pub struct TuneArguments {
     /// Go on with the run in this folder, or begin it there
     #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
+    /// Do not ask before a budget above --ask-above; what is no terminal is never asked
+    #[arg(long, short)]
+    yes: bool,
+    /// Ask on a terminal before a new run may spend more than this
+    #[arg(long, value_name = "USD", value_parser = dollars, default_value = "1")]
+    ask_above: Usd,
+    /// Show the run on the whole terminal as it goes on, and steer it by keys
+    #[arg(long)]
+    live: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -85,11 +96,17 @@ pub fn run(arguments: TuneArguments, embedded: &Embedded) -> Result<u8> {
     if let Some(log) = EventLog::create(&shown.join("events.jsonl")) {
         study.add_reader(Box::new(log));
     }
+    keep_budget_changes(&folder, &stop)?;
     let (quiet, pareto) = (arguments.common.quiet, study.settings().pareto);
-    if !quiet {
+    let live = arguments.live && std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+    if live {
+        study.add_reader(Box::new(Live::begin(stop.clone())));
+    } else if !quiet {
         study.add_reader(progress::display(study.workload().task.tune.len()));
     }
-    let outcome = with_runtime(quiet, study.run_prepared(prepared), stop);
+    let listener = Listener::begin(&shown, stop.clone());
+    let outcome = with_runtime(quiet || live, study.run_prepared(prepared), stop);
+    drop(listener);
     let outcome = outcome.map_err(|error| match error.fault() {
         Fault::Endpoint => error.clone().help(format!(
             "{}; what was paid for is kept: farthing tune --resume {} goes on",
@@ -109,6 +126,17 @@ pub fn run(arguments: TuneArguments, embedded: &Embedded) -> Result<u8> {
         (_, None) => Fault::Budget.exit_code(),
         _ => 0,
     })
+}
+
+/// A budget that is changed while the study runs stands in study.toml before it takes effect.
+fn keep_budget_changes(folder: &RunFolder, stop: &Stop) -> Result<()> {
+    let (path, file) = (folder.path.join("study.toml"), folder::load(&folder.path)?);
+    stop.control().keep_changes(Box::new(move |changes| {
+        let mut file = file.clone();
+        file.settings.budget_changes = changes.to_vec();
+        folder::replace(&path, folder::to_toml(&file)?.as_bytes())
+    }));
+    Ok(())
 }
 
 /// A new study and its folder.
@@ -134,6 +162,7 @@ fn begun(arguments: &TuneArguments, embedded: &Embedded, stop: &Arc<Stop>) -> Re
         concurrency: arguments.common.concurrency(),
         margin: arguments.margin,
         pareto: arguments.pareto,
+        budget_changes: Vec::new(),
         first: Vec::new(),
     };
     settings.check()?;
@@ -158,6 +187,7 @@ fn begun(arguments: &TuneArguments, embedded: &Embedded, stop: &Arc<Stop>) -> Re
         .build()?;
     // Looks at everything that can be wrong before the folder appears.
     let prepared = study.prepare()?;
+    confirm(arguments, &study, &prepared, budget)?;
     let file = StudyFile {
         farthing: env!("CARGO_PKG_VERSION").to_owned(),
         study: id,
@@ -168,6 +198,27 @@ fn begun(arguments: &TuneArguments, embedded: &Embedded, stop: &Arc<Stop>) -> Re
     };
     let folder = RunFolder::create(out, &file)?;
     Ok((study, prepared, folder))
+}
+
+/// Prompts are rendered on so many instances, and so many configurations priced, for the line at the beginning.
+const GLANCE: (usize, usize) = (32, 64);
+
+/// Says in a line what it will cost, and asks on a terminal where that may be much.
+fn confirm(arguments: &TuneArguments, study: &Study, prepared: &Prepared, budget: Usd) -> Result<()> {
+    let estimate = prepared.estimate(study, GLANCE.0, GLANCE.1)?;
+    if !arguments.common.quiet {
+        eprintln!("{}", estimate::text::line(&estimate, budget));
+    }
+    // A search that looks at everything and is done spends less than it may.
+    let grid = estimate.grid.and_then(|grid| grid.high).filter(|_| study.settings().test_share == 0.0);
+    let most = grid.map_or(budget, |grid| grid.min(budget));
+    let (stdin, stderr) = (std::io::stdin(), std::io::stderr());
+    let asks = most > arguments.ask_above && !arguments.yes && stdin.is_terminal() && stderr.is_terminal();
+    let question = format!("Up to ${most} may be spent. Begin?");
+    match asks && !estimate::agreed(&question, stdin.lock(), stderr.lock()) {
+        true => Err(Error::new(Fault::Interrupted, "not begun; nothing was spent").help("--yes does not ask")),
+        false => Ok(()),
+    }
 }
 
 fn tried_first(arguments: &TuneArguments, workload: &Workload, space: &Space) -> Result<Vec<Configuration>> {
@@ -250,13 +301,17 @@ fn resumed(
         ))
         .help("leave the argument out: a resumed run goes on as it was begun"));
     }
-    if let (Some(given), Some(known)) = (arguments.budget, was.budget) {
+    if let (Some(given), Some(known)) = (arguments.budget, was.budget_now()) {
         if given < known {
             return Err(Error::usage(format!(
                 "the run was begun with a budget of ${known}, and a budget may only rise"
             )));
         }
-        file.settings.budget = Some(given);
+        // A higher budget is another plan from the start on; what is paid for already is not paid for again.
+        if given > known {
+            file.settings.budget = Some(given);
+            file.settings.budget_changes.clear();
+        }
     }
     if let Some(concurrency) = arguments.common.concurrency {
         file.settings.concurrency = concurrency as usize;

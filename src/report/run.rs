@@ -330,7 +330,11 @@ pub fn summary_of(path: &Path) -> Result<Summary> {
 
 /// The `ranking.csv` of a run's folder.
 pub fn rows_of(path: &Path) -> Result<Vec<RankingRow>> {
-    rows::read_csv(Source::read(&path.join("ranking.csv"))?.text())
+    let source = Source::read(&path.join("ranking.csv"))?;
+    rows::read_csv(source.text()).map_err(|error| {
+        let advice = error.advice().map(str::to_owned);
+        Error::usage(format!("{} cannot be read: {error}", source.name())).help_if(advice)
+    })
 }
 
 /// What a run's record says.

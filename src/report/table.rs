@@ -4,6 +4,8 @@
 //! control character in it. Colour is the caller's to decide (NO_COLOR, no terminal: none); it only repeats what the
 //! text says.
 
+use std::io::IsTerminal;
+
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, TableComponent, Width};
 
 use crate::money::Usd;
@@ -12,8 +14,15 @@ use crate::report::words;
 use crate::space::Configuration;
 use crate::study::{Holdout, Standing, StopReason, Summary};
 
-/// The columns of a terminal that everything fits.
+/// The most columns that anything takes.
 pub const WIDTH: u16 = 100;
+
+/// The columns there are: of the terminal, where standard output is one and it is narrower; else [`WIDTH`].
+fn width() -> u16 {
+    let terminal = || ratatui::crossterm::terminal::size().ok().map(|(columns, _)| columns);
+    let columns = std::io::stdout().is_terminal().then(terminal).flatten();
+    columns.filter(|columns| *columns > 0).unwrap_or(WIDTH).clamp(40, WIDTH)
+}
 
 /// The longest stretch of one parameter's value that is shown.
 const VALUE: usize = 32;
@@ -99,14 +108,14 @@ fn about(row: &RankingRow, varying: &[usize]) -> String {
 }
 
 /// A table without borders whose last column takes what width is left.
-fn plain_table<const N: usize>(header: [&str; N], numbers_until: usize) -> Table {
+pub(crate) fn plain_table<const N: usize>(header: [&str; N], numbers_until: usize) -> Table {
     let mut table = Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
     table.remove_style(TableComponent::VerticalLines);
     table.set_style(TableComponent::HeaderLines, '─');
     table.set_style(TableComponent::MiddleHeaderIntersections, '─');
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_width(WIDTH);
+    table.set_width(width());
     table.set_header(header.map(Cell::new));
     for (at, column) in table.column_iter_mut().enumerate() {
         // One column more is between them anyway: the line of intersections under the header.
@@ -238,7 +247,7 @@ pub fn evaluate_table(of: &Evaluated, color: bool) -> String {
 }
 
 /// A word as a shell reads it back.
-fn shell_word(word: &str) -> String {
+pub(crate) fn shell_word(word: &str) -> String {
     let word = words::line(word);
     match word.chars().all(|c| c.is_alphanumeric() || "-_./+:@%".contains(c)) && !word.is_empty() {
         true => word,
@@ -247,12 +256,12 @@ fn shell_word(word: &str) -> String {
 }
 
 /// A paragraph broken at spaces to [`WIDTH`] columns; its indent is kept on every line.
-fn wrapped(paragraph: &str) -> String {
+pub(crate) fn wrapped(paragraph: &str) -> String {
     let indent = paragraph.len() - paragraph.trim_start_matches(' ').len();
     let mut table = Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    let width = WIDTH - indent as u16;
+    let width = width().saturating_sub(indent as u16).max(20);
     table.set_width(width);
     table.add_row([&paragraph[indent..]]);
     for column in table.column_iter_mut() {

@@ -158,6 +158,21 @@ impl Purse {
         self.accounts().held
     }
 
+    /// What is spent already and what is in flight may come to, in either sum that is limited.
+    pub fn committed(&self) -> Usd {
+        let accounts = self.accounts();
+        let study = if accounts.reuse_savings { Usd::ZERO } else { accounts.study_settled + accounts.study_held };
+        study.max(accounts.spent + accounts.held)
+    }
+
+    /// Sets a limit for each sum: for a budget that was changed while the study runs.
+    pub fn set_limits(&self, study: Option<Usd>, spent: Option<Usd>) {
+        let mut accounts = self.accounts();
+        (accounts.study_limit, accounts.spent_limit) = (study, spent);
+        drop(accounts);
+        self.changed.notify_waiters();
+    }
+
     /// Sets both limits: for the held-out test after a search that had only a share of the budget.
     pub fn set_limit(&self, limit: Option<Usd>) {
         let mut accounts = self.accounts();

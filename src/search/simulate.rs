@@ -94,12 +94,12 @@ impl Domain for Table {
 }
 
 /// The number of samples a configuration asks for.
-pub(super) fn samples(configuration: &Configuration) -> f64 {
+pub(crate) fn samples(configuration: &Configuration) -> f64 {
     configuration.get("n").and_then(serde_json::Value::as_f64).unwrap_or(1.0)
 }
 
 /// The key of a configuration without `n`: equal for configurations that share samples.
-pub(super) fn family(configuration: &Configuration) -> String {
+pub(crate) fn family(configuration: &Configuration) -> String {
     let mut rest = configuration.clone();
     rest.0.remove("n");
     rest.key()

@@ -1,6 +1,9 @@
 //! The loop: ask the search, evaluate, tell it. Events, resume, ranking, the held-out test.
 
 pub mod claims;
+pub mod compare;
+pub mod control;
+pub mod estimate;
 pub mod fixed;
 pub mod folder;
 pub mod health;
@@ -259,6 +262,12 @@ fn open_runner(space: &Space, endpoints: &Endpoints, settings: &Settings) -> Res
     Runner::open(nothing, endpoints, &models, settings.concurrency, settings.budget.is_some(), bounded)
 }
 
+/// Opens a runner for the models of a space under a budget, on a store: for looking, not for asking.
+pub(crate) fn open_for(space: &Space, endpoints: &Endpoints, store: SharedStore) -> Result<Runner> {
+    let settings = Settings { budget: Some(Usd::MAX), ..Settings::default() };
+    Ok(open_runner(space, endpoints, &settings)?.with_store(store))
+}
+
 impl Study {
     /// Begins to put a study together.
     pub fn builder() -> StudyBuilder {
@@ -354,7 +363,7 @@ impl Study {
             }
         }
         let budget = self.settings.budget;
-        let search_budget = budget.map(|budget| budget - budget.share(self.settings.test_share));
+        let search_budget = budget.map(|budget| self.settings.limits(budget).0);
         let order = Arc::new(order(&self.workload, &self.workload.task.tune, self.settings.seed));
         let problem = Problem {
             domain: self.space.clone(),
@@ -382,8 +391,7 @@ impl Study {
         let recorded: HashMap<(Fingerprint, u32), Failure> =
             store.failures(&self.scope)?.into_iter().map(|(print, n, failure)| ((print, n), failure)).collect();
         let reuse = self.settings.reuse_savings;
-        // Money may come from the whole budget; a resumed study may have spent some of it on its test already.
-        let spent_limit = if reuse { search_budget } else { budget };
+        let spent_limit = budget.map(|budget| self.settings.limits(budget).1);
         let purse = Purse::with_limits(search_budget, spent_limit, reuse, already.total());
         let look_ahead = search_agenda::look_ahead(strategy.as_ref(), self.settings.margin);
         Ok(Prepared { store, runner, purse, order, strategy, look_ahead, recorded, already: already.total() })
@@ -419,11 +427,17 @@ impl Study {
             order.clone(),
             self.readers,
         )
-        .with_margin(settings.margin, most, settings::stream(settings.seed, "margin"));
+        .with_margin(settings.margin, most, settings::stream(settings.seed, "margin"))
+        .with_limits({
+            let settings = settings.clone();
+            move |budget| settings.limits(budget)
+        });
         agenda.announce(&Event::Started {
             task: task.name.clone(),
             strategy: settings.strategy.clone(),
             instances: task.tune.len(),
+            metric: task.objective.metric.clone(),
+            direction: task.objective.direction,
             budget_usd: settings.budget,
             already_spent_usd: already,
         });
@@ -436,7 +450,10 @@ impl Study {
             recorded: &recorded,
             stop: self.stop.clone(),
         };
-        let ending = pipeline.run(&mut agenda).await?;
+        self.stop.control().open(&settings.budget_changes);
+        let ending = pipeline.run(&mut agenda).await;
+        self.stop.control().close();
+        let (ending, budget) = (ending?, agenda.budget.or(settings.budget));
         let (search_cost, converged) = (purse.study_cost(), agenda.converged);
         let (trials, sums, (refused, first_refusal), mut readers) = agenda.into_parts();
         let mut ranking = ranking::rank(&trials, &task.objective, task.tune.len(), settings.inference_budget);
@@ -462,7 +479,7 @@ impl Study {
             && ending == Ending::Done
             && let Some(best) = ranking::best(&ranking)
         {
-            purse.set_limit(settings.budget);
+            purse.set_limit(budget);
             let winner = trials[best.trial].plan.clone();
             let baseline = trials.iter().find(|trial| trial.is_baseline).map(|trial| trial.plan.clone());
             let test = fixed::holdout(&pipeline, &self.workload, winner, baseline, settings.seed).await?;
@@ -474,7 +491,7 @@ impl Study {
         let spent = store.spent(&self.scope)?;
         let everything_seen =
             trials.iter().all(|trial| trial.dropped.is_some() || trial.evaluations.len() == task.tune.len());
-        let used_up = settings.budget.is_some_and(|budget| search_cost.as_f64() >= 0.9 * budget.as_f64());
+        let used_up = budget.is_some_and(|budget| search_cost.as_f64() >= 0.9 * budget.as_f64());
         let stop_reason = match ending {
             Ending::Interrupted => StopReason::Interrupted,
             Ending::SpentOut => StopReason::Budget,
@@ -493,7 +510,7 @@ impl Study {
             strategy: settings.strategy.clone(),
             seed: settings.seed,
             stop_reason,
-            budget_usd: settings.budget,
+            budget_usd: budget,
             inference_budget_usd: settings.inference_budget,
             spent_usd: spent.total(),
             lost_usd: spent.lost,
@@ -514,7 +531,7 @@ impl Study {
             pareto: claims::frontier(&trials, &ranking, &task.objective),
             notes: {
                 let mut notes =
-                    notes(settings, &trials, &ranking, search_cost, first_refusal, ending == Ending::SpentOut);
+                    notes(budget, &trials, &ranking, search_cost, first_refusal, ending == Ending::SpentOut);
                 notes.extend(no_range(&self.workload, &trials, &ranking));
                 notes
             },
@@ -546,6 +563,14 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// What evaluations will cost, from prompts rendered on at most `sample` instances, for at most `most` configurations.
+    pub fn estimate(&self, study: &Study, sample: usize, most: usize) -> Result<estimate::Estimate> {
+        let instances = study.workload.task.tune.clone();
+        let space = study.space.as_ref();
+        estimate::Estimator::new(Some(space), &self.runner, instances, &self.order, sample)
+            .space(study.settings.seed, most)
+    }
+
     /// How many evaluations are asked ahead of those told.
     pub fn look_ahead(&self) -> usize {
         self.look_ahead
@@ -567,7 +592,7 @@ fn no_range(workload: &Workload, trials: &[Trial], ranking: &[Ranked]) -> Option
 
 /// What the user should know beside the numbers.
 fn notes(
-    settings: &Settings,
+    budget: Option<Usd>,
     trials: &[Trial],
     ranking: &[Ranked],
     cost: Usd,
@@ -596,16 +621,13 @@ fn notes(
         }
         _ => {}
     }
-    let left = settings.budget.map_or(Usd::ZERO, |budget| budget.saturating_left(cost));
+    let left = budget.map_or(Usd::ZERO, |budget| budget.saturating_left(cost));
     let unbounded = trials.iter().any(|trial| {
         trial.refused > 0
             && !["max_tokens", "max_completion_tokens"].iter().any(|name| trial.plan.params.contains_key(*name))
             && !trial.plan.service.source().starts_with("replay")
     });
-    if first_refusal.is_some()
-        && unbounded
-        && settings.budget.is_some_and(|budget| left.as_f64() > 0.1 * budget.as_f64())
-    {
+    if first_refusal.is_some() && unbounded && budget.is_some_and(|budget| left.as_f64() > 0.1 * budget.as_f64()) {
         notes.push(format!(
             "${left} were left unused because no max_tokens is set: a completion was held at the model's output limit. Set max_tokens to use more of the budget."
         ));

@@ -19,6 +19,7 @@ use crate::money::Usd;
 use crate::provider::{Failure, FailureKind, FinishReason, Request, Response, Sample};
 use crate::runner::{Admission, Hold, Look, Purse, Runner, Wish};
 use crate::store::{Durable, Fingerprint, Stored};
+use crate::study::control::{BudgetChange, Control};
 use crate::study::health::{Diagnosis, Health};
 use crate::study::used::Used;
 use crate::task::Instance;
@@ -48,6 +49,10 @@ pub trait Agenda: Send {
     fn tell(&mut self, finished: Finished) -> Result<()>;
     /// How many evaluations may be asked ahead of those told.
     fn look_ahead(&self) -> usize;
+    /// The budget was changed, from the next evaluation on: limits the purse accordingly.
+    fn change_budget(&mut self, _change: BudgetChange) {}
+    /// The user paused the run, or lets it go on.
+    fn pause(&mut self, _paused: bool) {}
     /// True where nothing is sent after the first evaluation that did not fit the budget, however cheap: so that what was
     /// bought is a prefix of what was asked.
     fn ends_at_refusal(&self) -> bool {
@@ -89,7 +94,7 @@ impl Finished {
     /// The event that tells of it; `instance` is the instance's id, `metric` the objective.
     pub fn event(&self, instance: &str, metric: &str) -> Event {
         let metrics = self.result.as_ref().ok();
-        let others = metrics.into_iter().flatten().filter(|(name, _)| name.as_str() != metric);
+        let others = metrics.into_iter().flat_map(Scores::iter).filter(|(name, _)| name.as_str() != metric);
         Event::EvaluationFinished {
             trial: self.trial,
             instance: instance.to_owned(),
@@ -97,7 +102,7 @@ impl Finished {
             failure: self.result.as_ref().err().cloned(),
             cost_usd: self.cost,
             requests: self.requests,
-            metrics: others.map(|(name, value)| (name.clone(), *value)).collect(),
+            metrics: others.map(|(name, value)| (name.clone(), value)).collect(),
             production_usd: self.production,
             tokens: self.production.map(|_| [self.prompt_tokens, self.completion_tokens]),
             fingerprint: self.fingerprint.map(|fingerprint| fingerprint.to_string()),
@@ -105,11 +110,12 @@ impl Finished {
     }
 }
 
-/// The user's wish to stop, from Ctrl-C.
+/// The user's wish to stop, from Ctrl-C or a live view, and what else is wished of the run.
 #[derive(Debug, Default)]
 pub struct Stop {
     wish: AtomicU8,
     changed: Notify,
+    control: Control,
 }
 
 impl Stop {
@@ -120,11 +126,28 @@ impl Stop {
         wish
     }
 
-    /// Waits for the first wish.
-    pub async fn wished(&self) {
+    /// Waits until it was wished at least once.
+    pub async fn until_asked(&self) {
         while !self.asked() {
             self.changed.notified().await;
         }
+    }
+
+    /// Pauses asking, or goes on.
+    pub fn pause(&self, paused: bool) {
+        self.control.pause(paused);
+        self.changed.notify_one();
+    }
+
+    /// Wishes another budget in all: see [`Control`].
+    pub fn set_budget(&self, budget: Usd) {
+        self.control.want_budget(budget);
+        self.changed.notify_one();
+    }
+
+    /// What is wished beside stopping.
+    pub fn control(&self) -> &Control {
+        &self.control
     }
 
     /// It was wished at least once.
@@ -298,9 +321,14 @@ impl Pipeline<'_> {
             hopeless: None,
         };
         driver.ask(agenda)?;
+        let mut paused = false;
         loop {
+            if paused != self.stop.control.paused() {
+                paused = !paused;
+                agenda.pause(paused);
+            }
             driver.prepare().await?;
-            driver.admit();
+            driver.admit(agenda);
             driver.judge();
             if driver.tell(agenda).await? {
                 continue;
@@ -310,6 +338,10 @@ impl Pipeline<'_> {
             }
             if driver.in_flight == 0 {
                 // Nothing is under way and nothing more can be told: either all is done, or the run is stopping.
+                if driver.paused() {
+                    self.stop.changed.notified().await;
+                    continue;
+                }
                 if !driver.stopping() && !driver.exhausted {
                     return Err(Error::internal("the search waits for results although none are under way"));
                 }
@@ -350,6 +382,12 @@ impl Pipeline<'_> {
 impl Driver<'_, '_> {
     fn stopping(&self) -> bool {
         self.pipeline.stop.asked() || self.spent_out || self.hopeless.is_some()
+    }
+
+    /// There is work that the user holds back.
+    fn paused(&self) -> bool {
+        let waiting = self.next_admitted < self.base + self.slots.len();
+        waiting && !self.stopping() && self.pipeline.stop.control.paused()
     }
 
     fn slot(&mut self, number: usize) -> &mut Slot {
@@ -409,9 +447,13 @@ impl Driver<'_, '_> {
     }
 
     /// Admits evaluations in the order of asking, until one has to wait.
-    fn admit(&mut self) {
-        while self.next_admitted < self.next_unprepared && !self.stopping() {
+    fn admit(&mut self, agenda: &mut dyn Agenda) {
+        while self.next_admitted < self.next_unprepared && !self.stopping() && !self.paused() {
             let number = self.next_admitted;
+            let committed = || self.pipeline.purse.committed();
+            while let Some(change) = self.pipeline.stop.control.due(number, committed) {
+                agenda.change_budget(change);
+            }
             let purse = self.pipeline.purse.clone();
             let (used, chains, recorded, failed) = (&self.used, &self.chains, self.pipeline.recorded, &self.failed);
             let slot = &mut self.slots[number - self.base];

@@ -12,6 +12,7 @@ use crate::runner::{Purse, Runner};
 use crate::search::{Ask, Outcome, Strategy, Told};
 use crate::space::{Configuration, Space};
 use crate::study::claims::Evidence;
+use crate::study::control::BudgetChange;
 use crate::study::pipeline::{Agenda, Finished, Wanted};
 use crate::study::production;
 use crate::study::trial::{RenderedInputs, Trial};
@@ -48,6 +49,10 @@ pub struct SearchAgenda {
     /// What the strategy is to be told next, in the order of asking.
     expected: VecDeque<Expected>,
     margin: Option<Margin>,
+    /// What a changed budget allows the two sums.
+    limits: Box<dyn Fn(Usd) -> (Usd, Usd) + Send>,
+    /// The budget in all, where the user changed it.
+    pub budget: Option<Usd>,
     /// Going on is expected to gain less than the margin.
     pub converged: bool,
 }
@@ -126,8 +131,17 @@ impl SearchAgenda {
             held: VecDeque::new(),
             expected: VecDeque::new(),
             margin: None,
+            limits: Box::new(|budget| (budget, budget)),
+            budget: None,
             converged: false,
         }
+    }
+
+    /// What a changed budget allows the two sums.
+    #[must_use]
+    pub fn with_limits(mut self, limits: impl Fn(Usd) -> (Usd, Usd) + Send + 'static) -> SearchAgenda {
+        self.limits = Box::new(limits);
+        self
     }
 
     /// Stops when more looking is expected to gain less than this. `most`: how many configurations there can be at most.
@@ -353,6 +367,18 @@ impl Agenda for SearchAgenda {
             self.converge();
         }
         Ok(())
+    }
+
+    fn pause(&mut self, paused: bool) {
+        self.announce(&Event::Paused { paused });
+    }
+
+    fn change_budget(&mut self, change: BudgetChange) {
+        let (study, spent) = (self.limits)(change.budget);
+        self.purse.set_limits(Some(study), Some(spent));
+        self.sums.budget = Some(study);
+        self.announce(&Event::BudgetChanged { from: change.from, budget_usd: change.budget });
+        self.budget = Some(change.budget);
     }
 
     fn look_ahead(&self) -> usize {

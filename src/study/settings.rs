@@ -7,6 +7,7 @@ use crate::money::Usd;
 use crate::search;
 use crate::space::Configuration;
 use crate::store::Cache;
+use crate::study::control::BudgetChange;
 
 /// The settings of a study, as `study.toml` keeps them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +42,9 @@ pub struct Settings {
     /// A configuration file for each point of the frontier of score against production cost. Changes no decision.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pareto: bool,
+    /// How the user changed the budget while it ran; decisions follow these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub budget_changes: Vec<BudgetChange>,
     /// Configurations to try first, after the baseline: the user's, then those of earlier runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub first: Vec<Configuration>,
@@ -61,12 +65,25 @@ impl Default for Settings {
             concurrency: 32,
             margin: None,
             pareto: false,
+            budget_changes: Vec::new(),
             first: Vec::new(),
         }
     }
 }
 
 impl Settings {
+    /// The budget as it was changed last.
+    pub fn budget_now(&self) -> Option<Usd> {
+        self.budget_changes.last().map(|change| change.budget).or(self.budget)
+    }
+
+    /// Of a budget in all, what the search's own cost and the money spent while searching may come to.
+    pub fn limits(&self, budget: Usd) -> (Usd, Usd) {
+        let search = budget - budget.share(self.test_share);
+        // Money may come from the whole budget; a resumed study may have spent some of it on its test already.
+        (search, if self.reuse_savings { search } else { budget })
+    }
+
     /// What is wrong with them.
     pub fn check(&self) -> Result<()> {
         let names: Vec<&str> = search::STRATEGIES.iter().map(|strategy| strategy.name).collect();

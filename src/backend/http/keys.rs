@@ -110,7 +110,7 @@ impl Keys {
                 found.push((path.display().to_string(), key.to_owned()));
             }
         }
-        if found.is_empty() && needs_key(endpoint) {
+        if found.is_empty() && needs_key(endpoint) && !endpoint.idle {
             return Err(Error::endpoint(format!("the endpoint `{}` needs a key", endpoint.name)).help(format!(
                 "set the environment variable {}, or give the endpoint another base_url",
                 endpoint.api_key_envs.join(" or ")
@@ -334,7 +334,8 @@ impl Key {
 }
 
 /// The providers' own addresses need a key; a server of your own may go without.
-fn needs_key(endpoint: &Endpoint) -> bool {
+/// It is a service that lets nobody in without a key.
+pub(crate) fn needs_key(endpoint: &Endpoint) -> bool {
     let host = reqwest::Url::parse(&endpoint.base_url).ok().and_then(|url| url.host_str().map(str::to_owned));
     let cloud = host.is_some_and(|host| host.ends_with(".azure.com") || host == "ollama.com");
     cloud || (endpoint.vendor && !super::loopback(&endpoint.base_url))

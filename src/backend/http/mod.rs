@@ -5,6 +5,8 @@ pub mod raw;
 mod waits;
 mod wires;
 
+pub(crate) use keys::needs_key;
+
 use std::borrow::Cow;
 use std::sync::{Once, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};

@@ -1,0 +1,246 @@
+//! `farthing estimate`: what it would cost, before a cent is spent; and the line that `farthing tune` begins with.
+
+pub mod text;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::backend::Endpoints;
+use crate::cli::arguments::{Common, dollars};
+use crate::cli::{Embedded, inputs, print, print_json};
+use crate::diagnostic::{Error, Result};
+use crate::evaluate::{Plan, Served, Workload, capability};
+use crate::money::Usd;
+use crate::runner::Runner;
+use crate::search::{self, Problem};
+use crate::space::{Configuration, Space};
+use crate::store::{self, MemoryStore, SharedStore};
+use crate::study::estimate::{Estimate, Estimator, Purchase};
+use crate::study::{Settings, order, settings};
+use crate::task::Split;
+
+const EXAMPLES: &str = "\
+Nothing is sent and nothing is spent; no key is needed. Input is counted on the prompts as they will be rendered. Output is \
+between one token and max_tokens (or the model's limit), and as long as earlier answers where the store holds some.
+
+Examples:
+  farthing estimate tasks/exam
+  farthing estimate tasks/exam --budget 5.00
+  farthing estimate tasks/exam --set prompt=cot --set n=5";
+
+/// Arguments of `farthing estimate`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct EstimateArguments {
+    /// The task: a folder with a task.toml
+    task: Option<PathBuf>,
+    /// The search space [default: space.toml in the task's folder, else search_spaces/NAME.toml]
+    #[arg(long, value_name = "FILE")]
+    space: Option<PathBuf>,
+    /// Only this configuration: a best.toml, or any file with [config] or [request]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Only one configuration, with this parameter
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
+    /// Say what so many dollars buy
+    #[arg(long, value_name = "USD", value_parser = dollars, allow_hyphen_values = true)]
+    budget: Option<Usd>,
+    /// By which strategy; `farthing strategies` lists them [default: the best we have]
+    #[arg(long, value_name = "NAME")]
+    strategy: Option<String>,
+    /// Render prompts on at most so many instances
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    sample: usize,
+    /// Show at most so many configurations; --json has them all
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    limit: usize,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Configurations that are priced each by itself; of more, a seeded sample.
+const PRICED: usize = 400;
+
+/// What a budget buys.
+#[derive(Serialize)]
+pub struct Buys {
+    budget_usd: Usd,
+    strategy: String,
+    /// With completions as long as they may be.
+    at_least: Option<Purchase>,
+    /// With completions as long as earlier ones.
+    expected: Option<Purchase>,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+pub struct Report {
+    task: String,
+    #[serde(flatten)]
+    estimate: Estimate,
+    buys: Option<Buys>,
+}
+
+/// Runs it.
+pub fn run(arguments: &EstimateArguments, embedded: &Embedded) -> Result<u8> {
+    let common = &arguments.common;
+    if arguments.budget.is_some_and(|budget| budget <= Usd::ZERO) {
+        return Err(Error::usage("the budget must be above 0"));
+    }
+    let workload = inputs::workload(embedded, arguments.task.as_deref())?;
+    let endpoints = inputs::endpoints(&workload, common.endpoints.as_deref())?.0.idle();
+    let seed = common.seed.unwrap_or(Settings::default().seed);
+    let order = order(&workload, &workload.task.tune, seed);
+    if order.is_empty() {
+        return Err(Error::usage(format!("the task `{}` has no tuning instances", workload.task.name)));
+    }
+    let store = known_store(&common.store())?;
+    let one = arguments.config.is_some() || !arguments.set.is_empty();
+    let space = match inputs::space(embedded, &workload, arguments.space.as_deref()) {
+        Ok((space, _)) => Some(space),
+        // A file that says what is sent needs no space.
+        Err(_) if arguments.config.is_some() && arguments.set.is_empty() && arguments.space.is_none() => None,
+        Err(error) => return Err(error),
+    };
+    let (estimate, buys) = match one {
+        true => (single(arguments, space.as_ref(), &workload, &endpoints, store, &order)?, None),
+        false => {
+            let space = Arc::new(space.ok_or_else(|| inputs::no_space(&workload))?);
+            space.check_satisfiable()?;
+            workload.check_space(&space)?;
+            let runner = crate::study::open_for(&space, &endpoints, store)?;
+            capability::check_space(&space, |model| capability::of(&endpoints, model))?;
+            let mut estimator =
+                Estimator::new(Some(&space), &runner, workload.task.tune.clone(), &order, arguments.sample);
+            let estimate = estimator.space(seed, PRICED)?;
+            let buys = buys(arguments, &mut estimator, &space, order.len(), seed)?;
+            (estimate, buys)
+        }
+    };
+    let report = Report { task: workload.task.name.clone(), estimate, buys };
+    match common.json {
+        true => print_json(&report)?,
+        false => print(&text::text(&report, arguments.limit))?,
+    }
+    Ok(0)
+}
+
+/// The price of the one configuration that was named.
+fn single(
+    arguments: &EstimateArguments,
+    space: Option<&Space>,
+    workload: &Workload,
+    endpoints: &Endpoints,
+    store: SharedStore,
+    order: &[usize],
+) -> Result<Estimate> {
+    if arguments.budget.is_some() {
+        return Err(Error::usage("--budget asks what a search buys, and --config and --set name one configuration")
+            .help("leave one of them out"));
+    }
+    let served = arguments.config.as_deref().map(Served::load).transpose()?;
+    let open = |model: String, bounded: bool| Runner::open(store, endpoints, &[model], 1, true, bounded);
+    let (plan, runner) = match served {
+        Some(served) if arguments.set.is_empty() && !served.request.is_empty() => {
+            let model = served.model().ok_or_else(|| Error::usage("the configuration names no model"))?.to_owned();
+            let runner = open(model, served.bounded())?;
+            (served.plan(&runner)?, runner)
+        }
+        served => {
+            let space = space.ok_or_else(|| inputs::no_space(workload))?;
+            let configuration = configuration(space, served, &arguments.set)?;
+            let model = configuration.get("model").and_then(|model| model.as_str()).unwrap_or_default().to_owned();
+            let bounded = configuration.get("max_tokens").or(configuration.get("max_completion_tokens")).is_some();
+            let runner = open(model, bounded)?;
+            (Plan::new(space, &configuration, &runner)?, runner)
+        }
+    };
+    capability::check_plan(&plan, |model| capability::of(endpoints, model))?;
+    let instances = workload.task.split(Split::Tune);
+    Estimator::new(space, &runner, instances, order, arguments.sample).plan(plan)
+}
+
+fn configuration(space: &Space, served: Option<Served>, set: &[String]) -> Result<Configuration> {
+    let mut given: BTreeMap<_, _> = served.map(|served| served.config.0).unwrap_or_default();
+    for (name, value) in &given {
+        space.check_setting(name, value)?;
+    }
+    for text in set {
+        let (name, value) = inputs::setting(space, text)?;
+        given.insert(name, value);
+    }
+    inputs::configuration(space, &given)
+}
+
+/// The store, if there is one: looking makes none.
+fn known_store(location: &str) -> Result<SharedStore> {
+    match location == "memory:" || (!location.contains("://") && !Path::new(location).is_file()) {
+        true => Ok(MemoryStore::new()),
+        false => store::open_existing(location),
+    }
+}
+
+fn buys(
+    arguments: &EstimateArguments,
+    estimator: &mut Estimator<'_>,
+    space: &Arc<Space>,
+    instances: usize,
+    seed: u64,
+) -> Result<Option<Buys>> {
+    let Some(budget) = arguments.budget else { return Ok(None) };
+    let strategy = arguments.strategy.clone().unwrap_or_else(|| search::DEFAULT.to_owned());
+    // Its name is checked as `tune` does.
+    Settings { strategy: strategy.clone(), ..Settings::default() }.check()?;
+    let declaration =
+        search::strategy(&strategy).ok_or_else(|| Error::internal(format!("there is no strategy `{strategy}`")))?;
+    let problem = Problem {
+        domain: space.clone(),
+        instances,
+        budget: Some(budget),
+        max_trials: None,
+        seed: settings::stream(seed, "search"),
+        first: space.baseline.iter().cloned().collect(),
+        margin: None,
+        inference_budget: None,
+        may_drop: false,
+    };
+    let mut simulated = |worst: bool| {
+        let mut built = (declaration.build)(problem.clone()).map_err(|problem| {
+            Error::usage(format!("the strategy `{strategy}` cannot search this space: {problem}"))
+        })?;
+        estimator.buys(built.as_mut(), &problem, worst, seed)
+    };
+    let (at_least, expected) = (simulated(true)?, simulated(false)?);
+    Ok(Some(Buys { budget_usd: budget, strategy, at_least, expected }))
+}
+
+/// Asks whether to go on; what is not a yes is a no.
+pub fn agreed(question: &str, mut answers: impl BufRead, mut out: impl Write) -> bool {
+    let mut answer = String::new();
+    let asked = write!(out, "{question} [y/N] ").and_then(|()| out.flush());
+    asked.is_ok()
+        && answers.read_line(&mut answer).is_ok()
+        && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_yes_is_a_yes() {
+        for (answer, yes) in
+            [("y\n", true), (" YES \n", true), ("\n", false), ("n\n", false), ("", false), ("yep\n", false)]
+        {
+            let mut shown = Vec::new();
+            assert_eq!(agreed("Go on?", answer.as_bytes(), &mut shown), yes, "{answer:?}");
+            assert_eq!(shown, b"Go on? [y/N] ");
+        }
+    }
+}
