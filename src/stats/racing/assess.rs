@@ -12,7 +12,7 @@ use super::{Belief, Line, Model, Place, Prior, Sheet, Variances};
 use crate::stats::additive::{self, Observation};
 
 /// How many configurations the model takes; of more, the rest is left to the additive model.
-const MOST: usize = 224;
+const MOST: usize = 128;
 /// Rounds of learning where the model is fitted once.
 const ROUNDS: usize = 6;
 /// Draws for the probabilities of being best.
