@@ -334,12 +334,7 @@ fn recommend(log: &Log, problem: &Problem) -> Option<usize> {
         .collect();
     let evidence =
         Evidence { configurations: &configurations, lines: &lines, production: &means, instances: problem.instances };
-    let mut standings = standings(&evidence, &vec![true; trials], problem.seed);
-    if std::env::var("REC").is_ok() {
-        let cells: Vec<_> = lines.iter().enumerate().flat_map(|(column, line)| line.iter().map(move |&(row, value)| crate::stats::additive::Observation { row: row as usize, column, value })).collect();
-        let simple = crate::stats::additive::fit(&cells, trials, problem.instances);
-        for (at, s) in standings.iter_mut().enumerate() { if let Some(s) = s { s.mean = simple.mean[at].unwrap_or(0.0); } }
-    }
+    let standings = standings(&evidence, &vec![true; trials], problem.seed);
     let judged = (0..trials).filter_map(|trial| Some((trial, standings[trial]?)));
     let cost = |trial: usize| Usd::mean(production[trial].0, production[trial].1);
     let better = |a: &(usize, Standing), b: &(usize, Standing)| {

@@ -34,7 +34,6 @@ use crate::space::Configuration;
 use crate::stats::additive::{self, Observation};
 use crate::stats::racing::assess::{Assessment, Evidence, assess, scale, select};
 use crate::stats::racing::costs::{Costs, normal_cdf};
-use crate::stats::racing::kinship::Kinship;
 use crate::stats::racing::{Belief, Line, Prior, Variances};
 use value::{Look, Option_, Plan};
 
@@ -49,8 +48,6 @@ pub struct Knobs {
     share: f64,
     /// Families to begin with.
     families: usize,
-    /// Instances to begin with.
-    init: usize,
     /// Looks at each family in a round of halving, for counting how many families a budget is enough for.
     first: f64,
     /// Share of the budget that beginnings may cost.
@@ -62,21 +59,16 @@ pub struct Knobs {
     prior: Prior,
 }
 
-fn knob(name: &str, value: f64) -> f64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(value)
-}
-
 impl Default for Knobs {
     fn default() -> Knobs {
         Knobs {
-            alpha: knob("ALPHA", 0.7),
-            block: knob("BLOCK", 6.0) as usize,
-            share: knob("SHARE", 0.1),
+            alpha: 0.7,
+            block: 6,
+            share: 0.1,
             families: 8,
-            first: knob("FIRST", 5.0),
-            init: knob("INIT", 2.0) as usize,
-            init_share: knob("INIT_SHARE", 0.3),
-            opening: knob("OPENING", 0.0) as usize,
+            first: 6.0,
+            init_share: 0.3,
+            opening: 2,
             growth: 0.05,
             prior: Prior::default(),
         }
@@ -99,8 +91,6 @@ const NEAR: f64 = 3.0;
 const DOUBT: f64 = 0.05;
 /// How many candidates are drawn of a space that cannot be listed.
 const DRAWN: usize = 1024;
-/// Among how many families those to begin with are chosen.
-const SPREAD: usize = 2_000;
 /// So many standard deviations above its mean a candidate is thought about for.
 const REACH: f64 = 2.0;
 
@@ -253,11 +243,11 @@ impl Race {
                 let count = self.knobs.families.saturating_sub(self.tried_families());
                 self.widen(count);
                 self.started = 1;
-            } else if self.widened && self.started >= self.knobs.init.max(self.knobs.opening) {
+            } else if self.widened && self.started >= self.knobs.opening {
                 return false;
             } else if !self.widened {
                 let count = self.room_for_new().min(self.tried_families());
-                self.widened = self.knobs.opening == 0 || count == 0 || self.evaluations == 0;
+                self.widened = count == 0 || self.evaluations == 0;
                 if !self.widened {
                     self.widen(count);
                     self.widened = self.queue.is_empty();
@@ -269,28 +259,10 @@ impl Race {
         true
     }
 
-    /// A first look at so many more families, those that are least like the ones looked at.
+    /// A first look at so many more families: the next ones drawn.
     fn widen(&mut self, count: usize) {
-        let all: Vec<&BTreeMap<String, serde_json::Value>> =
-            self.families.iter().take(SPREAD).map(|members| &self.candidates[members[0]].configuration.0).collect();
-        let kinship = Kinship::new(&all);
-        let mut taken: Vec<bool> = self.tried[..all.len()].to_vec();
-        let mut near: Vec<usize> = vec![0; all.len()];
-        let spread = knob("SPREAD", 1.0) as usize;
-        let add = |near: &mut Vec<usize>, one: usize| {
-            near.iter_mut().enumerate().for_each(|(at, sum)| *sum += spread * kinship.kinds_alike(at, one));
-        };
-        (0..all.len()).filter(|&at| taken[at]).for_each(|one| add(&mut near, one));
-        let mut chosen = Vec::new();
-        while chosen.len() < count {
-            let next =
-                (0..all.len()).filter(|&at| !taken[at]).min_by_key(|&at| (near[at], at));
-            let Some(next) = next else { break };
-            taken[next] = true;
-            add(&mut near, next);
-            chosen.push(self.families[next][0]);
-        }
-        chosen.into_iter().for_each(|at| self.buy(at, 1));
+        let next: Vec<usize> = (0..self.families.len()).filter(|&family| !self.tried[family]).take(count).collect();
+        next.into_iter().for_each(|family| self.buy(self.families[family][0], 1));
     }
 
     /// One more instance of what was looked at in the opening, the cheapest first, as long as the opening may cost it.
@@ -317,10 +289,7 @@ impl Race {
         if refused || self.tried_families() >= FAMILIES_UNLIMITED {
             return false;
         }
-        let next: Vec<usize> = (0..self.families.len()).filter(|&family| !self.tried[family]).collect();
-        for family in next.into_iter().take(self.knobs.families) {
-            self.buy(self.families[family][0], 1);
-        }
+        self.widen(self.knobs.families);
         !self.queue.is_empty()
     }
 

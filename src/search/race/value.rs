@@ -90,7 +90,8 @@ impl Plan {
     fn look(&mut self, option: &Option_, money: f64, knobs: &Knobs) -> Option<Look> {
         let mut best: Option<Look> = None;
         let mut last = 0;
-        let most = if option.price > 0.0 { (money / option.price).min(option.left as f64) as usize } else { option.left };
+        let most =
+            if option.price > 0.0 { (money / option.price).min(option.left as f64) as usize } else { option.left };
         for size in SIZES {
             let instances = size.min(most);
             let price = option.price * instances as f64;

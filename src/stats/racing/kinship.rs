@@ -80,12 +80,6 @@ impl Kinship {
         }
     }
 
-    /// How many of the parameters that are no numbers two configurations have in common.
-    pub fn kinds_alike(&self, a: usize, b: usize) -> usize {
-        let same = |column: &&Column| matches!(column, Column::Kinds(codes) if codes[a] == codes[b]);
-        self.columns.iter().filter(same).count()
-    }
-
     /// How near two configurations' numbers of samples are, from 0 to 1.
     pub fn near(&self, a: usize, b: usize) -> f64 {
         (-0.5 * ((self.samples[a] / self.samples[b]).ln() / SAMPLES_LENGTH).powi(2)).exp()

@@ -399,7 +399,11 @@ impl<'a> Model<'a> {
                 let count = sheet.count[row] as f64;
                 let unseen: f64 = (0..total.len()).map(|at| all_factors[at][row] * (total[at] - seen[row][at])).sum();
                 let rest = (instances - count) * (effect[row] + sheet.mean);
-                if count >= instances { sheet.sum[row] / count } else { (sheet.sum[row] + rest + unseen + inherited[row]) / instances }
+                if count >= instances {
+                    sheet.sum[row] / count
+                } else {
+                    (sheet.sum[row] + rest + unseen + inherited[row]) / instances
+                }
             })
             .collect();
         let left: Vec<f64> = sheet.count.iter().map(|&count| (1.0 - count as f64 / instances).max(0.0)).collect();
