@@ -1,23 +1,27 @@
 //! The race: buys next whatever look is expected to be worth most for its price.
 //!
-//! All configurations look at prefixes of the one order of instances, so comparisons are paired. After every few
-//! purchases the model of [`crate::stats::racing`] is fitted to everything told, and each possible look (a configuration
-//! on its next so many instances) is valued by the knowledge gradient with correlated beliefs (Frazier, Powell & Dayanik
-//! 2009): how much the best posterior mean is expected to rise. The look with the largest gain / price^0.7 is bought.
+//! All configurations look at prefixes of the one order of instances, so comparisons are paired. It opens with as many
+//! families of configurations (those that differ only in n) as the budget could tell apart, on two instances each. Then,
+//! after every few purchases, the model of [`crate::stats::racing`] is fitted to everything told, and each possible look
+//! (a configuration on its next so many instances) is valued by the knowledge gradient with correlated beliefs (Frazier,
+//! Powell & Dayanik 2009): how much the best posterior mean is expected to rise. The look with the largest
+//! gain / price^0.7 is bought.
 //!
 //! * A look shows relatives too: other prompts of the same model, other n of the same configuration. Smaller n of what
 //!   was bought have their samples already, so they are asked with it, for nothing.
 //! * Looks that were decided but not told count as made, with the expected result; a plan spends a tenth of the money
-//!   that is left, and then waits for its results.
+//!   that is left, buys at least a twentieth of the evaluations made so far, and then waits for its results.
 //! * New configurations are looked at when that is worth more than another look at an old one, but only as many join
 //!   as the budget could tell apart.
 //! * Production costs are learnt as they are told; relatives predict them. What production likely cannot afford is
-//!   neither recommended nor, where that is sure, looked at.
+//!   neither recommended nor, where that is sure, looked at; the gain of a look counts as far as it is affordable.
 //! * It ends when no look is expected to change who is best, or when the user's margin is reached, though money be left.
 //!
-//! At most 160 configurations are thought about at a time: those looked at that may still be best, and a changing
-//! sample of others. Memory is O(configurations listed or drawn + evaluations).
+//! At most 96 configurations are thought about at a time: those looked at that may still be best by the additive model,
+//! and a changing sample of others. So the work of a plan is bounded but for going through what was told, and since plans
+//! grow with it, the work of a search is O(evaluations), as is its memory, beside the configurations listed or drawn.
 
+mod opening;
 mod value;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -229,70 +233,6 @@ impl Race {
         one.depth = depth;
     }
 
-    /// The opening: what shall be tried first, several families on one instance, more of them as far as the budget could
-    /// tell them apart, and then all of them on a few instances. False: it is over.
-    fn begin(&mut self) -> bool {
-        while self.queue.is_empty() {
-            if self.started == 0 {
-                // What shall be tried first comes before any sibling of it.
-                for at in 0..self.problem.first.len().min(self.candidates.len()) {
-                    if self.trials_left() > 0 {
-                        self.queue_up(at, 1);
-                    }
-                }
-                let count = self.knobs.families.saturating_sub(self.tried_families());
-                self.widen(count);
-                self.started = 1;
-            } else if self.widened && self.started >= self.knobs.opening {
-                return false;
-            } else if !self.widened {
-                let count = self.room_for_new().min(self.tried_families());
-                self.widened = count == 0 || self.evaluations == 0;
-                if !self.widened {
-                    self.widen(count);
-                    self.widened = self.queue.is_empty();
-                }
-            } else {
-                self.deepen();
-            }
-        }
-        true
-    }
-
-    /// A first look at so many more families: the next ones drawn.
-    fn widen(&mut self, count: usize) {
-        let next: Vec<usize> = (0..self.families.len()).filter(|&family| !self.tried[family]).take(count).collect();
-        next.into_iter().for_each(|family| self.buy(self.families[family][0], 1));
-    }
-
-    /// One more instance of what was looked at in the opening, the cheapest first, as long as the opening may cost it.
-    fn deepen(&mut self) {
-        let price = |one: &Candidate| one.production.as_f64() / one.scored.max(1) as f64;
-        let open = |at: &usize| self.candidates[*at].depth == self.started;
-        let mut chosen: Vec<usize> = self.trials.iter().copied().filter(open).collect();
-        chosen.sort_by(|&a, &b| price(&self.candidates[a]).total_cmp(&price(&self.candidates[b])).then(a.cmp(&b)));
-        if let Some(budget) = self.problem.budget {
-            let mut room = budget.as_f64() * self.knobs.init_share - self.spent.as_f64();
-            chosen.retain(|&at| {
-                room -= price(&self.candidates[at]);
-                room >= 0.0
-            });
-        }
-        self.started += 1;
-        let depth = self.started;
-        chosen.into_iter().for_each(|at| self.buy(at, depth));
-    }
-
-    /// Where nothing was judged yet: other families, if it was not for money. False: enough was tried.
-    fn others(&mut self) -> bool {
-        let refused = self.trials.iter().any(|&at| self.candidates[at].refused);
-        if refused || self.tried_families() >= FAMILIES_UNLIMITED {
-            return false;
-        }
-        self.widen(self.knobs.families);
-        !self.queue.is_empty()
-    }
-
     /// The candidates that are thought about now: those looked at that may be best by the additive model, and a changing
     /// sample of others.
     fn working(&mut self) -> Vec<usize> {
@@ -377,7 +317,7 @@ impl Race {
         if self.settled(&belief, &within, scale) {
             return false;
         }
-        let options = self.options(&working, costs.as_ref(), &within);
+        let mut options = self.options(&working, costs.as_ref(), &within);
         let mut plan = Plan::new(&belief, self.problem.instances, open, within.clone());
         let money = self.left();
         let mut room = money.unwrap_or(f64::MAX);
@@ -385,7 +325,6 @@ impl Race {
         let share = money.map_or(0.0, |money| (money * self.knobs.share).max(self.spent.as_f64() * self.knobs.growth));
         let least = (self.evaluations as f64 * self.knobs.growth) as usize;
         let block = self.knobs.block.max(least.div_ceil(MOST_LOOKS));
-        let mut options = options;
         let (mut bought, mut asked) = (0.0, 0);
         let unknown = |race: &Race, row: usize| !race.tried[race.candidates[working[row]].family];
         let mut new = self.room_for_new();
@@ -501,30 +440,6 @@ impl Race {
             })
             .sum();
         doubt < DOUBT
-    }
-
-    /// How many families that were not looked at yet may join. A budget buys more from few configurations that are told
-    /// apart than from many that are not: as many as could be halved down to one at `FIRST` looks each a round.
-    fn room_for_new(&self) -> usize {
-        let Some(budget) = self.problem.budget.map(Usd::as_f64) else {
-            return FAMILIES_UNLIMITED.saturating_sub(self.tried_families());
-        };
-        let mut least: BTreeMap<usize, f64> = BTreeMap::new();
-        for one in self.trials.iter().map(|&at| &self.candidates[at]).filter(|one| one.scored > 0) {
-            let price = one.production.as_f64() / one.scored as f64;
-            let known = least.entry(one.family).or_insert(price);
-            *known = known.min(price);
-        }
-        let price = least.values().sum::<f64>() / least.len().max(1) as f64;
-        let mut most = 2;
-        while most < self.families.len() && price * most as f64 * self.knobs.first * (most as f64).log2() <= budget {
-            most += 1;
-        }
-        most.saturating_sub(self.tried_families())
-    }
-
-    fn tried_families(&self) -> usize {
-        self.tried.iter().filter(|tried| **tried).count()
     }
 
     /// What may be looked at, and what an instance of it costs.
