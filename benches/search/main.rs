@@ -6,10 +6,12 @@
 //! instances the strategy never saw. Half of the tables are there to choose methods by, the other half to report on.
 //!
 //! Options: `--seeds N` (20), `--strategies a,b`, `--groups a,b` (beginnings of names), `--budgets 2,5` (per cent),
-//! `--threads N`, `--out DIR` (CSV and SVG), `--export DIR` (every table as CSV).
+//! `--threads N`, `--out DIR` (CSV and SVG), `--export DIR` (every table as CSV). `--speed race,halving` instead measures
+//! what the strategies themselves cost: CPU time an evaluation, and memory.
 
 mod export;
 mod plot;
+mod speed;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -33,6 +35,7 @@ struct Options {
     threads: usize,
     out: Option<PathBuf>,
     export: Option<PathBuf>,
+    speed: Vec<String>,
 }
 
 /// What one search came to.
@@ -67,6 +70,7 @@ fn options() -> Result<Options, String> {
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         out: None,
         export: None,
+        speed: Vec::new(),
     };
     let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
     while let Some(word) = words.next() {
@@ -81,6 +85,7 @@ fn options() -> Result<Options, String> {
             "--threads" => options.threads = value.parse().map_err(bad)?,
             "--out" => options.out = Some(value.into()),
             "--export" => options.export = Some(value.into()),
+            "--speed" => options.speed = list(),
             "--budgets" => {
                 let share = |text: &str| text.parse::<f64>().map(|percent| percent / 100.0);
                 options.budgets =
@@ -89,7 +94,7 @@ fn options() -> Result<Options, String> {
             _ => return Err(format!("there is no option {word}")),
         }
     }
-    match options.strategies.iter().find(|name| strategy(name).is_none()) {
+    match options.strategies.iter().chain(&options.speed).find(|name| strategy(name).is_none()) {
         Some(name) => Err(format!("there is no strategy {name}")),
         None => Ok(options),
     }
@@ -152,6 +157,10 @@ fn main() {
             std::process::exit(2);
         }
     };
+    if !options.speed.is_empty() {
+        speed::print(&options.speed);
+        return;
+    }
     if !options.data.is_dir() {
         eprintln!("no recordings in {}: made-up tables only", options.data.display());
     }

@@ -173,24 +173,24 @@ pub struct Declaration {
 }
 
 /// The name of the strategy that is taken where none is named.
-pub const DEFAULT: &str = "halving";
+pub const DEFAULT: &str = "race";
 
 /// Every strategy there is.
 pub const STRATEGIES: &[Declaration] = &[
     Declaration {
         name: "race",
         summary: "Buys next whatever look is expected to be worth most for its price, by a model of related configurations on shared instances",
-        when: "Where an inference budget binds or prices differ, over at most some hundred configurations; in a release build: it thinks long",
+        when: "Almost always: it spends the money on the configurations that may still be best, and knows relatives, prices and shared samples",
         source: "Knowledge gradient: Frazier, Powell & Dayanik 2008, 2009; empirical Bayes; the composition is ours",
-        default: false,
+        default: true,
         build: race::build,
     },
     Declaration {
         name: "halving",
         summary: "Looks at many configurations on a few shared instances, then again and again drops the worse half and looks closer at the rest",
-        when: "Almost always: it spends the money on the configurations that may still be best, and needs next to no computing",
+        when: "Where configurations have nothing in common and cost about the same, or its plain rule is wanted: it needs no model",
         source: "Jamieson & Talwalkar 2016; Karnin, Koren & Somekh 2013; TRIPLE-SH, Shi et al. 2024",
-        default: true,
+        default: false,
         build: halving::build,
     },
     Declaration {

@@ -245,7 +245,7 @@ pub fn drive(
 }
 
 /// How sure a recommendation is to be within the inference budget. (The study knows prompts exactly; here all is learnt.)
-const SURE: f64 = 0.75;
+pub(super) const SURE: f64 = 0.9;
 
 /// What a search on a table came to.
 #[derive(Clone, Debug, PartialEq)]

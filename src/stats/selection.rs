@@ -50,7 +50,7 @@ impl Beliefs for Independent {
 }
 
 /// A standard normal number (Box & Muller 1958).
-fn normal(rng: &mut ChaCha12Rng) -> f64 {
+pub(super) fn normal(rng: &mut ChaCha12Rng) -> f64 {
     let (u, v): (f64, f64) = (rng.random(), rng.random());
     // 1 - u is never 0.
     (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()

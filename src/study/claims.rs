@@ -104,14 +104,13 @@ pub struct FrontierPoint {
     pub production_cost_usd_per_instance: Usd,
 }
 
-/// What the scores of a study say of its trials: the only place here that knows the model that they are fitted with.
+/// What the scores of a study say of its trials by the additive model: what a margin stops by, and what choosing among
+/// bootstrapped instances needs. Who may be best is the ranking's to say, by the race's model.
 pub struct Evidence {
     cells: Vec<Observation>,
     posterior: Posterior,
     /// Trials that nothing stands against, in their order.
     eligible: Vec<usize>,
-    /// What their values are on further instances like these.
-    beyond: Independent,
     /// How far apart two values can be: as known, else as seen. `None` where that is nothing.
     scale: Option<f64>,
     instances: usize,
@@ -125,24 +124,10 @@ impl Evidence {
         let posterior = additive::fit(&cells, trials.len(), instances);
         let eligible: Vec<usize> =
             (0..trials.len()).filter(|&row| posterior.mean[row].is_some() && eligible(&trials[row])).collect();
-        let beyond = Independent(eligible.iter().filter_map(|&row| posterior.beyond[row]).collect());
         let seen = cells.iter().map(|cell| cell.value);
         let apart = seen.clone().fold(f64::MIN, f64::max) - seen.fold(f64::MAX, f64::min);
         let scale = workload.range().map(|(low, high)| high - low).or((apart > 0.0).then_some(apart));
-        Evidence { cells, posterior, eligible, beyond, scale, instances }
-    }
-
-    /// The probability of every trial that it is the best of those that nothing stands against; `None` for others.
-    pub fn p_best(&self, seed: u64) -> Vec<Option<f64>> {
-        let mut all = vec![None; self.posterior.mean.len()];
-        self.eligible.iter().for_each(|&row| all[row] = Some(0.0));
-        // Who is five standard deviations below where the leader surely is never wins a draw.
-        let sure = self.beyond.0.iter().map(|(mean, sd)| mean - 5.0 * sd).fold(f64::MIN, f64::max);
-        let near = |(_, (mean, sd)): &(&usize, &(f64, f64))| mean + 5.0 * sd >= sure;
-        let (rows, beliefs): (Vec<usize>, Vec<(f64, f64)>) =
-            self.eligible.iter().zip(&self.beyond.0).filter(near).unzip();
-        rows.into_iter().zip(selection::p_best(&Independent(beliefs), seed)).for_each(|(row, p)| all[row] = Some(p));
-        all
+        Evidence { cells, posterior, eligible, scale, instances }
     }
 
     /// What looking on could gain at most: what the best of all is expected to have over all tuning instances, less what the

@@ -462,7 +462,7 @@ impl Study {
         let evidence = Evidence::of(&trials, &self.workload, |trial| stands[trial.number]);
         let seed = settings::stream(settings.seed, "claims");
         let by_first = ranking::best(&ranking).cloned().filter(|_| !task.objective.then.is_empty());
-        let p_best = evidence.p_best(seed);
+        let p_best = ranking::p_best(&ranking, trials.len());
         claims::settle(&mut ranking, &trials, &task.objective, &evidence, &p_best);
         let search = claims::Search {
             trials: &trials,

@@ -39,7 +39,7 @@ pub struct Ranked {
     /// What its mean over all tuning instances is expected to be, and how sure that is: (mean, standard deviation). The
     /// order is by it: it makes up for some having seen harder instances than others, and for luck on a few.
     pub posterior: Option<(f64, f64)>,
-    /// The probability that it is the best of those that nothing stands against.
+    /// The probability that it is the best of those that nothing stands against, on further instances like these.
     pub probability: Option<f64>,
 }
 
@@ -98,6 +98,14 @@ pub fn rank(trials: &[Trial], objective: &Objective, instances: usize, inference
     });
     let numbered = |(place, (row, ..)): (usize, (Ranked, _, _))| Ranked { rank: place + 1, ..row };
     ranking.into_iter().enumerate().map(numbered).collect()
+}
+
+/// The probability of each of so many trials that it is the best; `None` for those that something stands against.
+pub fn p_best(ranking: &[Ranked], trials: usize) -> Vec<Option<f64>> {
+    let mut all = vec![None; trials];
+    let eligible = ranking.iter().filter(|row| row.standing == Standing::Eligible);
+    eligible.for_each(|row| all[row.trial] = Some(row.probability.unwrap_or(0.0)));
+    all
 }
 
 /// The best configuration: the first that nothing stands against.

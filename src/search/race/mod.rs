@@ -1,23 +1,27 @@
 //! The race: buys next whatever look is expected to be worth most for its price.
 //!
-//! All configurations look at prefixes of the one order of instances, so comparisons are paired. After every few
-//! purchases the model of [`crate::stats::racing`] is fitted to everything told, and each possible look (a configuration
-//! on its next so many instances) is valued by the knowledge gradient with correlated beliefs (Frazier, Powell & Dayanik
-//! 2009): how much the best posterior mean is expected to rise. The look with the largest gain / price^0.7 is bought.
+//! All configurations look at prefixes of the one order of instances, so comparisons are paired. It opens with as many
+//! families of configurations (those that differ only in n) as the budget could tell apart, on two instances each. Then,
+//! after every few purchases, the model of [`crate::stats::racing`] is fitted to everything told, and each possible look
+//! (a configuration on its next so many instances) is valued by the knowledge gradient with correlated beliefs (Frazier,
+//! Powell & Dayanik 2009): how much the best posterior mean is expected to rise. The look with the largest
+//! gain / price^0.7 is bought.
 //!
 //! * A look shows relatives too: other prompts of the same model, other n of the same configuration. Smaller n of what
 //!   was bought have their samples already, so they are asked with it, for nothing.
 //! * Looks that were decided but not told count as made, with the expected result; a plan spends a tenth of the money
-//!   that is left, and then waits for its results.
+//!   that is left, buys at least a twentieth of the evaluations made so far, and then waits for its results.
 //! * New configurations are looked at when that is worth more than another look at an old one, but only as many join
 //!   as the budget could tell apart.
 //! * Production costs are learnt as they are told; relatives predict them. What production likely cannot afford is
-//!   neither recommended nor, where that is sure, looked at.
+//!   neither recommended nor, where that is sure, looked at; the gain of a look counts as far as it is affordable.
 //! * It ends when no look is expected to change who is best, or when the user's margin is reached, though money be left.
 //!
-//! At most 160 configurations are thought about at a time: those looked at that may still be best, and a changing
-//! sample of others. Memory is O(configurations listed or drawn + evaluations).
+//! At most 96 configurations are thought about at a time: those looked at that may still be best by the additive model,
+//! and a changing sample of others. So the work of a plan is bounded but for going through what was told, and since plans
+//! grow with it, the work of a search is O(evaluations), as is its memory, beside the configurations listed or drawn.
 
+mod opening;
 mod value;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -27,13 +31,13 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha12Rng;
 
 use super::draws::Draws;
-use super::simulate::{family, samples};
+use super::simulate::{SURE, family, samples};
 use super::{Ask, Outcome, Problem, Strategy, Told};
 use crate::money::Usd;
 use crate::space::Configuration;
+use crate::stats::additive::{self, Observation};
 use crate::stats::racing::assess::{Assessment, Evidence, assess, scale, select};
 use crate::stats::racing::costs::{Costs, normal_cdf};
-use crate::stats::racing::kinship::Kinship;
 use crate::stats::racing::{Belief, Line, Prior, Variances};
 use value::{Look, Option_, Plan};
 
@@ -48,12 +52,14 @@ pub struct Knobs {
     share: f64,
     /// Families to begin with.
     families: usize,
-    /// Instances to begin with.
-    init: usize,
     /// Looks at each family in a round of halving, for counting how many families a budget is enough for.
     first: f64,
     /// Share of the budget that beginnings may cost.
     init_share: f64,
+    /// Instances that the families of the opening are shown.
+    opening: usize,
+    /// The least share of what was bought that a plan buys.
+    growth: f64,
     prior: Prior,
 }
 
@@ -64,18 +70,19 @@ impl Default for Knobs {
             block: 6,
             share: 0.1,
             families: 8,
-            first: 5.0,
-            init: 2,
+            first: 6.0,
             init_share: 0.3,
+            opening: 2,
+            growth: 0.05,
             prior: Prior::default(),
         }
     }
 }
 
 /// How many configurations are thought about at a time.
-const WORKING: usize = 160;
+const WORKING: usize = 96;
 /// How many of them at most were looked at.
-const WORKING_TRIED: usize = 112;
+const WORKING_TRIED: usize = 72;
 /// How many looks at most are decided between two fits.
 const MOST_LOOKS: usize = 64;
 /// The expected gain, in standard deviations of a single value, below which a look cannot pay.
@@ -88,6 +95,8 @@ const NEAR: f64 = 3.0;
 const DOUBT: f64 = 0.05;
 /// How many candidates are drawn of a space that cannot be listed.
 const DRAWN: usize = 1024;
+/// So many standard deviations above its mean a candidate is thought about for.
+const REACH: f64 = 2.0;
 
 /// The strategy. It works on every problem.
 pub fn build(problem: Problem) -> Result<Box<dyn Strategy>, String> {
@@ -129,7 +138,8 @@ struct Race {
     variances: Option<Variances>,
     learnt_at: usize,
     started: usize,
-    belief: Option<(Vec<usize>, Belief)>,
+    /// As many families as there shall be were begun with.
+    widened: bool,
 }
 
 impl Race {
@@ -141,7 +151,7 @@ impl Race {
             _ => DRAWN,
         };
         let mut race = Race {
-            lines: vec![Vec::new(); problem.instances],
+            lines: Vec::new(),
             problem,
             knobs,
             rng: rng.clone(),
@@ -157,7 +167,7 @@ impl Race {
             variances: None,
             learnt_at: 0,
             started: 0,
-            belief: None,
+            widened: false,
         };
         let mut names: BTreeMap<String, usize> = BTreeMap::new();
         while race.candidates.len() < most {
@@ -223,89 +233,28 @@ impl Race {
         one.depth = depth;
     }
 
-    /// The first looks: several families, on one instance and then on a few.
-    fn begin(&mut self) -> bool {
-        if self.started >= self.knobs.init {
-            return false;
-        }
-        let first = self.problem.first.len().min(self.candidates.len());
-        let mut chosen: Vec<usize> = Vec::new();
-        if self.started == 0 {
-            chosen.extend(0..first);
-            // What shall be tried first comes before any sibling of it.
-            for at in 0..first {
-                if self.trials_left() > 0 {
-                    self.queue_up(at, 1);
-                }
-            }
-            let all: Vec<&BTreeMap<String, serde_json::Value>> =
-                self.families.iter().take(2000).map(|members| &self.candidates[members[0]].configuration.0).collect();
-            let kinship = Kinship::new(&all);
-            let mut taken: Vec<usize> =
-                chosen.iter().map(|&at| self.candidates[at].family).filter(|&at| at < all.len()).collect();
-            let mut near: Vec<f64> = vec![0.0; all.len()];
-            let add = |near: &mut Vec<f64>, one: usize| {
-                for (at, sum) in near.iter_mut().enumerate() {
-                    *sum += (0..kinship.parameters.len()).map(|p| kinship.alike(p, at, one)).sum::<f64>();
-                }
-            };
-            taken.iter().for_each(|&one| add(&mut near, one));
-            while taken.len() < self.knobs.families.min(all.len()) {
-                let next = (0..all.len())
-                    .filter(|at| !taken.contains(at))
-                    .min_by(|&a, &b| near[a].total_cmp(&near[b]).then(a.cmp(&b)));
-                let Some(next) = next else { break };
-                taken.push(next);
-                add(&mut near, next);
-                chosen.push(self.families[next][0]);
-            }
-            self.started = 1;
-        } else {
-            // More instances, as long as they are cheap.
-            let price = |one: &Candidate| one.production.as_f64() / one.scored.max(1) as f64;
-            chosen = self.trials.iter().copied().filter(|&at| self.candidates[at].depth == self.started).collect();
-            chosen.sort_by(|&a, &b| price(&self.candidates[a]).total_cmp(&price(&self.candidates[b])).then(a.cmp(&b)));
-            if let Some(budget) = self.problem.budget {
-                let mut room = budget.as_f64() * self.knobs.init_share - self.spent.as_f64();
-                chosen.retain(|&at| {
-                    room -= price(&self.candidates[at]);
-                    room >= 0.0
-                });
-            }
-            self.started += 1;
-        }
-        let depth = self.started;
-        chosen.into_iter().for_each(|at| self.buy(at, depth));
-        !self.queue.is_empty() || self.begin()
-    }
-
-    /// Where nothing was judged yet: other families, if it was not for money. False: enough was tried.
-    fn others(&mut self) -> bool {
-        let refused = self.trials.iter().any(|&at| self.candidates[at].refused);
-        if refused || self.tried_families() >= FAMILIES_UNLIMITED {
-            return false;
-        }
-        let next: Vec<usize> = (0..self.families.len()).filter(|&family| !self.tried[family]).collect();
-        for family in next.into_iter().take(self.knobs.families) {
-            self.buy(self.families[family][0], 1);
-        }
-        !self.queue.is_empty()
-    }
-
-    /// The candidates that are thought about now.
+    /// The candidates that are thought about now: those looked at that may be best by the additive model, and a changing
+    /// sample of others.
     fn working(&mut self) -> Vec<usize> {
         if self.candidates.len() <= WORKING {
             return (0..self.candidates.len()).collect();
         }
         let mut tried: Vec<usize> = self.trials.iter().copied().filter(|&at| !self.candidates[at].closed).collect();
-        if tried.len() > WORKING_TRIED
-            && let Some((rows, belief)) = &self.belief
-        {
-            let mut reach = vec![f64::MAX; self.candidates.len()];
-            for (row, &at) in rows.iter().enumerate() {
-                reach[at] = belief.mean[row] + 2.0 * belief.covariance.at(row, row).max(0.0).sqrt();
-            }
-            tried.sort_by(|&a, &b| reach[b].total_cmp(&reach[a]).then(a.cmp(&b)));
+        if tried.len() > WORKING_TRIED {
+            let cells: Vec<Observation> = self
+                .lines
+                .iter()
+                .enumerate()
+                .flat_map(|(column, line)| {
+                    line.iter().map(move |&(at, value)| Observation { row: at as usize, column, value })
+                })
+                .collect();
+            let simple = additive::fit(&cells, self.candidates.len(), self.problem.instances);
+            let reach = |at: usize| match (simple.mean[at], simple.sd[at]) {
+                (Some(mean), Some(sd)) => mean + REACH * sd,
+                _ => f64::MIN,
+            };
+            tried.sort_by(|&a, &b| reach(b).total_cmp(&reach(a)).then(a.cmp(&b)));
             tried.truncate(WORKING_TRIED);
         }
         let mut fresh: Vec<usize> =
@@ -363,23 +312,22 @@ impl Race {
         let open: Vec<bool> = working
             .iter()
             .enumerate()
-            .map(|(row, &at)| belief.count[row] > 0 && !self.candidates[at].closed && within[row] > 0.3)
+            .map(|(row, &at)| belief.count[row] > 0 && !self.candidates[at].closed && within[row] >= SURE)
             .collect();
         if self.settled(&belief, &within, scale) {
             return false;
         }
-        let options = self.options(&working, costs.as_ref(), &within);
-        let mut plan = Plan::new(&belief, self.problem.instances, open);
+        let mut options = self.options(&working, costs.as_ref(), &within);
+        let mut plan = Plan::new(&belief, self.problem.instances, open, within.clone());
         let money = self.left();
         let mut room = money.unwrap_or(f64::MAX);
-        let share = match money {
-            Some(money) => money * self.knobs.share,
-            None => self.spent.as_f64() * 0.1,
-        };
-        let mut options = options;
-        let mut bought = 0.0;
+        // A plan buys a share of the money left, and of the evaluations made: so there are few plans however long it goes on.
+        let share = money.map_or(0.0, |money| (money * self.knobs.share).max(self.spent.as_f64() * self.knobs.growth));
+        let least = (self.evaluations as f64 * self.knobs.growth) as usize;
+        let block = self.knobs.block.max(least.div_ceil(MOST_LOOKS));
+        let (mut bought, mut asked) = (0.0, 0);
         let unknown = |race: &Race, row: usize| !race.tried[race.candidates[working[row]].family];
-        let mut new = self.room_for_new(&working, costs.as_ref());
+        let mut new = self.room_for_new();
         let mut looks = plan.looks(&options, room, &self.knobs);
         for _ in 0..MOST_LOOKS {
             let mut allowed = looks.clone();
@@ -400,7 +348,7 @@ impl Race {
                 *look = known.or(*look);
             }
             let Some((at, Look { row, instances, .. })) = found else { break };
-            let instances = instances.min(self.knobs.block.max(instances / 4)).min(options[at].left);
+            let instances = instances.min(self.knobs.block.max(instances / 4)).max(block).min(options[at].left);
             let option = &mut options[at];
             let next = option.next;
             option.left -= instances;
@@ -416,20 +364,20 @@ impl Race {
             looks[at] = if options[at].left == 0 { None } else { looks[at] };
             bought += price;
             room -= price;
-            if bought >= share || room <= 0.0 {
+            asked += instances;
+            if (bought >= share && asked >= least) || room <= 0.0 {
                 break;
             }
         }
-        if self.queue.is_empty() {
-            self.confirm(&working, &belief, &within, money);
+        if asked < least && room > 0.0 || self.queue.is_empty() {
+            self.confirm(&working, &belief, &within, least.saturating_sub(asked), room);
         }
-        self.belief = Some((working, belief));
         !self.queue.is_empty()
     }
 
-    /// Where no single look is expected to change who is best: more of the leader or of its likeliest rival, whichever was
-    /// seen less, while one is likely enough; without a budget, the rest of the leader.
-    fn confirm(&mut self, working: &[usize], belief: &Belief, within: &[f64], money: Option<f64>) {
+    /// Where no single look is expected to change who is best: more of the leader and of its likeliest rivals, those that
+    /// were seen less first, for about so many evaluations; without a budget and a rival, the rest of the leader.
+    fn confirm(&mut self, working: &[usize], belief: &Belief, within: &[f64], least: usize, mut room: f64) {
         let may = |race: &Race, row: usize| {
             let one = &race.candidates[working[row]];
             !one.closed && within[row] > 0.5 && belief.count[row] > 0
@@ -437,32 +385,41 @@ impl Race {
         let rows: Vec<usize> = (0..working.len()).filter(|&row| may(self, row)).collect();
         let better = |a: &usize, b: &usize| belief.mean[*a].total_cmp(&belief.mean[*b]).then(b.cmp(a));
         let Some(leader) = rows.iter().copied().max_by(better) else { return };
-        let covariance = &belief.covariance;
+        let all = self.problem.instances;
         let open = |race: &Race, row: usize| {
             let one = &race.candidates[working[row]];
-            !one.refused && one.depth < race.problem.instances
+            !one.refused && one.depth < all
         };
+        let covariance = &belief.covariance;
         let distance = |row: usize| {
             let sum = covariance.at(row, row) + covariance.at(leader, leader) - 2.0 * covariance.at(row, leader);
             (belief.mean[leader] - belief.mean[row]) / sum.max(1e-12).sqrt()
         };
-        let rival = rows
+        let mut rivals: Vec<(usize, f64)> = rows
             .iter()
-            .copied()
-            .filter(|&row| row != leader && (open(self, row) || open(self, leader)))
-            .map(|row| (row, distance(row)))
-            .min_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)))
-            .filter(|(_, distance)| *distance < NEAR);
-        if let Some((rival, _)) = rival {
+            .filter(|&&row| row != leader && (open(self, row) || open(self, leader)))
+            .map(|&row| (row, distance(row)))
+            .filter(|(_, distance)| *distance < NEAR)
+            .collect();
+        rivals.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
+        let block = (all / 16).max(self.knobs.block).max(least / 4);
+        let (mut asked, before) = (0, self.queue.len());
+        for (rival, _) in rivals {
+            if asked > 0 && asked >= least || room <= 0.0 {
+                break;
+            }
             let mut pair = [leader, rival];
             pair.sort_by_key(|&row| (self.candidates[working[row]].depth, row));
             if let Some(row) = pair.into_iter().find(|&row| open(self, row)) {
-                let block = (self.problem.instances / 16).max(self.knobs.block);
-                self.buy(working[row], self.candidates[working[row]].depth + block);
+                let one = &self.candidates[working[row]];
+                let depth = (one.depth + block).min(all);
+                asked += depth - one.depth;
+                room -= (depth - one.depth) as f64 * one.production.as_f64() / one.scored.max(1) as f64;
+                self.buy(working[row], depth);
             }
         }
-        if self.queue.is_empty() && money.is_none() {
-            self.buy(working[leader], self.problem.instances);
+        if self.queue.len() == before && self.problem.budget.is_none() {
+            self.buy(working[leader], all);
         }
     }
 
@@ -483,30 +440,6 @@ impl Race {
             })
             .sum();
         doubt < DOUBT
-    }
-
-    /// How many families that were not looked at yet may join. A budget buys more from few configurations that are told
-    /// apart than from many that are not: as many as could be halved down to one at `FIRST` looks each a round.
-    fn room_for_new(&self, working: &[usize], costs: Option<&Costs>) -> usize {
-        let Some(budget) = self.problem.budget.map(Usd::as_f64) else {
-            return FAMILIES_UNLIMITED.saturating_sub(self.tried_families());
-        };
-        let mut least: BTreeMap<usize, f64> = BTreeMap::new();
-        for (row, &at) in working.iter().enumerate().filter(|(_, at)| self.candidates[**at].trial.is_some()) {
-            let price = costs.map_or(0.0, |costs| costs.dollars(row));
-            let known = least.entry(self.candidates[at].family).or_insert(price);
-            *known = known.min(price);
-        }
-        let price = least.values().sum::<f64>() / least.len().max(1) as f64;
-        let mut most = 2;
-        while most < self.families.len() && price * most as f64 * self.knobs.first * (most as f64).log2() <= budget {
-            most += 1;
-        }
-        most.saturating_sub(self.tried_families())
-    }
-
-    fn tried_families(&self) -> usize {
-        self.tried.iter().filter(|tried| **tried).count()
     }
 
     /// What may be looked at, and what an instance of it costs.
@@ -585,6 +518,9 @@ impl Strategy for Race {
                 one.scored += 1;
                 one.production += production;
                 self.evaluations += 1;
+                if self.lines.len() <= told.instance {
+                    self.lines.resize_with(told.instance + 1, Vec::new);
+                }
                 self.lines[told.instance].push((at as u32, score));
             }
             Outcome::Missing => {}

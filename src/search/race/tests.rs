@@ -83,7 +83,6 @@ fn it_ends_when_the_margin_is_reached() {
 }
 
 #[test]
-#[ignore = "minutes in a debug build: cargo test --release -- --ignored"]
 fn many_configurations_are_thought_about_in_parts() {
     let mut table = Table::default();
     for at in 0..600_usize {

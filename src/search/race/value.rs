@@ -4,6 +4,7 @@ use crate::stats::racing::Belief;
 use crate::stats::racing::outlook::Outlook;
 
 use super::Knobs;
+use crate::search::simulate::SURE;
 
 /// Nodes and weights of the standard normal distribution, by equal steps.
 fn nodes() -> Vec<(f64, f64)> {
@@ -46,26 +47,31 @@ pub(super) struct Plan {
     instances: f64,
     /// Rows that may be recommended.
     open: Vec<bool>,
+    /// The probability of each row that production can afford it.
+    within: Vec<f64>,
     nodes: Vec<(f64, f64)>,
 }
 
 impl Plan {
-    pub(super) fn new(belief: &Belief, instances: usize, open: Vec<bool>) -> Plan {
+    pub(super) fn new(belief: &Belief, instances: usize, open: Vec<bool>, within: Vec<f64>) -> Plan {
         Plan {
             mean: belief.mean.clone(),
             outlook: belief.outlook.clone(),
             count: belief.count.iter().map(|&count| count as f64).collect(),
             instances: instances as f64,
             open,
+            within,
             nodes: nodes(),
         }
     }
 
-    /// Expected gain of the best mean by a change of all means.
+    /// Expected gain of the best mean that may be recommended, by a change of all means that comes with a look at `row`; as far
+    /// as production can afford what is looked at.
     fn gain(&self, row: usize, change: &[f64]) -> f64 {
         let rows = || (0..self.mean.len()).filter(|&at| self.open[at] || at == row);
         let before = (0..self.mean.len()).filter(|&at| self.open[at]).map(|at| self.mean[at]).fold(f64::MIN, f64::max);
-        let before = if before == f64::MIN { self.mean[row] } else { before };
+        // To find anything that production can afford is worth what lies above the worst.
+        let before = if before == f64::MIN { self.mean.iter().copied().fold(f64::MAX, f64::min) } else { before };
         // Only rows that can reach the top at three standard deviations matter.
         let low = rows().map(|at| self.mean[at] - 3.0 * change[at].abs()).fold(f64::MIN, f64::max);
         let lines: Vec<(f64, f64)> = rows()
@@ -77,17 +83,19 @@ impl Plan {
             .iter()
             .map(|(z, weight)| weight * lines.iter().map(|(mean, change)| mean + change * z).fold(f64::MIN, f64::max))
             .sum();
-        (expected - before).max(0.0)
+        self.within[row] * (expected - before).max(0.0)
     }
 
     /// The look of one option with the best expected gain for its price, of those that fit the money left.
     fn look(&mut self, option: &Option_, money: f64, knobs: &Knobs) -> Option<Look> {
         let mut best: Option<Look> = None;
         let mut last = 0;
+        let most =
+            if option.price > 0.0 { (money / option.price).min(option.left as f64) as usize } else { option.left };
         for size in SIZES {
-            let instances = size.min(option.left);
+            let instances = size.min(most);
             let price = option.price * instances as f64;
-            if instances == last || (price > money && last > 0) {
+            if instances == last {
                 break;
             }
             last = instances;
@@ -145,6 +153,6 @@ impl Plan {
         let observation = self.outlook.observation(row, next + instances / 2);
         self.outlook.take(&observation, instances as f64);
         self.count[row] += instances as f64;
-        self.open[row] = true;
+        self.open[row] |= self.within[row] >= SURE;
     }
 }

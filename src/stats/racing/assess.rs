@@ -2,21 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use serde_json::Value;
 
 use super::costs::{Costs, normal_cdf};
 use super::kinship::Kinship;
+use super::linear::{Square, dot};
 use super::{Belief, Line, Model, Place, Prior, Sheet, Variances};
 use crate::stats::additive::{self, Observation};
+use crate::stats::selection::{self, Beliefs};
 
 /// How many configurations the model takes; of more, the rest is left to the additive model.
-const MOST: usize = 224;
+const MOST: usize = 128;
 /// Rounds of learning where the model is fitted once.
 const ROUNDS: usize = 6;
-/// Draws for the probabilities of being best.
-const DRAWS: usize = 2_000;
 
 /// What values are divided by before the model sees them: 1, except where squares would overflow or vanish; then a power of
 /// two, which is exact.
@@ -88,7 +87,8 @@ pub struct Standing {
     pub mean: f64,
     /// Its standard deviation.
     pub sd: f64,
-    /// The probability of being the best of those that may be chosen (`eligible`), by seeded draws; 0 for others.
+    /// The probability of being the best of those that may be chosen (`eligible`) on further instances like these, by seeded
+    /// draws; 0 for others.
     pub best: f64,
     /// Expected production cost in dollars an instance, where any is known.
     pub dollars: Option<f64>,
@@ -177,26 +177,41 @@ pub fn select(line: &Line, place: &[u32], scale: f64) -> Line {
     line
 }
 
-/// How often each of some rows is the best, in draws from what is believed.
-fn best_shares(belief: &Belief, rows: &[usize], seed: u64) -> Vec<(usize, f64)> {
-    let mut rng = ChaCha12Rng::seed_from_u64(seed);
-    let factor = belief.covariance.cholesky();
-    let mut wins = vec![0_usize; belief.mean.len()];
-    let mut normal = vec![0.0; belief.mean.len()];
-    for _ in 0..DRAWS {
-        for pair in normal.chunks_mut(2) {
-            let (u, v): (f64, f64) = (rng.random(), rng.random());
-            let radius = (-2.0 * (1.0 - u).ln()).sqrt();
-            let angle = std::f64::consts::TAU * v;
-            pair.iter_mut().zip([radius * angle.cos(), radius * angle.sin()]).for_each(|(cell, value)| *cell = value);
-        }
-        let draw = |row: usize| belief.mean[row] + super::linear::dot(&factor.row(row)[..=row], &normal[..=row]);
-        let best = rows.iter().map(|&row| (row, draw(row))).max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
-        if let Some((row, _)) = best {
-            wins[row] += 1;
+/// The effects of some rows, as joint draws: what their means would be over instances without end, like those seen.
+struct Joint {
+    mean: Vec<f64>,
+    factor: Square,
+}
+
+impl Beliefs for Joint {
+    fn candidates(&self) -> usize {
+        self.mean.len()
+    }
+
+    fn mean(&self, candidate: usize) -> f64 {
+        self.mean.get(candidate).copied().unwrap_or(0.0)
+    }
+
+    fn draw(&self, rng: &mut ChaCha12Rng, into: &mut [f64]) {
+        let normals: Vec<f64> = self.mean.iter().map(|_| selection::normal(rng)).collect();
+        for (row, place) in into.iter_mut().enumerate() {
+            *place = self.mean[row] + dot(&self.factor.row(row)[..=row], &normals[..=row]);
         }
     }
-    rows.iter().map(|&row| (row, wins[row] as f64 / DRAWS as f64)).collect()
+}
+
+/// The probability of each of some rows that it is the best of them. Who is five standard deviations below where the
+/// leader surely is never wins a draw.
+fn best_shares(belief: &Belief, rows: &[usize], seed: u64) -> Vec<(usize, f64)> {
+    let covariance = belief.outlook.covariance();
+    let sd = |row: usize| covariance.at(row, row).max(0.0).sqrt();
+    let sure = rows.iter().map(|&row| belief.effect[row] - 5.0 * sd(row)).fold(f64::MIN, f64::max);
+    let near: Vec<usize> = rows.iter().copied().filter(|&row| belief.effect[row] + 5.0 * sd(row) >= sure).collect();
+    let joint = Joint {
+        mean: near.iter().map(|&row| belief.effect[row]).collect(),
+        factor: Square::symmetric(near.len(), |a, b| covariance.at(near[a], near[b])).cholesky(),
+    };
+    near.iter().copied().zip(selection::p_best(&joint, seed)).collect()
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ impl Costs {
             Some((_, noise)) if a == b => 1.0 / noise,
             _ => 0.0,
         });
-        let (covariance, _) = posterior(&prior, &precision);
+        let covariance = posterior(&prior, &precision);
         let information: Vec<f64> =
             (0..size).map(|row| rest(row).map_or(0.0, |(rest, noise)| (rest - centre) / noise)).collect();
         let log = covariance.times(&information);

@@ -1,7 +1,7 @@
 //! Learning the model's variances from the data at hand.
 
 use super::kinship::Kinship;
-use super::linear::{Square, posterior};
+use super::linear::{Square, evidence};
 use super::{Belief, Model, Sheet, Variances};
 
 /// How many pairs of values what is assumed of difficulty and noise weighs.
@@ -34,11 +34,10 @@ impl Model<'_> {
         let surprise: Vec<f64> = sum.iter().zip(expected).map(|(sum, expected)| sum - expected).collect();
         let usual = self.start(variances.total);
         let score = |variances: &Variances| {
-            let (covariance, log) = posterior(&part(&self.covariance(variances)), &precision);
-            let fit: f64 = covariance.times(&surprise).iter().zip(&surprise).map(|(a, b)| a * b).sum();
+            let fit = evidence(&part(&self.covariance(variances)), &precision, &surprise);
             let away = |value: f64, usual: f64| ((value / usual).ln() / self.prior.spread).powi(2) / 2.0;
             let mains: f64 = variances.main.iter().zip(&usual.main).map(|(value, usual)| away(*value, *usual)).sum();
-            fit / 2.0 - log - mains - away(variances.family, usual.family) - away(variances.near, usual.near)
+            fit - mains - away(variances.family, usual.family) - away(variances.near, usual.near)
         };
         let mut best = score(variances);
         let several = has_several_n(self.kinship, &seen);

@@ -118,31 +118,54 @@ pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     sums.iter().sum::<f64>() + rest
 }
 
-/// What a Gaussian prior with covariance `prior` becomes by information `precision` (both symmetric, of the same size):
-/// `(prior⁻¹ + precision)⁻¹`, and half the logarithm of the determinant of `1 + prior precision`.
-pub fn posterior(prior: &Square, precision: &Square) -> (Square, f64) {
-    let size = prior.size;
-    let factor = prior.cholesky();
-    let transposed = factor.transposed();
-    // B = 1 + Lᵀ P L, by rows of P L.
-    let mut left = Square::zeros(size);
-    for a in 0..size {
-        for b in 0..size {
-            left.cells[a * size + b] = dot(&precision.row(a)[b..], &transposed.row(b)[b..]);
+/// A Gaussian prior with covariance K = L Lᵀ that meets information of precision P (symmetric, of the same size).
+struct Meeting {
+    /// L.
+    factor: Square,
+    /// The Cholesky factor of 1 + Lᵀ P L.
+    middle: Square,
+}
+
+impl Meeting {
+    fn new(prior: &Square, precision: &Square) -> Meeting {
+        let size = prior.size;
+        let factor = prior.cholesky();
+        let transposed = factor.transposed();
+        let mut left = Square::zeros(size);
+        for a in 0..size {
+            for b in 0..size {
+                left.cells[a * size + b] = dot(&precision.row(a)[b..], &transposed.row(b)[b..]);
+            }
         }
+        let left = left.transposed();
+        let middle = Square::symmetric(size, |a, b| {
+            let product = dot(&transposed.row(a)[a..], &left.row(b)[a..]);
+            product + if a == b { 1.0 } else { 0.0 }
+        });
+        Meeting { factor, middle: middle.cholesky() }
     }
-    let left = left.transposed();
-    let middle = Square::symmetric(size, |a, b| {
-        let product = dot(&transposed.row(a)[a..], &left.row(b)[a..]);
-        product + if a == b { 1.0 } else { 0.0 }
-    });
-    let middle = middle.cholesky();
+}
+
+/// What a Gaussian prior with covariance `prior` becomes by information `precision`: `(prior⁻¹ + precision)⁻¹`.
+pub fn posterior(prior: &Square, precision: &Square) -> Square {
+    let Meeting { factor: mut columns, middle } = Meeting::new(prior, precision);
     // V = L B⁻¹ Lᵀ: with W = M⁻¹ Lᵀ (a column for each row of L), V = Wᵀ W.
-    let mut columns = factor.clone();
-    for at in 0..size {
+    for at in 0..columns.size {
         middle.forward(columns.row_mut(at));
     }
-    (Square::symmetric(size, |a, b| dot(columns.row(a), columns.row(b))), middle.log_diagonal())
+    Square::symmetric(columns.size, |a, b| dot(columns.row(a), columns.row(b)))
+}
+
+/// The logarithm of the likelihood of a precision-weighted sum of surprises, up to a constant: half of `sᵀ V s` with the
+/// posterior covariance V, less half the logarithm of the determinant of `1 + prior precision`.
+pub fn evidence(prior: &Square, precision: &Square, surprise: &[f64]) -> f64 {
+    let Meeting { factor, middle } = Meeting::new(prior, precision);
+    let mut known = vec![0.0; surprise.len()];
+    for (row, value) in surprise.iter().enumerate() {
+        known.iter_mut().zip(factor.row(row)).for_each(|(sum, cell)| *sum += value * cell);
+    }
+    middle.forward(&mut known);
+    0.5 * dot(&known, &known) - middle.log_diagonal()
 }
 
 #[cfg(test)]
@@ -154,16 +177,19 @@ mod tests {
         // Diagonal: 1 / (1/2 + 3) and no information on the second.
         let prior = Square::symmetric(2, |a, b| if a == b { 2.0 } else { 0.0 });
         let precision = Square::symmetric(2, |a, b| if a == b && a == 0 { 3.0 } else { 0.0 });
-        let (posterior, log) = posterior(&prior, &precision);
+        let log = evidence(&prior, &precision, &[0.0, 0.0]);
+        let fit = evidence(&prior, &precision, &[3.0, 1.0]) - log;
+        let posterior = posterior(&prior, &precision);
         assert!((posterior.at(0, 0) - 2.0 / 7.0).abs() < 1e-12 && (posterior.at(1, 1) - 2.0).abs() < 1e-12);
-        assert!(posterior.at(0, 1).abs() < 1e-12 && (log - 0.5 * 7.0_f64.ln()).abs() < 1e-12);
+        assert!(posterior.at(0, 1).abs() < 1e-12 && (log + 0.5 * 7.0_f64.ln()).abs() < 1e-12);
+        assert!((fit - 0.5 * (9.0 * 2.0 / 7.0 + 2.0)).abs() < 1e-12, "{fit}");
     }
 
     #[test]
     fn a_correlated_prior_learns_from_its_relative() {
         let prior = Square::symmetric(2, |a, b| if a == b { 1.0 } else { 0.8 });
         let precision = Square::symmetric(2, |a, b| if a == b && a == 0 { 1.0 } else { 0.0 });
-        let (posterior, _) = posterior(&prior, &precision);
+        let posterior = posterior(&prior, &precision);
         assert!((posterior.at(1, 1) - (1.0 - 0.64 / 2.0)).abs() < 1e-12);
         assert!((posterior.at(0, 1) - 0.4).abs() < 1e-12);
     }

@@ -323,6 +323,12 @@ impl<'a> Model<'a> {
         information
     }
 
+    /// The correlation of the noise of two rows of a family on an instance.
+    fn correlation(&self, a: usize, b: usize) -> f64 {
+        let (a, b) = (self.kinship.samples[a], self.kinship.samples[b]);
+        (a.min(b) / a.max(b)).powf(self.prior.decay)
+    }
+
     /// The columns of what instances have in common: all rows, and those that share a value.
     fn factors(&self, rows: &[usize], variances: &Variances) -> Vec<Vec<f64>> {
         let mut factors = vec![vec![variances.difficulty.sqrt(); rows.len()]];
@@ -342,7 +348,7 @@ impl<'a> Model<'a> {
         let size = self.kinship.len();
         let information = self.information(sheet, variances);
         let start = self.means(variances, 0.0);
-        let (effect_covariance, _) = posterior(&self.covariance(variances), &information.precision);
+        let effect_covariance = posterior(&self.covariance(variances), &information.precision);
         let expected = information.precision.times(&start);
         let surprise: Vec<f64> = information.sum.iter().zip(&expected).map(|(sum, expected)| sum - expected).collect();
         let gain = effect_covariance.times(&surprise);
@@ -353,8 +359,13 @@ impl<'a> Model<'a> {
         let all_factors = self.factors(&all_rows, variances);
         let mut total = vec![0.0; all_factors.len()];
         let mut seen = vec![vec![0.0; all_factors.len()]; size];
+        // What siblings showed of the noise, where a row itself was not observed: they share samples.
+        let mut inherited = vec![0.0; size];
+        let mut families: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        (0..size).for_each(|row| families.entry(self.kinship.family[row]).or_default().push(row));
         for (group, prepared) in sheet.groups.iter().zip(&information.groups) {
             let mut values = vec![0.0; size];
+            let mut left = vec![0.0; group.rows.len()];
             for &at in &group.lines {
                 sheet.lines[at]
                     .iter()
@@ -364,8 +375,21 @@ impl<'a> Model<'a> {
                 prepared.middle.forward(&mut difficulty);
                 prepared.middle.backward(&mut difficulty);
                 total.iter_mut().zip(&difficulty).for_each(|(sum, value)| *sum += value);
+                for ((left, value), &row) in left.iter_mut().zip(&line).zip(&group.rows) {
+                    *left += value - (0..difficulty.len()).map(|at| all_factors[at][row] * difficulty[at]).sum::<f64>();
+                }
                 for &row in &group.rows {
                     seen[row].iter_mut().zip(&difficulty).for_each(|(sum, value)| *sum += value);
+                }
+            }
+            // Rows of a family stand together, by n: the nearest in n speaks for those that are missing.
+            for part in group.rows.chunk_by(|&a, &b| self.kinship.family[a] == self.kinship.family[b]) {
+                let from = group.rows.partition_point(|&row| self.kinship.family[row] < self.kinship.family[part[0]]);
+                let missing = families[&self.kinship.family[part[0]]].iter().filter(|row| !part.contains(row));
+                for &row in missing {
+                    let shared = |at: &usize| self.correlation(part[*at], row);
+                    let near = (0..part.len()).rev().max_by(|a, b| shared(a).total_cmp(&shared(b)));
+                    inherited[row] += near.map_or(0.0, |at| shared(&at) * left[from + at]);
                 }
             }
         }
@@ -375,7 +399,11 @@ impl<'a> Model<'a> {
                 let count = sheet.count[row] as f64;
                 let unseen: f64 = (0..total.len()).map(|at| all_factors[at][row] * (total[at] - seen[row][at])).sum();
                 let rest = (instances - count) * (effect[row] + sheet.mean);
-                if count >= instances { sheet.sum[row] / count } else { (sheet.sum[row] + rest + unseen) / instances }
+                if count >= instances {
+                    sheet.sum[row] / count
+                } else {
+                    (sheet.sum[row] + rest + unseen + inherited[row]) / instances
+                }
             })
             .collect();
         let left: Vec<f64> = sheet.count.iter().map(|&count| (1.0 - count as f64 / instances).max(0.0)).collect();
@@ -384,7 +412,7 @@ impl<'a> Model<'a> {
             left[a] * left[b] * effect_covariance.at(a, b) + own
         });
         let effect = effect.iter().map(|effect| effect + sheet.mean).collect();
-        let mut group = vec![None; sheet.instances];
+        let mut group = vec![None; sheet.lines.len()];
         for (at, seen) in sheet.groups.iter().enumerate() {
             seen.lines.iter().for_each(|&line| group[line] = Some(at));
         }

@@ -1,0 +1,96 @@
+//! The first looks, before there is anything to decide by, and how many configurations a budget is enough for.
+
+use std::collections::BTreeMap;
+
+use super::{Candidate, FAMILIES_UNLIMITED, Race};
+use crate::money::Usd;
+
+impl Race {
+    /// The opening: what shall be tried first, several families on one instance, more of them as far as the budget could
+    /// tell them apart, and then all of them on a few instances. False: it is over.
+    pub(super) fn begin(&mut self) -> bool {
+        while self.queue.is_empty() {
+            if self.started == 0 {
+                // What shall be tried first comes before any sibling of it.
+                for at in 0..self.problem.first.len().min(self.candidates.len()) {
+                    if self.trials_left() > 0 {
+                        self.queue_up(at, 1);
+                    }
+                }
+                let count = self.knobs.families.saturating_sub(self.tried_families());
+                self.widen(count);
+                self.started = 1;
+            } else if self.widened && self.started >= self.knobs.opening {
+                return false;
+            } else if !self.widened {
+                let count = self.room_for_new().min(self.tried_families());
+                self.widened = count == 0 || self.evaluations == 0;
+                if !self.widened {
+                    self.widen(count);
+                    self.widened = self.queue.is_empty();
+                }
+            } else {
+                self.deepen();
+            }
+        }
+        true
+    }
+
+    /// A first look at so many more families: the next ones drawn.
+    fn widen(&mut self, count: usize) {
+        let next: Vec<usize> = (0..self.families.len()).filter(|&family| !self.tried[family]).take(count).collect();
+        next.into_iter().for_each(|family| self.buy(self.families[family][0], 1));
+    }
+
+    /// One more instance of what was looked at in the opening, the cheapest first, as long as the opening may cost it.
+    fn deepen(&mut self) {
+        let price = |one: &Candidate| one.production.as_f64() / one.scored.max(1) as f64;
+        let open = |at: &usize| self.candidates[*at].depth == self.started;
+        let mut chosen: Vec<usize> = self.trials.iter().copied().filter(open).collect();
+        chosen.sort_by(|&a, &b| price(&self.candidates[a]).total_cmp(&price(&self.candidates[b])).then(a.cmp(&b)));
+        if let Some(budget) = self.problem.budget {
+            let mut room = budget.as_f64() * self.knobs.init_share - self.spent.as_f64();
+            chosen.retain(|&at| {
+                room -= price(&self.candidates[at]);
+                room >= 0.0
+            });
+        }
+        self.started += 1;
+        let depth = self.started;
+        chosen.into_iter().for_each(|at| self.buy(at, depth));
+    }
+
+    /// Where nothing was judged yet: other families, if it was not for money. False: enough was tried.
+    pub(super) fn others(&mut self) -> bool {
+        let refused = self.trials.iter().any(|&at| self.candidates[at].refused);
+        if refused || self.tried_families() >= FAMILIES_UNLIMITED {
+            return false;
+        }
+        self.widen(self.knobs.families);
+        !self.queue.is_empty()
+    }
+
+    /// How many families that were not looked at yet may join. A budget buys more from few configurations that are told
+    /// apart than from many that are not: as many as could be halved down to one at `FIRST` looks each a round.
+    pub(super) fn room_for_new(&self) -> usize {
+        let Some(budget) = self.problem.budget.map(Usd::as_f64) else {
+            return FAMILIES_UNLIMITED.saturating_sub(self.tried_families());
+        };
+        let mut least: BTreeMap<usize, f64> = BTreeMap::new();
+        for one in self.trials.iter().map(|&at| &self.candidates[at]).filter(|one| one.scored > 0) {
+            let price = one.production.as_f64() / one.scored as f64;
+            let known = least.entry(one.family).or_insert(price);
+            *known = known.min(price);
+        }
+        let price = least.values().sum::<f64>() / least.len().max(1) as f64;
+        let mut most = 2;
+        while most < self.families.len() && price * most as f64 * self.knobs.first * (most as f64).log2() <= budget {
+            most += 1;
+        }
+        most.saturating_sub(self.tried_families())
+    }
+
+    pub(super) fn tried_families(&self) -> usize {
+        self.tried.iter().filter(|tried| **tried).count()
+    }
+}
