@@ -138,8 +138,8 @@ fn what_cannot_be_loaded_or_asked_is_said_before_anything_is_spent() {
     };
     insta::assert_snapshot!(evaluate().ended(2).stderr, @r"
       × there is no model tiny
-      help: a path after `local:` is relative to the working folder, or to the
-            farthing.toml that names it
+      help: a path after `local:` is relative to the working folder, or to the farthing.toml that
+            names it
     ");
     fixture(&home, "llama", "tiny");
     home.edit("tiny/config.json", "\"model_type\": \"llama\"", "\"model_type\": \"bert\"");
