@@ -2,6 +2,9 @@
 
 use crate::rows::{dot, exp};
 
+/// Elements of a head that are summed up at a time.
+const BLOCK: usize = 16;
+
 /// How a layer's heads lie.
 #[derive(Clone, Copy, Debug)]
 pub struct Heads {
@@ -44,16 +47,30 @@ pub fn attend(heads: Heads, query: &[f32], spans: &[Span<'_>], scores: &mut Vec<
         let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         scores.iter_mut().for_each(|score| *score = exp(*score - most));
         let total: f32 = scores.iter().sum();
-        let out = &mut out[head * size..][..size];
-        out.fill(0.0);
-        let rows = spans.iter().flat_map(|span| span.values.chunks_exact(width));
-        for (row, &score) in rows.zip(scores.iter()) {
-            for (out, &value) in out.iter_mut().zip(&row[at..at + size]) {
-                *out += score * value;
-            }
-        }
         let scale = 1.0 / total;
-        out.iter_mut().for_each(|out| *out *= scale);
+        let out = &mut out[head * size..][..size];
+        let mut from = 0;
+        // Sums in registers, a few elements at a time; what is left one by one.
+        while from + BLOCK <= size {
+            let mut sums = [0.0_f32; BLOCK];
+            let mut score = scores.iter();
+            for span in spans {
+                for (row, &score) in span.values.chunks_exact(width).zip(&mut score) {
+                    let values = &row[at + from..][..BLOCK];
+                    for lane in 0..BLOCK {
+                        sums[lane] += score * values[lane];
+                    }
+                }
+            }
+            for lane in 0..BLOCK {
+                out[from + lane] = sums[lane] * scale;
+            }
+            from += BLOCK;
+        }
+        for (element, out) in out.iter_mut().enumerate().skip(from) {
+            let rows = spans.iter().flat_map(|span| span.values.chunks_exact(width));
+            *out = rows.zip(scores.iter()).map(|(row, &score)| score * row[at + element]).sum::<f32>() * scale;
+        }
     }
 }
 
@@ -72,10 +89,8 @@ mod tests {
         let mut whole = vec![0.0; 12];
         attend(heads, &query, &[Span { keys: &keys, values: &values }], &mut scores, &mut whole);
         let mut parts = vec![0.0; 12];
-        let (first, second) = (
-            Span { keys: &keys[..12], values: &values[..12] },
-            Span { keys: &keys[12..], values: &values[12..] },
-        );
+        let (first, second) =
+            (Span { keys: &keys[..12], values: &values[..12] }, Span { keys: &keys[12..], values: &values[12..] });
         attend(heads, &query, &[first, second], &mut scores, &mut parts);
         assert_eq!(whole, parts);
         // By hand, for the last head.

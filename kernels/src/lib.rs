@@ -11,4 +11,5 @@ mod rows;
 
 pub use attention::{Heads, Span, attend};
 pub use logits::{Kept, keep, log_sum_exp, top};
-pub use rows::{Activation, activate, add, exp, gate, layer_norm, rms_norm, rotate_halves, rotate_pairs};
+pub use rows::{Activation, activate, add, add_to_each, angles, cap, column, exp, fit, gate, norm_rows, place};
+pub use rows::{layer_norm, rms_norm, rotate_halves, rotate_pairs};

@@ -8,7 +8,8 @@ const LANES: usize = 16;
 pub fn exp(x: f32) -> f32 {
     // Cephes: x = n ln 2 + r, then a polynomial in r. Written without branches, so that loops over it are vectorized.
     let x = x.clamp(-87.0, 88.0);
-    let n = (x * std::f32::consts::LOG2_E + 0.5).floor();
+    // Adding and taking away 1.5 * 2^23 rounds to a whole number, without a call that old processors lack.
+    let n = (x * std::f32::consts::LOG2_E + 12_582_912.0) - 12_582_912.0;
     let r = x - n * 0.693_359_4;
     let r = r + n * 2.121_944_4e-4;
     let mut p = 1.987_569_1e-4_f32;
@@ -32,7 +33,7 @@ fn sum(x: &[f32], each: impl Fn(f32) -> f32) -> f32 {
             lanes[lane] += each(chunk[lane]);
         }
     }
-    lanes.iter().sum::<f32>() + rest.iter().map(|&value| each(value)).sum::<f32>()
+    folded(lanes) + rest.iter().map(|&value| each(value)).sum::<f32>()
 }
 
 /// The scalar product of two rows of one length.
@@ -46,7 +47,21 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
             lanes[lane] += a[lane] * b[lane];
         }
     }
-    lanes.iter().sum::<f32>() + rest
+    folded(lanes) + rest
+}
+
+/// The sum of lanes, halves upon halves.
+#[inline(always)]
+fn folded(lanes: [f32; LANES]) -> f32 {
+    let mut eight = [0.0_f32; 8];
+    for lane in 0..8 {
+        eight[lane] = lanes[lane] + lanes[lane + 8];
+    }
+    let mut four = [0.0_f32; 4];
+    for lane in 0..4 {
+        four[lane] = eight[lane] + eight[lane + 4];
+    }
+    (four[0] + four[2]) + (four[1] + four[3])
 }
 
 /// Root-mean-square normalization: `out = x / rms(x) * (weight + offset)`. Gemma's weights are stored less one.
@@ -66,6 +81,63 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32, out: &m
     let scale = 1.0 / (variance + epsilon).sqrt();
     for (((out, &x), &weight), &bias) in out.iter_mut().zip(x).zip(weight).zip(bias) {
         *out = (x - mean) * scale * weight + bias;
+    }
+}
+
+/// Makes a row as long as is wanted; what it holds is of no use.
+pub fn fit(row: &mut Vec<f32>, length: usize) {
+    row.resize(length, 0.0);
+}
+
+/// Adds a bias to each of several rows.
+pub fn add_to_each(rows: &mut [f32], bias: &[f32]) {
+    for row in rows.chunks_exact_mut(bias.len()) {
+        add(row, bias);
+    }
+}
+
+/// Puts the values of a strip of columns where they belong, or adds them there.
+pub fn place(out: &mut [f32], width: usize, from: usize, strip: &[f32], count: usize, more: bool) {
+    for (out, strip) in out.chunks_exact_mut(width).zip(strip.chunks_exact(count)) {
+        let out = &mut out[from..from + count];
+        if more {
+            add(out, strip);
+        } else {
+            out.copy_from_slice(strip);
+        }
+    }
+}
+
+/// One column of a matrix.
+pub fn column(matrix: &[f32], width: usize, at: usize, out: &mut [f32]) {
+    for (out, row) in out.iter_mut().zip(matrix.chunks_exact(width)) {
+        *out = row[at];
+    }
+}
+
+/// Cosines and sines of a position, for rotary frequencies. The angle is a 32-bit product, as it was where models were
+/// trained.
+pub fn angles(position: usize, frequencies: &[f32], cos: &mut [f32], sin: &mut [f32]) {
+    for ((&frequency, cos), sin) in frequencies.iter().zip(cos).zip(sin) {
+        let (s, c) = f64::from(position as f32 * frequency).sin_cos();
+        (*cos, *sin) = (c as f32, s as f32);
+    }
+}
+
+/// Keeps values within a cap, smoothly.
+pub fn cap(row: &mut [f32], cap: f32) {
+    row.iter_mut().for_each(|value| *value = (*value / cap).tanh() * cap);
+}
+
+/// Normalizes many rows: each by its root mean square, or, with a bias, to mean 0 and variance 1.
+pub fn norm_rows(rows: &[f32], weight: &[f32], bias: Option<&[f32]>, offset: f32, epsilon: f32, out: &mut Vec<f32>) {
+    fit(out, rows.len());
+    let width = weight.len();
+    for (row, out) in rows.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+        match bias {
+            Some(bias) => layer_norm(row, weight, bias, epsilon, out),
+            None => rms_norm(row, weight, offset, epsilon, out),
+        }
     }
 }
 

@@ -18,13 +18,17 @@ pub struct MockArguments {
     /// Answer from recorded samples in place of the made-up models
     #[arg(long, value_name = "FILE")]
     cassette: Option<PathBuf>,
+    /// Answer by a language model in this process: mite, local:PATH, hf:ORG/NAME, or NAME=local:PATH (repeatable)
+    #[cfg(feature = "local")]
+    #[arg(long = "model", value_name = "MODEL", conflicts_with = "cassette")]
+    models: Vec<String>,
     /// The port on 127.0.0.1; 0 takes any free one
     #[arg(long, value_name = "N", default_value_t = 8089)]
     port: u16,
     /// Let in only who brings this key
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
-    /// Dollars per million tokens, of every model (by default those of the made-up models; cassettes cost nothing)
+    /// Dollars per million tokens, of every model (by default those of the made-up models and of mite; else 0)
     #[arg(long, value_name = "INPUT,OUTPUT", value_parser = price)]
     price: Option<Price>,
     /// Milliseconds before each answer
@@ -121,12 +125,46 @@ fn options(arguments: &MockArguments) -> Result<(Options, String)> {
         options.models = cassette.models().map(|model| (model.to_owned(), Price::FREE)).collect();
         options.answers = Answers::Cassette(Arc::new(cassette));
     }
+    #[cfg(feature = "local")]
+    if !arguments.models.is_empty() {
+        let mut models = std::collections::BTreeMap::new();
+        options.models.clear();
+        for model in &arguments.models {
+            let (name, served, price) = local(model)?;
+            options.models.insert(name.clone(), price);
+            models.insert(name, served);
+        }
+        plays = "local models".to_owned();
+        options.answers = Answers::Local(Arc::new(models));
+    }
     if let Some(price) = arguments.price {
         for of_model in options.models.values_mut() {
             *of_model = Price { max_output_tokens: of_model.max_output_tokens, ..price };
         }
     }
     Ok((options, plays))
+}
+
+/// A local model, the name that it is served under, and its price.
+#[cfg(feature = "local")]
+fn local(model: &str) -> Result<(String, crate::backend::local::Local, Price)> {
+    use crate::backend::local::{self, Local, Place, Precision};
+    let (name, model) = match model.split_once('=') {
+        Some((name, model)) if !name.is_empty() => (name, model),
+        _ => (model, model),
+    };
+    if !local::is_local(model) {
+        return Err(Error::usage(format!("`{model}` is no local model")).help("write mite, local:PATH or hf:ORG/NAME"));
+    }
+    let place = Place::of(model, std::path::Path::new(""))?;
+    let price = match place {
+        Place::Box => Price::per_million(local::place::mite::INPUT_PRICE, local::place::mite::OUTPUT_PRICE)
+            .map_err(|error| Error::internal(error.to_string()))?,
+        _ => Price::FREE,
+    };
+    let served = Local::open(&place, Precision::F32)?;
+    let max_output_tokens = served.context() as u64;
+    Ok((name.to_owned(), served, Price { max_output_tokens, ..price }))
 }
 
 /// Serves until Ctrl-C.

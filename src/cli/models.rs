@@ -119,6 +119,8 @@ fn rows(endpoints: Option<&Endpoints>) -> Vec<Row> {
         })
         .unwrap_or_default();
     let mut rows: Vec<Row> = models::all().iter().map(known).chain(mock::MODELS.iter().map(made_up)).collect();
+    #[cfg(feature = "local")]
+    rows.extend(in_the_box());
     for (model, provider) in named {
         let own = own(model, provider);
         match rows.iter_mut().find(|row| text(row, "name") == model.name && text(row, "provider") == provider) {
@@ -191,6 +193,19 @@ fn made_up(model: &mock::Model) -> Row {
     }));
     put_prices(&mut row, Some(Price::flat(price(model.input_price), price(model.output_price))), None);
     row
+}
+
+/// The language model that comes with farthing.
+#[cfg(feature = "local")]
+fn in_the_box() -> Option<Row> {
+    let model = Endpoints::local().model(crate::backend::local::IN_THE_BOX).ok()?;
+    let mut row = fields(json!({
+        "provider": "local", "name": model.name, "kind": "chat",
+        "about": "a real, very small language model in this program; docs/local.md has more of its kind",
+        "context_window": model.context_window, "max_output_tokens": model.context_window,
+    }));
+    put_prices(&mut row, model.price, None);
+    Some(row)
 }
 
 /// A model of `farthing.toml`, with what the table fills in.

@@ -250,11 +250,8 @@ impl Decoder {
     }
 
     fn normalize(&self, norm: &Norm, rows: &[f32], out: &mut Vec<f32>) {
-        let width = norm.weight.len();
-        out.resize(rows.len(), 0.0);
-        for (row, out) in rows.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-            self.normalize_row(norm, row, out);
-        }
+        let Architecture { epsilon, norm_offset, .. } = self.architecture;
+        kernels::norm_rows(rows, &norm.weight, norm.bias.as_deref(), norm_offset, epsilon, out);
     }
 
     fn normalize_row(&self, norm: &Norm, row: &[f32], out: &mut [f32]) {
@@ -277,7 +274,7 @@ impl Decoder {
             let start = run.start();
             for (at, &token) in run.tokens.iter().enumerate() {
                 let from = state.len();
-                state.resize(from + hidden, 0.0);
+                kernels::fit(state, from + hidden);
                 let row = &mut state[from..];
                 table.column((token as usize).min(self.architecture.vocabulary - 1), row)?;
                 if self.architecture.embedding_scale != 1.0 {
@@ -298,10 +295,11 @@ impl Decoder {
         for (rotary, turns) in self.architecture.rotaries.iter().zip(turns) {
             turns.clear();
             for position in runs.iter().flat_map(|run| (run.start()..).take(run.tokens.len())) {
-                // The angle is a 32-bit product, as it is where these models were trained.
-                let angle = |frequency: &f32| f64::from(position as f32 * frequency);
-                turns.extend(rotary.frequencies.iter().map(|frequency| angle(frequency).cos() as f32));
-                turns.extend(rotary.frequencies.iter().map(|frequency| angle(frequency).sin() as f32));
+                let count = rotary.frequencies.len();
+                kernels::fit(turns, turns.len() + 2 * count);
+                let from = turns.len() - 2 * count;
+                let (cos, sin) = turns[from..].split_at_mut(count);
+                kernels::angles(position, &rotary.frequencies, cos, sin);
             }
         }
     }
@@ -316,7 +314,7 @@ impl Decoder {
         for (at, layer) in self.layers.iter().enumerate() {
             self.normalize(&layer.before_attention, state, normed);
             layer.queries_keys_values.product(normed, fused, spread)?;
-            attended.resize(state.len() / this.hidden * this.heads * this.head, 0.0);
+            kernels::fit(attended, state.len() / this.hidden * this.heads * this.head);
             self.attention(at, runs, fused, turns, scores, attended);
             layer.output.product(attended, added, spread)?;
             if let Some(norm) = &layer.after_attention {
@@ -331,7 +329,7 @@ impl Decoder {
             layer.up.product(normed, inner, spread)?;
             match this.gated {
                 true => {
-                    gated.resize(inner.len() / 2, 0.0);
+                    kernels::fit(gated, inner.len() / 2);
                     for (row, out) in inner.chunks_exact(2 * this.inner).zip(gated.chunks_exact_mut(this.inner)) {
                         kernels::gate(this.activation, row, out);
                     }
@@ -427,7 +425,7 @@ impl Decoder {
         let mut logits = Vec::new();
         self.head.product(normed, &mut logits, spread)?;
         if let Some(cap) = self.architecture.logit_cap {
-            logits.iter_mut().for_each(|logit| *logit = (*logit / cap).tanh() * cap);
+            kernels::cap(&mut logits, cap);
         }
         Ok(logits)
     }

@@ -39,18 +39,16 @@ impl Linear {
     /// Rows times the weights, into `out`. `spread` shares the outputs out over all threads.
     pub fn product(&self, rows: &[f32], out: &mut Vec<f32>, spread: bool) -> candle_core::Result<()> {
         let count = rows.len() / self.inputs;
-        out.clear();
-        match &self.bias {
-            Some(bias) => (0..count).for_each(|_| out.extend_from_slice(bias)),
-            None => out.resize(count * self.outputs, 0.0),
-        }
+        farthing_kernels::fit(out, count * self.outputs);
         if count == 0 {
             return Ok(());
         }
         // A product of one row is made in another order than those of several.
         let rows_in = count.max(2);
         let mut padded = rows.to_vec();
-        padded.resize(rows_in * self.inputs, 0.0);
+        if rows_in > count {
+            padded.extend(std::iter::repeat_n(0.0, self.inputs));
+        }
         let rows = Tensor::from_vec(padded, (rows_in, self.inputs), &Device::Cpu)?;
         let narrow = match (spread, self.weight.dtype()) {
             (true, DType::F32) => self.outputs.div_ceil(rayon::current_num_threads().max(1)).next_multiple_of(64),
@@ -69,13 +67,12 @@ impl Linear {
         };
         for (from, pieces) in strips.into_iter().zip(strips_made) {
             let width = narrow.min(self.outputs - from);
-            for piece in pieces {
-                with(&piece, |values| {
-                    for (out, values) in out.chunks_exact_mut(self.outputs).zip(values.chunks_exact(width)) {
-                        farthing_kernels::add(&mut out[from..from + width], values);
-                    }
-                })?;
+            for (number, piece) in pieces.iter().enumerate() {
+                with(piece, |values| farthing_kernels::place(out, self.outputs, from, values, width, number > 0))?;
             }
+        }
+        if let Some(bias) = &self.bias {
+            farthing_kernels::add_to_each(out, bias);
         }
         Ok(())
     }
@@ -99,8 +96,7 @@ impl Linear {
         let (storage, _) = self.weight.storage_and_layout();
         match &*storage {
             Storage::Cpu(CpuStorage::F32(values)) => {
-                let column = values.iter().skip(output).step_by(self.outputs);
-                out.iter_mut().zip(column).for_each(|(out, value)| *out = *value);
+                farthing_kernels::column(values, self.outputs, output, out);
             }
             Storage::Cpu(CpuStorage::BF16(values)) => {
                 let column = values.iter().skip(output).step_by(self.outputs);

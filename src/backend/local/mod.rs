@@ -150,13 +150,22 @@ impl Local {
         Ok((answered, prompt_tokens))
     }
 
-    /// The same, waiting without a runtime.
+    /// The answer, waited for: for callers that are not asynchronous themselves, whether or not a runtime is around them.
     ///
     /// # Errors
     /// As a call over HTTP would fail.
     pub fn answer(&self, request: &Request, first: usize) -> Result<Response, Failure> {
+        use tokio::runtime::{Handle, RuntimeFlavor};
         let (answered, prompt_tokens) = self.send(request, first)?;
-        received(answered.blocking_recv(), prompt_tokens)
+        let wait = || answered.blocking_recv();
+        let outcome = match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+            Err(_) => wait(),
+            // Others go on meanwhile, and join the batch.
+            Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(wait),
+            Ok(_) => std::thread::scope(|scope| scope.spawn(wait).join())
+                .map_err(|_| Failure::new(FailureKind::Server, "the local model has stopped"))?,
+        };
+        received(outcome, prompt_tokens)
     }
 }
 

@@ -33,6 +33,10 @@ pub enum Answers {
     /// What a cassette holds. A request gets the samples after those that were given to earlier equal ones; where the
     /// cassette has not that many left, it begins with the first again.
     Cassette(Arc<Cassette>),
+    /// Local models, by the names that they are served under. They answer as they answer in this process; a request goes
+    /// on with the samples after those that were given to earlier equal ones.
+    #[cfg(feature = "local")]
+    Local(Arc<BTreeMap<String, crate::backend::local::Local>>),
     /// A function.
     Custom(Arc<dyn Fn(&Call) -> Reply + Send + Sync>),
 }
@@ -47,6 +51,16 @@ impl Answers {
     pub(super) fn answer(&self, request: &Request, call: &Call) -> Result<Reply, Refusal> {
         match self {
             Answers::MadeUp => Ok(Reply::Answer(mock::answer(request, call.first).map_err(Refusal::from)?)),
+            #[cfg(feature = "local")]
+            Answers::Local(models) => {
+                let Some(model) = models.get(&request.model) else {
+                    return Err(Refusal::unknown_model(&request.model));
+                };
+                // A request's `n` counts from its first sample, a local model's from sample 0.
+                let wanted = u32::try_from(call.first).ok().and_then(|first| request.n.checked_add(first));
+                let request = Request { n: wanted.unwrap_or(u32::MAX), ..request.clone() };
+                Ok(Reply::Answer(model.answer(&request, call.first).map_err(Refusal::from)?))
+            }
             Answers::Cassette(cassette) => cassette.answer(request, call.first).map(Reply::Answer),
             Answers::Custom(function) => Ok(function(call)),
         }

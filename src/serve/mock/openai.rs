@@ -65,13 +65,13 @@ pub(super) fn reply(answered: &Answered, chat: bool) -> Value {
     let choice = |(index, sample): (usize, &Sample)| {
         let reason = finish(sample);
         if !chat {
-            return json!({"index": index, "text": sample.text, "logprobs": null, "finish_reason": reason});
+            return json!({"index": index, "text": sample.text, "logprobs": sample.logprobs, "finish_reason": reason});
         }
         let message = match sample.finish_reason == FinishReason::REFUSAL {
             true => json!({"role": "assistant", "content": null, "refusal": sample.text}),
             false => json!({"role": "assistant", "content": sample.text, "refusal": null}),
         };
-        json!({"index": index, "message": message, "logprobs": null, "finish_reason": reason})
+        json!({"index": index, "message": message, "logprobs": sample.logprobs, "finish_reason": reason})
     };
     let choices: Vec<Value> = answered.response.samples.iter().enumerate().map(choice).collect();
     let (id, object) = if chat { ("chatcmpl", "chat.completion") } else { ("cmpl", "text_completion") };
