@@ -459,14 +459,20 @@ async function side(one, two, instance) {
   const found = [await evaluation(one, instance), await evaluation(two, instance)];
   const columns = [make("div"), make("div")], trials = [one, two];
   columns.forEach((column, at) => column.append(make("h3", {}, "AB"[at] + " · ", bdi(trialLabel(trials[at]))), about(found[at], codeOf(trials[at], instance))));
-  const both = (name, a, b) => {
+  const both = (names, a, b, always) => {
     const parts = words(plain(a ?? ""), plain(b ?? ""));
-    [a, b].forEach((text, at) => { columns[at].append(make("p", {className: "role"}, bdi(name)), text == null ? make("p", {className: "soft"}, "none") : diffBox(parts[at], at ? "ins" : "del")); });
+    [a, b].forEach((text, at) => {
+      if (text != null) columns[at].append(make("p", {className: "role"}, bdi(names[at])), diffBox(parts[at], at ? "ins" : "del"));
+      else if (always && found[at]) columns[at].append(make("p", {className: "soft"}, "There is no response."));
+    });
   };
   const at = (found, list) => found ? list(found) || [] : [];
   const prompts = found.map(one => at(one, of => of.prompt)), responses = found.map(one => at(one, of => of.responses));
-  for (let n = 0; n < Math.max(prompts[0].length, prompts[1].length); n++) both("prompt: " + (prompts[0][n] ?? prompts[1][n])[0], prompts[0][n]?.[1], prompts[1][n]?.[1]);
-  for (let n = 0; n < Math.max(responses[0].length, responses[1].length); n++) both("response " + (n + 1), responses[0][n], responses[1][n]);
+  // Conversations end alike: the question is last, however many examples come before it.
+  const most = Math.max(...prompts.map(all => all.length));
+  const [p, q] = prompts.map(all => [...Array(most - all.length).fill(null), ...all]);
+  for (let n = 0; n < most; n++) both(["prompt: " + p[n]?.[0], "prompt: " + q[n]?.[0]], p[n]?.[1], q[n]?.[1]);
+  for (let n = 0; n < Math.max(responses[0].length, responses[1].length, 1); n++) both(["response " + (n + 1), "response " + (n + 1)], responses[0][n], responses[1][n], n === 0);
   const gap = found.some(one => !one) ? make("p", {className: "soft"}, "What is not in this page is in the store: see the note below the matrix.") : null;
   byId("side").replaceChildren(make("h3", {}, bdi(names[instance])), make("div", {className: "sides"}, ...columns), ...(gap ? [gap] : []));
 }
