@@ -209,9 +209,7 @@ fn a_hostile_task_stays_text() {
     let home = hostile_home();
     let page = home.read("run/report.html");
     assert_eq!(page.matches("</script>").count(), page.matches("<script").count(), "no text ends or begins a script");
-    assert!(
-        !page.contains("hacked = 1") && !page.contains("<img") && !page.contains("<iframe") && !page.contains("<base")
-    );
+    assert!(!page.contains("<img") && !page.contains("<iframe") && !page.contains("<base") && !page.contains("<i>"));
     let hidden = |c: char| (c.is_control() && c != '\n') || ('\u{202a}'..='\u{202e}').contains(&c) || c == '\u{2028}';
     assert!(!page.chars().any(hidden), "nothing hides in it");
     assert!(page.contains("not recorded"), "what is missing is among the failures");
