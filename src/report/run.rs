@@ -128,6 +128,9 @@ impl Run {
             file,
             gaps,
         };
+        if !run.evaluations.is_empty() && run.evaluations.iter().all(|done| done.fingerprint.is_none()) {
+            run.gaps.push("The run's record does not say where its responses are kept: none is shown.".to_owned());
+        }
         if !ended {
             run.rows = run.rank();
             run.settle();

@@ -274,15 +274,43 @@ fn pack_prompts(name: String, prompts: &BTreeMap<u32, Vec<(String, String)>>, fu
     Block::pack(name, json.as_bytes())
 }
 
-/// Packs what fits into `most` bytes, in this order: the configurations of `first` on all instances up to half of the
-/// room, then all others range by range, by rank.
-pub fn details(run: &Run, first: &[usize], most: usize, full: bool) -> Details {
-    let nothing =
-        |left_out| Details { index: json!({"range": RANGE, "pieces": {}, "groups": []}), blocks: Vec::new(), left_out };
-    let Some(store) = run.store.as_deref() else { return nothing(None) };
-    if run.evaluations.iter().all(|done| done.fingerprint.is_none()) {
-        return nothing(None);
+/// The instances' own fields, range by range while they fit into `most` bytes: which ranges, and the packed pieces.
+fn fields(run: &Run, most: usize, full: bool) -> (Vec<usize>, Vec<Block>) {
+    let known = run.instances_by_id();
+    let (mut ranges, mut blocks, mut used) = (Vec::new(), Vec::new(), 0_usize);
+    for (range, names) in run.instances.chunks(RANGE).enumerate() {
+        let mut all = Map::new();
+        for (at, name) in names.iter().enumerate() {
+            let Some(instance) = known.get(name.as_str()) else { continue };
+            let field = |(name, value): (&String, &Value)| match value {
+                Value::String(text) => json!([name, bounded(text, full)]),
+                other => json!([name, bounded(&other.to_string(), full)]),
+            };
+            all.insert((range * RANGE + at).to_string(), instance.fields.iter().map(field).collect());
+        }
+        if all.is_empty() {
+            continue;
+        }
+        let block = Block::pack(format!("i{range}"), Value::Object(all).to_string().as_bytes());
+        if used.saturating_add(block.bytes.len()) > most {
+            break;
+        }
+        used += block.bytes.len();
+        ranges.push(range);
+        blocks.push(block);
     }
+    (ranges, blocks)
+}
+
+/// Packs what fits into `most` bytes, in this order: the instances' own fields up to a quarter of the room, the
+/// configurations of `first` on all instances up to half of what is left, then all others range by range, by rank.
+pub fn details(run: &Run, first: &[usize], most: usize, full: bool) -> Details {
+    let (fields, mut blocks) = fields(run, most / 4, full);
+    let answered = run.evaluations.iter().any(|done| done.fingerprint.is_some());
+    let Some(store) = run.store.as_deref().filter(|_| answered) else {
+        let index = json!({"range": RANGE, "pieces": {}, "groups": [], "fields": fields});
+        return Details { index, blocks, left_out: None };
+    };
     let packer = Packer {
         run,
         store,
@@ -296,65 +324,63 @@ pub fn details(run: &Run, first: &[usize], most: usize, full: bool) -> Details {
     let others: Vec<usize> = run.rows.iter().map(|row| row.trial).filter(|trial| *trial < run.trials.len()).collect();
     let leading = first.iter().flat_map(|&trial| (0..ranges).map(move |range| (trial, range)));
     let all = (0..ranges).flat_map(|range| others.iter().map(move |&trial| (trial, range)));
-    let mut order: Vec<Piece> = Vec::new();
-    let mut taken = BTreeSet::new();
     // By the ranges that each configuration was asked on; most were asked on few.
     let asked: Vec<BTreeSet<usize>> =
         packer.by_trial.iter().map(|own| own.iter().map(|done| done.instance as usize / RANGE).collect()).collect();
-    let leading: Vec<Piece> = leading.filter(|(trial, range)| asked[*trial].contains(range)).collect();
-    for piece in leading.iter().copied().chain(all) {
-        if asked[piece.0].contains(&piece.1) && taken.insert(piece) {
-            order.push(piece);
-        }
-    }
-    let (mut blocks, mut used) = (Vec::new(), 0_usize);
+    let was_asked = |(trial, range): &Piece| asked[*trial].contains(range);
+    let leading: Vec<Piece> = leading.filter(was_asked).collect();
+    let all: Vec<Piece> = all.filter(was_asked).collect();
+    let mut used: usize = blocks.iter().map(|block| block.bytes.len()).sum();
     let mut pieces: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     let mut prompts_there: BTreeMap<(usize, usize), BTreeSet<u32>> = BTreeMap::new();
-    let mut left: usize = 0;
-    let mut misfits = 0;
-    let mut queue = order.chunks(TOGETHER);
-    for together in queue.by_ref() {
-        let packed: Vec<_> = together.par_iter().map(|&piece| packer.piece(piece)).collect();
-        for (&(trial, range), packed) in together.iter().zip(packed) {
-            let Some((prompts, block)) = packed else { continue };
-            let group = (packer.groups[trial], range);
-            // Later configurations of a group may have been asked on instances that the first was not.
-            let (name, own) = match prompts_there.get(&group) {
-                None => (format!("p{}.{range}", group.0), prompts),
-                Some(there) => {
-                    let own = prompts.into_iter().filter(|(instance, _)| !there.contains(instance)).collect();
-                    (format!("q{trial}.{range}"), own)
+    for (order, room) in [(&leading, used + most.saturating_sub(used) / 2), (&all, most)] {
+        let there = |pieces: &BTreeMap<usize, Vec<usize>>, (trial, range): Piece| {
+            pieces.get(&trial).is_some_and(|own| own.contains(&range))
+        };
+        let order: Vec<Piece> = order.iter().copied().filter(|piece| !there(&pieces, *piece)).collect();
+        let mut misfits = 0;
+        for together in order.chunks(TOGETHER) {
+            let packed: Vec<_> = together.par_iter().map(|&piece| packer.piece(piece)).collect();
+            for (&(trial, range), packed) in together.iter().zip(packed) {
+                let Some((prompts, block)) = packed else { continue };
+                let group = (packer.groups[trial], range);
+                // Later configurations of a group may have been asked on instances that the first was not.
+                let (name, own) = match prompts_there.get(&group) {
+                    None => (format!("p{}.{range}", group.0), prompts),
+                    Some(there) => {
+                        let own = prompts.into_iter().filter(|(instance, _)| !there.contains(instance)).collect();
+                        (format!("q{trial}.{range}"), own)
+                    }
+                };
+                let prompt = (!own.is_empty()).then(|| pack_prompts(name, &own, full));
+                let size = block.bytes.len() + prompt.as_ref().map_or(0, |prompt| prompt.bytes.len());
+                if used.saturating_add(size) > room {
+                    misfits += 1;
+                    continue;
                 }
-            };
-            let prompt = (!own.is_empty()).then(|| pack_prompts(name, &own, full));
-            let size = block.bytes.len() + prompt.as_ref().map_or(0, |prompt| prompt.bytes.len());
-            if used.saturating_add(size) > most {
-                (left, misfits) = (left + 1, misfits + 1);
-                continue;
+                used += size;
+                pieces.entry(trial).or_default().push(range);
+                if !own.is_empty() {
+                    prompts_there.entry(group).or_insert_with(|| own.keys().copied().collect());
+                }
+                blocks.extend(prompt);
+                blocks.push(block);
             }
-            used += size;
-            pieces.entry(trial).or_default().push(range);
-            if !own.is_empty() {
-                prompts_there.entry(group).or_insert_with(|| own.keys().copied().collect());
+            if misfits >= TOGETHER {
+                break;
             }
-            blocks.extend(prompt);
-            blocks.push(block);
-        }
-        if misfits >= TOGETHER {
-            break;
         }
     }
-    left += queue.map(<[Piece]>::len).sum::<usize>();
-    let shown = order.len() - left;
-    let left_out = (left > 0).then(|| {
+    let shown = pieces.values().map(Vec::len).sum::<usize>();
+    let left_out = (shown < all.len()).then(|| {
         format!(
             "Prompts and responses of {shown} of {} parts are in this page (a part is one configuration on up to {RANGE} instances); \
              the others are in the store. `farthing report RUN --full` makes a page with all of them.",
-            order.len()
+            all.len()
         )
     });
     let pieces: Map<String, Value> = pieces.into_iter().map(|(trial, all)| (trial.to_string(), json!(all))).collect();
-    Details { index: json!({"range": RANGE, "pieces": pieces, "groups": packer.groups}), blocks, left_out }
+    Details { index: json!({"range": RANGE, "pieces": pieces, "groups": packer.groups, "fields": fields}), blocks, left_out }
 }
 
 #[cfg(test)]

@@ -170,6 +170,13 @@ function about(found, code) {
   }
   return facts(pairs);
 }
+async function fields(instance) {
+  const range = Math.floor(instance / doc.details.range);
+  if (!doc.details.fields.includes(range)) return [];
+  const own = (await json("i" + range))[instance];
+  if (!own) return [];
+  return [make("h3", {}, "Instance"), facts(own.map(([name, value]) => [bdi(name), Array.isArray(value) || value.length > 300 || value.includes("\n") ? textBox(value) : value]))];
+}
 function answers(found) {
   const box = make("div");
   found.responses.forEach((text, at) => {
@@ -195,7 +202,7 @@ function show(title, ...inside) {
 }
 async function lookAt(trial, instance) {
   const found = await evaluation(trial, instance), code = codeOf(trial, instance);
-  const inside = [about(found, code)];
+  const inside = [about(found, code), ...await fields(instance)];
   if (found) {
     if (found.prompt) {
       inside.push(make("h3", {}, "Prompt"));
@@ -459,16 +466,22 @@ async function side(one, two, instance) {
   const found = [await evaluation(one, instance), await evaluation(two, instance)];
   const columns = [make("div"), make("div")], trials = [one, two];
   columns.forEach((column, at) => column.append(make("h3", {}, "AB"[at] + " · ", bdi(trialLabel(trials[at]))), about(found[at], codeOf(trials[at], instance))));
-  const both = (name, a, b) => {
+  const both = (names, a, b, always) => {
     const parts = words(plain(a ?? ""), plain(b ?? ""));
-    [a, b].forEach((text, at) => { columns[at].append(make("p", {className: "role"}, bdi(name)), text == null ? make("p", {className: "soft"}, "none") : diffBox(parts[at], at ? "ins" : "del")); });
+    [a, b].forEach((text, at) => {
+      if (text != null) columns[at].append(make("p", {className: "role"}, bdi(names[at])), diffBox(parts[at], at ? "ins" : "del"));
+      else if (always && found[at]) columns[at].append(make("p", {className: "soft"}, "There is no response."));
+    });
   };
   const at = (found, list) => found ? list(found) || [] : [];
   const prompts = found.map(one => at(one, of => of.prompt)), responses = found.map(one => at(one, of => of.responses));
-  for (let n = 0; n < Math.max(prompts[0].length, prompts[1].length); n++) both("prompt: " + (prompts[0][n] ?? prompts[1][n])[0], prompts[0][n]?.[1], prompts[1][n]?.[1]);
-  for (let n = 0; n < Math.max(responses[0].length, responses[1].length); n++) both("response " + (n + 1), responses[0][n], responses[1][n]);
+  // Conversations end alike: the question is last, however many examples come before it.
+  const most = Math.max(...prompts.map(all => all.length));
+  const [p, q] = prompts.map(all => [...Array(most - all.length).fill(null), ...all]);
+  for (let n = 0; n < most; n++) both(["prompt: " + p[n]?.[0], "prompt: " + q[n]?.[0]], p[n]?.[1], q[n]?.[1]);
+  for (let n = 0; n < Math.max(responses[0].length, responses[1].length, 1); n++) both(["response " + (n + 1), "response " + (n + 1)], responses[0][n], responses[1][n], n === 0);
   const gap = found.some(one => !one) ? make("p", {className: "soft"}, "What is not in this page is in the store: see the note below the matrix.") : null;
-  byId("side").replaceChildren(make("h3", {}, bdi(names[instance])), make("div", {className: "sides"}, ...columns), ...(gap ? [gap] : []));
+  byId("side").replaceChildren(make("h3", {}, bdi(names[instance])), ...await fields(instance), make("div", {className: "sides"}, ...columns), ...(gap ? [gap] : []));
 }
 function differ() {
   if (!byId("differ") || cells.size < 2) { byId("differ-part")?.replaceChildren(make("p", {className: "soft"}, "There are no two configurations to compare.")); return; }

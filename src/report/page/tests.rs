@@ -242,3 +242,112 @@ fn hostile_values_come_through_as_text() {
         is_sound(&several::render(&several::data(&[run_of(&testing::outcome()), run])).unwrap());
     }
 }
+
+/// A made-up run of so many configurations on so many instances, of which each was asked `share`; with responses in a store
+/// where `answered`.
+fn large(configurations: usize, instances: usize, share: f64, answered: bool) -> Run {
+    use crate::provider::{FinishReason, Response, Sample};
+    use crate::store::{Bought, Cache, Fingerprint, MemoryStore, RequestRecord, Store as _};
+    let mut run = run_of(&testing::outcome());
+    run.rows = testing::some_rows(configurations);
+    run.trials = run.rows.iter().map(crate::report::RankingRow::parameters).collect();
+    run.instances = (0..instances).map(|at| format!("instance-{at}")).collect();
+    run.evaluations.clear();
+    let store = MemoryStore::new();
+    let mut state = 7_u64;
+    let mut draw = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize
+    };
+    let words: Vec<String> =
+        (0..3000).map(|_| (0..2 + draw() % 9).map(|_| char::from(b'a' + (draw() % 26) as u8)).collect()).collect();
+    let text = |count: usize, draw: &mut dyn FnMut() -> usize| {
+        let rank = |draw: &mut dyn FnMut() -> usize| (draw() % 3000) * (draw() % 3000) / 3000;
+        (0..count).map(|_| words[rank(draw)].as_str()).collect::<Vec<_>>().join(" ")
+    };
+    let problems: Vec<String> =
+        (0..instances).map(|_| if answered { text(60, &mut draw) } else { String::new() }).collect();
+    for trial in 0..configurations {
+        for (instance, problem) in problems.iter().enumerate() {
+            if draw() % 1000 >= (share * 1000.0) as usize {
+                continue;
+            }
+            let mut bytes = [0; 32];
+            bytes[..8].copy_from_slice(&((trial * instances + instance) as u64).to_be_bytes());
+            let print = Fingerprint(bytes);
+            if answered {
+                let body = json!({"messages": [{"role": "system", "content": format!("Answer carefully, as in style {}.", trial % 3)}, {"role": "user", "content": problem}], "params": {}});
+                let request = RequestRecord { model: "m".into(), source: "http".into(), body: body.to_string() };
+                let samples = vec![Sample::new(text(25, &mut draw), FinishReason::STOP, 40)];
+                let response = Response { samples, prompt_tokens: 120, ..Response::default() };
+                let bought = Bought {
+                    scope: "s",
+                    fingerprint: &print,
+                    request: &request,
+                    response,
+                    bill: crate::money::Usd::from_pico(1),
+                    entry: None,
+                };
+                drop(store.record_as(Cache::Use, bought));
+            }
+            run.evaluations.push(Evaluation {
+                trial: trial as u32,
+                instance: instance as u32,
+                score: Some(f64::from(u8::from(draw() % 100 < 60))),
+                failure: None,
+                cost: crate::money::Usd::from_pico(12_345_678),
+                production: Some(crate::money::Usd::from_pico(12_345_678)),
+                tokens: Some([120, 40]),
+                requests: 1,
+                metrics: Default::default(),
+                fingerprint: answered.then_some(print),
+            });
+        }
+    }
+    run.store = answered.then_some(store as crate::store::SharedStore);
+    run
+}
+
+#[test]
+fn a_page_takes_up_what_fits_and_says_what_is_left() {
+    let run = large(12, 600, 1.0, true);
+    let all = data(&run, Extent { full: true });
+    assert_eq!(all.view["left_out"], Value::Null);
+    let pieces = |page: &Page| page.blocks.iter().filter(|block| block.name.starts_with('d')).count();
+    assert_eq!(pieces(&all), 12 * 3);
+    // Prompts are shared: the rows' prompt and trigger make few groups.
+    let prompts = all.blocks.iter().filter(|block| block.name.starts_with('p')).count();
+    assert!(prompts < 12 * 3 && !all.blocks.iter().any(|block| block.name.starts_with('q')), "{prompts}");
+    let size = |page: &Page| page.blocks.iter().map(|block| block.bytes.len()).sum::<usize>();
+    let little = details::details(&run, &[0], size(&all) / 3, false);
+    let packed: usize = little.blocks.iter().map(|block| block.bytes.len()).sum();
+    assert!(
+        packed <= size(&all) / 3 && little.blocks.iter().any(|block| block.name == "d0.2"),
+        "the winner comes first"
+    );
+    assert!(little.left_out.unwrap().contains("--full"));
+}
+
+/// Writes large pages into the folder that FARTHING_LARGE names, and says how long that took.
+#[test]
+#[ignore = "takes minutes; run by hand"]
+fn large_pages() {
+    let folder = std::path::PathBuf::from(std::env::var("FARTHING_LARGE").unwrap_or("/tmp".into()));
+    for (name, configurations, instances, share, answered) in
+        [("100x1000", 100, 1000, 1.0, true), ("1000x10000", 1000, 10_000, 0.1, false)]
+    {
+        let run = large(configurations, instances, share, answered);
+        let begin = std::time::Instant::now();
+        let made = data(&run, Extent::default());
+        let page = render(&made).unwrap();
+        println!(
+            "{name}: {} evaluations, {} bytes in {:?}; left out: {}",
+            run.evaluations.len(),
+            page.len(),
+            begin.elapsed(),
+            made.view["left_out"]
+        );
+        assert!(page.len() < 5_000_000, "{name}: {}", page.len());
+        std::fs::write(folder.join(format!("{name}.html")), page).unwrap();
+    }
+}
