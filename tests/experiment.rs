@@ -142,8 +142,8 @@ fn csv_cells_are_typed_and_the_input_is_moved_where_that_is_asked_for() {
         (&of("Ann")["temperature"], &of("Ann")["stop"], of("Ann").get("max_tokens")),
         (&json!(0.5), &json!(["Question:"]), None)
     );
-    assert_eq!((&of("What is 2")["temperature"], &of("What is 2")["max_tokens"]), (&json!(0), &json!(60)));
-    assert_eq!(of("What is 9").get("temperature"), None, "an empty cell is none");
+    assert_eq!((&of("Eve")["temperature"], &of("Eve")["max_tokens"]), (&json!(0), &json!(60)));
+    assert_eq!(of("Leo").get("temperature"), None, "an empty cell is none");
     let row = &results(&home, "results/sums-1")[1];
     assert_eq!((&row["parameters-temperature"], &row["answer"]), (&json!("0.5"), &json!("7")));
     let packed = home.run("run in/packed.csv.gz --json --quiet", &[]).ended(0).json();
