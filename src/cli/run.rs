@@ -116,16 +116,12 @@ impl WhatArguments {
         Ok(settings)
     }
 
-    /// Any of what an experiment's folder says itself was typed.
+    /// Any of what decides what is asked was typed: an experiment's folder says that itself.
     fn any(&self) -> bool {
         self.model.is_some()
             || !self.set.is_empty()
             || !self.metric.is_empty()
             || self.metrics.is_some()
-            || self.max_attempts.is_some()
-            || self.max_queries.is_some()
-            || self.sequential
-            || self.strict
             || self.distinct
     }
 
@@ -197,7 +193,16 @@ pub fn begun(builder: Builder, what: &WhatArguments, common: &Common) -> Result<
 
 /// An experiment that goes on.
 fn resumed(folder: &Path, what: &WhatArguments, common: &Common) -> Result<Builder> {
+    let typed = WhatArguments { metric: Vec::new(), metrics: None, ..what.clone() }.settings(None)?;
     let mut builder = Experiment::resume(folder)?.concurrency(common.concurrency()).move_input(what.move_input);
+    builder = builder.change(|settings| {
+        if what.max_queries.is_some() {
+            settings.max_queries = typed.max_queries;
+        }
+        settings.max_attempts = what.max_attempts.unwrap_or(settings.max_attempts);
+        settings.sequential |= what.sequential;
+        settings.strict |= what.strict;
+    });
     if common.no_cache || common.refresh {
         builder = builder.cache(common.cache());
     }

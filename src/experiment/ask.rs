@@ -239,7 +239,8 @@ impl Shared {
         let print = service.fingerprint(request);
         let look = self.runner.look();
         let mut stored = self.runner.store().stored(&print)?;
-        let first = self.first(row, request.n);
+        // Later turns hang on the answers before them, which are this row's own.
+        let first = if answered.turns.is_empty() { self.first(row, request.n) } else { 0 };
         let wanted = first + request.n as usize;
         if stored.len() < wanted {
             let whole = Request { n: u32::try_from(wanted).unwrap_or(u32::MAX), ..request.clone() };

@@ -75,6 +75,13 @@ impl ExperimentBuilder {
         self
     }
 
+    /// Changes settings that are there.
+    #[must_use]
+    pub fn change(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut self.settings);
+        self
+    }
+
     /// A metric over each answer, behind those that are there, as the command line has it: `exact_match:expected={{ answer }}`.
     #[must_use]
     pub fn metric(mut self, text: &str) -> Self {

@@ -53,6 +53,18 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// What of it decides what is asked and how it is judged; the rest is how fast, and may change on the way.
+    pub fn asked(&self) -> Settings {
+        let free = Settings::default();
+        Settings {
+            max_attempts: free.max_attempts,
+            sequential: free.sequential,
+            strict: free.strict,
+            max_queries: free.max_queries,
+            ..self.clone()
+        }
+    }
+
     /// Attempts that a row has.
     pub fn attempts(&self) -> u32 {
         if self.max_attempts == 0 { 3 } else { self.max_attempts }

@@ -9,7 +9,7 @@ use super::fields::{Fields, Row};
 use super::folder::Settings;
 use super::groups::Queued;
 use super::input::{Input, Place};
-use super::row::{self, Asked, Defaults, Fault, Who};
+use super::row::{self, Ask, Asked, Defaults, Fault, Who};
 use crate::backend::ProviderKind;
 use crate::diagnostic::{Error, Result};
 use crate::provider::Request;
@@ -142,7 +142,7 @@ impl Looking<'_> {
             ))
             .help("set max_tokens, or max_output_tokens of the model in farthing.toml")));
         }
-        self.repeat(number, &request, service);
+        self.repeat(number, &request, &asked, service);
         let model = &self.index.services[service as usize].model;
         let provider = model.endpoints.first().and_then(|&at| self.apis.endpoints.list.get(at)).map(|one| one.provider);
         if provider == Some(ProviderKind::Ollama) {
@@ -222,11 +222,13 @@ impl Looking<'_> {
     }
 
     /// Counts how often a request was asked.
-    fn repeat(&mut self, number: u32, request: &Request, service: u32) {
+    fn repeat(&mut self, number: u32, request: &Request, asked: &Asked, service: u32) {
         let print = self.index.services[service as usize].fingerprint(request);
-        let mut short = [0; 16];
-        short.copy_from_slice(&print.0[..16]);
-        let times = self.asked.entry(short).or_insert(0);
+        let key = match &asked.ask {
+            Ask::Turns(turns) => short(format!("{print} {turns:?}").as_bytes()),
+            _ => short(&print.0),
+        };
+        let times = self.asked.entry(key).or_insert(0);
         if *times > 0 {
             self.index.repeats.insert(number, *times);
         }

@@ -139,17 +139,23 @@ impl Experiment {
     }
 
     /// The folder that is gone on with, where there is one, and the rows that are done there.
-    fn open(&self) -> Result<(Folder, std::collections::BTreeMap<u32, Record>, bool)> {
-        let builder = &self.builder;
-        let out = builder.out.as_deref();
-        if let Some(out) = out.filter(|out| out.join(folder::FILE).is_file()) {
+    fn open(&mut self) -> Result<(Folder, std::collections::BTreeMap<u32, Record>, bool)> {
+        let out = self.builder.out.clone();
+        if let Some(out) = out.as_deref().filter(|out| out.join(folder::FILE).is_file()) {
             let (mut folder, records) = Folder::open(out)?;
             self.check_same(&folder.file)?;
+            if folder::hash(&folder.input())? != folder.file.input_hash {
+                return Err(Error::usage(format!("{} was changed since it was asked", folder.input().display())));
+            }
+            // What it may cost was said once.
+            self.builder.budget = self.builder.budget.or(folder.file.budget);
+            let builder = &self.builder;
             if builder.budget != folder.file.budget {
                 folder.set_budget(builder.budget)?;
             }
             return Ok((folder, records, false));
         }
+        let builder = &self.builder;
         let Some(input) = &builder.input else {
             return Err(Error::internal("an experiment without an input has a folder"));
         };
@@ -171,7 +177,7 @@ impl Experiment {
             budget: builder.budget,
             settings: builder.settings.clone(),
         };
-        Ok((Folder::create(out, &builder.parent, file)?, Default::default(), true))
+        Ok((Folder::create(out.as_deref(), &builder.parent, file)?, Default::default(), true))
     }
 
     /// What is gone on with must be what it was; only the budget may rise.
@@ -191,7 +197,7 @@ impl Experiment {
         if builder.settings.metrics != file.settings.metrics {
             return other("list of metrics");
         }
-        if builder.settings != file.settings {
+        if builder.settings.asked() != file.settings.asked() {
             return other("set of settings");
         }
         if builder.location != file.store {
