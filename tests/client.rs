@@ -4,7 +4,7 @@ use farthing::Usd;
 use farthing::backend::{Endpoint, Endpoints};
 use farthing::client::{Client, Create, CreateError, LogForm, TextOrToolCall};
 use farthing::provider::FailureKind;
-use farthing::serve::mock::{MockServer, Options};
+use farthing::serve::mock::{Latency, MockServer, Options};
 use futures_util::StreamExt;
 
 fn made_up() -> Client {
@@ -132,4 +132,32 @@ async fn tokens_are_counted_before_sending() {
     let strange = Create::chat("some-model").user("hello");
     assert_eq!((client.count_tokens(&strange).unwrap(), client.fits_context(&strange).unwrap()), (None, None));
     assert!(client.cost_bound(&hello).unwrap() > Usd::ZERO);
+}
+
+#[tokio::test]
+async fn of_those_that_wait_the_smallest_priority_goes_first() {
+    let slow = Latency::Fixed(std::time::Duration::from_millis(50));
+    let server = MockServer::start(Options { latency: slow, ..Options::default() }).unwrap();
+    let toml = format!(
+        "[endpoints.here]\nprovider = \"openai\"\nbase_url = \"{}\"\nmax_concurrency = 1\n\
+         [models.mock-small]\nendpoint = \"here\"\nprice = {{ input = 1, output = 1 }}\n",
+        server.url()
+    );
+    let source = farthing::diagnostic::Source::new("farthing.toml", toml);
+    let endpoints = Endpoints::read(&source, ".".as_ref()).unwrap();
+    let client = Client::builder().endpoints(endpoints).in_memory().build().unwrap();
+    let mut answers = futures_util::stream::FuturesUnordered::new();
+    // The first is sent at once; the others wait for it.
+    for (number, priority) in [(0, 9), (1, 5), (2, 5), (3, -1), (4, 7)] {
+        let (client, ask) = (client.clone(), ask(number).priority(priority));
+        answers.push(async move {
+            client.create(&ask).await.unwrap();
+            number
+        });
+    }
+    let mut order = Vec::new();
+    while let Some(number) = answers.next().await {
+        order.push(number);
+    }
+    assert_eq!(order, [0, 3, 1, 2, 4]);
 }

@@ -32,6 +32,8 @@ pub struct Create {
     pub repeat: u32,
     /// False: what the store has is not taken, new samples are bought (and kept).
     pub use_cache: bool,
+    /// Of requests that wait for a limit the smallest goes first; equal ones in the order of coming.
+    pub priority: i32,
     /// Values for templates in the texts: with a context every text is a template over it.
     pub context: Option<serde_json::Map<String, Value>>,
 }
@@ -47,6 +49,7 @@ impl Create {
             n: 1,
             repeat: 0,
             use_cache: true,
+            priority: 0,
             context: None,
         }
     }
@@ -129,6 +132,13 @@ impl Create {
     #[must_use]
     pub fn repeat(mut self, repeat: u32) -> Create {
         self.repeat = repeat;
+        self
+    }
+
+    /// Of requests that wait for a limit the one of the smallest priority goes first (0 where nothing is said).
+    #[must_use]
+    pub fn priority(mut self, priority: i32) -> Create {
+        self.priority = priority;
         self
     }
 

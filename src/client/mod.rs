@@ -341,7 +341,7 @@ impl Inner {
             let message = format!("up to {worst} dollars more do not fit the budget");
             return Ok((Err(Failure::new(FailureKind::Budget, message)), Usd::ZERO));
         };
-        let wish = Wish { missed: before.is_empty().then_some(look), ..Wish::default() };
+        let wish = Wish { missed: before.is_empty().then_some(look), priority: create.priority, ..Wish::default() };
         let answered = self.runner.answer_as(wish, service, &whole, &print, &self.scope, &mut hold).await?;
         let paid = hold.paid();
         hold.settle(Usd::ZERO);

@@ -62,7 +62,8 @@ fn columns(outcome: &Outcome) -> Vec<(String, Column<'_>)> {
         while !taken.insert(name.clone()) {
             name = format!("metric.{name}");
         }
-        let value = move |done: &Finished| done.result.as_ref().ok()?.get(metric).copied().filter(|value| value.is_finite());
+        let value =
+            move |done: &Finished| done.result.as_ref().ok()?.get(metric).copied().filter(|value| value.is_finite());
         add(&name, Column::Real(Box::new(move |_, done| value(done))));
     }
     fn failure(done: &Finished) -> Option<&Failure> {

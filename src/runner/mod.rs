@@ -175,7 +175,9 @@ impl Opening {
             let backend = backend.of_model(model)?.unwrap_or(backend);
             let groups = [self.group(endpoints, endpoint.group.as_ref()), self.group(endpoints, model.group.as_ref())];
             let limits = [Some(self.run.0), Some(limit), own, further].into_iter().chain(groups).flatten().collect();
-            let lane: Lane = self.throttle.add_lane(limits);
+            // Ollama loads a model when it is asked for, and puts another out of memory for it.
+            let swaps = (endpoint.provider == ProviderKind::Ollama).then_some(limit);
+            let lane: Lane = self.throttle.add_lane_of(limits, swaps);
             seats.push(Seat::new(endpoint, backend, lane));
         }
         Ok(seats)

@@ -1,6 +1,7 @@
 //! Requests wait here for their turn: each passes every limit that applies to it (the run's, its groups', its endpoint's, its
 //! model's) at once, so nothing is held while waiting for something else, and there is no deadlock. The smallest priority
-//! goes first, then who came first; who waits for a limit is not overtaken at it. Joining, going and leaving take
+//! goes first, then who came first; who waits for a limit is not overtaken at it. At an endpoint that holds one model at a
+//! time, requests for the model that it holds go before those for another. Joining, going and leaving take
 //! O(log n) in the number of those who wait.
 
 use std::collections::BTreeMap;
@@ -29,14 +30,18 @@ struct State {
     arrived: u64,
     /// Requests that went.
     sent: u64,
-    /// Lanes in the order of their first ones' turns; kept for its memory.
-    order: Vec<(Turn, usize)>,
+    /// Lanes in the order of their first ones' turns, those that would load another model behind; kept for its memory.
+    order: Vec<((i32, bool, u64), usize)>,
+    /// The lane that went last at endpoints which hold one model at a time, by their limit.
+    loaded: BTreeMap<usize, usize>,
 }
 
 #[derive(Debug)]
 struct Queue {
     /// Indices of the limits.
     limits: Vec<usize>,
+    /// The limit of its endpoint, where that holds one model at a time.
+    swaps: Option<usize>,
     waiting: BTreeMap<Turn, Waiting>,
     latency: Latency,
 }
@@ -58,11 +63,16 @@ impl Throttle {
     }
 
     /// Adds a lane that passes these limits; each counts once.
-    pub fn add_lane(&self, mut limits: Vec<usize>) -> Lane {
+    pub fn add_lane(&self, limits: Vec<usize>) -> Lane {
+        self.add_lane_of(limits, None)
+    }
+
+    /// The same; `swaps` is the limit of an endpoint that holds one model at a time.
+    pub fn add_lane_of(&self, mut limits: Vec<usize>, swaps: Option<usize>) -> Lane {
         limits.sort_unstable();
         limits.dedup();
         let mut state = self.state();
-        state.lanes.push(Queue { limits, waiting: BTreeMap::new(), latency: Latency::default() });
+        state.lanes.push(Queue { limits, swaps, waiting: BTreeMap::new(), latency: Latency::default() });
         Lane(state.lanes.len() - 1)
     }
 
@@ -114,11 +124,17 @@ impl State {
         loop {
             let mut order = std::mem::take(&mut self.order);
             order.clear();
-            let first = |(lane, queue): (usize, &Queue)| Some((*queue.waiting.first_key_value()?.0, lane));
+            let first = |(lane, queue): (usize, &Queue)| {
+                let (priority, number) = *queue.waiting.first_key_value()?.0;
+                let loaded = queue.swaps.and_then(|at| self.loaded.get(&at));
+                Some(((priority, loaded.is_some_and(|loaded| *loaded != lane), number), lane))
+            };
             order.extend(self.lanes.iter().enumerate().filter_map(first));
             order.sort_unstable();
             let mut claimed = 0_u128;
-            let went = order.iter().any(|&(turn, lane)| self.try_one(turn, lane, &mut claimed, now));
+            let went = order
+                .iter()
+                .any(|&((priority, _, number), lane)| self.try_one((priority, number), lane, &mut claimed, now));
             self.order = order;
             if !went {
                 return;
@@ -128,7 +144,7 @@ impl State {
 
     /// Lets the first of a lane go, where no limit wants anything and none is claimed by who came before.
     fn try_one(&mut self, turn: Turn, lane: usize, claimed: &mut u128, now: Instant) -> bool {
-        let State { limits, lanes, .. } = self;
+        let State { limits, lanes, loaded, .. } = self;
         let queue = &mut lanes[lane];
         let Some(waiting) = queue.waiting.get_mut(&turn) else { return false };
         let tokens = waiting.tokens;
@@ -157,6 +173,9 @@ impl State {
         }
         if let Some(waiting) = queue.waiting.remove(&turn) {
             waiting.notify.notify_one();
+        }
+        if let Some(at) = queue.swaps {
+            loaded.insert(at, lane);
         }
         self.sent += 1;
         true
@@ -294,6 +313,39 @@ mod tests {
         assert_eq!(seconds(start), 1.5, "more than a minute's: sent when the bucket is full");
         throttle.enter(lane, 0, 1).await.end(Ended::Otherwise, 1);
         assert_eq!(seconds(start), 90.5, "and paid for before anything else goes");
+    }
+
+    /// Loading a model takes longer than many answers: what one model is asked is asked together.
+    #[tokio::test(start_paused = true)]
+    async fn a_model_that_is_loaded_is_asked_before_another_is() {
+        for (swaps, expected) in [(Some(0), "bbbaaa"), (None, "ababab")] {
+            let throttle = throttle(&[rates(None, None, Some(1))]);
+            let lanes = [throttle.add_lane_of(vec![0], swaps), throttle.add_lane_of(vec![0], swaps)];
+            let went = Arc::new(Mutex::new(String::new()));
+            let held = throttle.enter(lanes[0], 0, 0).await;
+            let waiting: Vec<_> = (0..6)
+                .map(|number: usize| {
+                    let (throttle, went, lane) = (throttle.clone(), went.clone(), lanes[number % 2]);
+                    tokio::spawn(async move {
+                        let slot = throttle.enter(lane, 0, 0).await;
+                        went.lock().unwrap().push(if number % 2 == 0 { 'a' } else { 'b' });
+                        drop(slot);
+                    })
+                })
+                .collect();
+            tokio::task::yield_now().await;
+            // A smaller priority goes before all; then its model is the one that is loaded.
+            let mut first = std::pin::pin!(throttle.enter(lanes[1], -1, 0));
+            assert!(first.as_mut().now_or_never().is_none());
+            drop(held);
+            let slot = first.await;
+            assert!(went.lock().unwrap().is_empty());
+            drop(slot);
+            for one in waiting {
+                one.await.unwrap();
+            }
+            assert_eq!(*went.lock().unwrap(), expected, "{swaps:?}");
+        }
     }
 
     /// A request of one lane that waits for a limit of its own keeps nobody from another; one that waits for a shared

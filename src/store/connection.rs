@@ -146,7 +146,8 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, Trouble> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = Connection::open_with_flags(path, flags)?;
     prepare(&mut conn)?;
-    conn.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -16384;")?;
+    // Of each thread that reads; the system keeps the file's pages as well.
+    conn.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -8192;")?;
     Ok(conn)
 }
 

@@ -38,7 +38,10 @@ impl FixedAgenda {
     /// All plans on the instances of `order`.
     pub fn new(plans: Vec<Arc<Plan>>, order: Vec<usize>, pipeline: &Pipeline<'_>, readers: Readers) -> FixedAgenda {
         let trial = |(number, plan): (usize, &Arc<Plan>)| {
-            Trial::new(number, plan.configuration.clone(), plan.clone(), number == 1)
+            let mut trial = Trial::new(number, plan.configuration.clone(), plan.clone(), number == 1);
+            // What is not used of it takes no memory; growing would take twice as much as there is.
+            trial.evaluations.reserve_exact(order.len());
+            trial
         };
         let trials = plans.iter().enumerate().map(trial).collect();
         let sums = Sums { budget: pipeline.purse.limit(), waiting: 0, ..Sums::default() };
