@@ -26,6 +26,7 @@ pub mod input;
 mod land;
 mod link;
 mod plan;
+pub mod rounds;
 mod state;
 
 use std::borrow::Cow;
