@@ -696,3 +696,54 @@ fn stragglers_of_a_round_are_asked_in_the_ordinary_way() {
     assert!(dollars(&done, "study_cost_usd") <= ledger.billed, "the study counts the batch's price");
     assert!(ledger.billed <= usd("0.05") && done["failed_evaluations"] == 0);
 }
+
+#[test]
+fn files_stay_where_they_are_wanted_and_prices_are_as_written() {
+    let server = quick(|_| {});
+    let keep = Buying { keep_files: true, ..buying() };
+    let text = format!(
+        "[endpoints.here]\nprovider = \"openai\"\nbase_url = \"{}\"\n[models.mock-small]\nbatch_enqueued_tokens = 500\n\
+         price = {{ input = 0.25, output = 0.75, batch_input = 0.1, batch_output = 0.2 }}\n",
+        server.url()
+    );
+    let endpoints = Endpoints::read(&Source::new("farthing.toml", text), ".".as_ref()).unwrap();
+    let batches = Batches::with_options(endpoints, MemoryStore::new(), keep);
+    run(async {
+        let report = batch::invoke(&batches, many(8)).await.unwrap();
+        let answered = report.answers.iter().map(|answer| match &answer.outcome {
+            AnswerOutcome::Answered { samples, prompt_tokens } => (*prompt_tokens, samples[0].completion_tokens),
+            other => panic!("{other:?}"),
+        });
+        let price = farthing::price::Price::flat(Usd::from_pico(100_000), Usd::from_pico(200_000));
+        let bill: Usd = answered.map(|(input, output)| price.prompt(input, 0) + price.output.times(output)).sum();
+        assert_eq!(report.status.spent_usd, bill);
+        // Two of these requests fill the model's queue, so they went out in parts; a file in and a file out for each.
+        let parts = report.status.batches.len() as u64;
+        assert!(parts > 1, "{:?}", report.status.batches);
+        assert_eq!(files_left(&server).await, 2 * parts);
+    });
+}
+
+#[test]
+fn what_was_not_submitted_yet_is_taken_back() {
+    let server = quick(|batches| batches.duration = Duration::from_secs(1000));
+    let more = "batch = { enqueued_tokens = 500 }";
+    let batches = Batches::with_options(endpoints(&server, "openai", more), MemoryStore::new(), buying());
+    run(async {
+        let job = batch::create(&batches, many(8)).await.unwrap().job;
+        let status = batch::status(&batches, &job).await.unwrap();
+        let phases: Vec<Phase> = status.batches.iter().map(|batch| batch.state.phase).collect();
+        assert!(
+            phases[0] == Phase::Validating && phases[1..].iter().all(|phase| *phase == Phase::Planned),
+            "{phases:?}"
+        );
+        let held = status.held_usd;
+        let status = batch::cancel(&batches, &job).await.unwrap();
+        assert!(status.held_usd < held && status.held_usd > Usd::ZERO, "{status:?}");
+        server.advance(Duration::from_secs(200));
+        let status = batch::status(&batches, &job).await.unwrap();
+        assert_eq!((status.failed, status.held_usd, server.ledger().billed), (8, Usd::ZERO, Usd::ZERO));
+        let reasons = batch::retrieve(&batches, &job).await.unwrap();
+        assert!(reasons.iter().all(|answer| failure(answer) == (FailureKind::Interrupted, true)));
+    });
+}
