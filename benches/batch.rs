@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use farthing::Usd;
 use farthing::serve::mock::{BatchOptions, MockServer, Options};
-use farthing::store::{SqliteStore, Store};
+use farthing::store::{BatchBook, SqliteStore, Store};
 use serde_json::{Value, json};
 
 fn main() {

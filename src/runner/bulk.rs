@@ -3,8 +3,10 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use crate::backend::Model;
 use crate::diagnostic::Result;
 use crate::money::Usd;
+use crate::price::Price;
 use crate::provider::{Failure, Request};
 use crate::store::Fingerprint;
 
@@ -20,6 +22,9 @@ pub struct Order {
     /// How many samples were stored when it was ordered.
     pub stored: usize,
 }
+
+/// The price of a model where it is bought in rounds.
+pub type PriceOf = fn(&Model) -> Option<Price>;
 
 /// What became of an order.
 #[derive(Clone, Debug)]

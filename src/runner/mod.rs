@@ -29,7 +29,7 @@ use crate::diagnostic::{Error, Result};
 use crate::price::Price;
 use crate::provider::{Failure, FailureKind, Request};
 use crate::store::{Fingerprint, SharedStore, Stored};
-use bulk::{Bulk, Delivered, Delivery, Order};
+use bulk::{Bulk, Delivered, Delivery, Order, PriceOf};
 use limits::{Limit, Window};
 use routes::Seat;
 use throttle::{Lane, Throttle};
@@ -101,7 +101,7 @@ pub struct Runner {
     wire: Semaphore,
     bought: Bought,
     /// Who buys in rounds, where somebody does, and at which price.
-    bulk: OnceLock<(Arc<dyn Bulk>, fn(&Model) -> Option<Price>)>,
+    bulk: OnceLock<(Arc<dyn Bulk>, PriceOf)>,
     stop: AtomicBool,
     stopped: Notify,
     /// Replies that named another model than the one asked, which was said.
@@ -278,7 +278,7 @@ impl Runner {
             bulk_price: OnceLock::new(),
         });
         if let Some((_, price)) = self.bulk.get() {
-            service.buy_at(price);
+            service.buy_at(*price);
         }
         self.services.write().unwrap_or_else(PoisonError::into_inner).push(service.clone());
         Ok(service)
@@ -292,10 +292,10 @@ impl Runner {
 
     /// From now on what is [ordered](Self::order) is bought in rounds, at this price of a model, which studies then count.
     /// What that leaves is bought in the ordinary way.
-    pub fn buy_in_rounds(&self, bulk: Arc<dyn Bulk>, price: fn(&Model) -> Option<Price>) {
+    pub fn buy_in_rounds(&self, bulk: Arc<dyn Bulk>, price: PriceOf) {
         if self.bulk.set((bulk, price)).is_ok() {
             let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
-            services.iter().for_each(|service| service.buy_at(&price));
+            services.iter().for_each(|service| service.buy_at(price));
         }
     }
 

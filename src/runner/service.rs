@@ -53,7 +53,7 @@ impl Service {
     }
 
     /// Requests are bought in rounds from now on.
-    pub(super) fn buy_at(&self, price: &fn(&Model) -> Option<Price>) {
+    pub(super) fn buy_at(&self, price: super::bulk::PriceOf) {
         if let Some(price) = price(&self.model) {
             // Set once, by whoever opened it.
             let _ = self.bulk_price.set(price);
