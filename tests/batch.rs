@@ -747,3 +747,39 @@ fn what_was_not_submitted_yet_is_taken_back() {
         assert!(reasons.iter().all(|answer| failure(answer) == (FailureKind::Interrupted, true)));
     });
 }
+
+#[test]
+fn a_study_by_batch_can_be_left_and_gone_on_with() {
+    let server = quick(|batches| batches.duration = Duration::from_secs(1000));
+    let home = Home::over_http(8, &server.url(), "");
+    let line = "tune task --budget 0.05 --quiet --json --batch --batch-poll 0.02 --max-trials 2 --resume run";
+    let line: Vec<&str> = line.split(' ').collect();
+    let child = home.command(&line).spawn().unwrap();
+    let store = home.path(".farthing/store.db");
+    let out = || {
+        use farthing::store::BatchBook;
+        store.is_file()
+            && SqliteStore::open(&store)
+                .unwrap()
+                .batches(true)
+                .unwrap()
+                .iter()
+                .any(|batch| batch.progress.remote.is_some())
+    };
+    while !out() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let sent = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    // It does not wait for the batch.
+    let left = support::finished(child).ended(130).json();
+    assert!(dollars(&left, "lost_usd") > Usd::ZERO, "what is out is held: {left}");
+    // Days later.
+    let mut child = home.command(&line).spawn().unwrap();
+    while child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(100));
+        server.advance(Duration::from_secs(600));
+    }
+    let done = support::finished(child).ended(0).json();
+    assert_eq!((dollars(&done, "spent_usd"), server.ledger().requests), (server.ledger().billed, 0));
+}
