@@ -122,7 +122,8 @@ impl Lives {
     /// Runs the program to its end, or until it is killed; what it printed where it ended by itself.
     fn life(&mut self, folder: &Path, mut kill: Option<&mut dyn FnMut() -> bool>) -> Option<Value> {
         let begin = Instant::now();
-        let arguments = "batch invoke requests.jsonl --out answers.jsonl --store store.db --poll 0.25 --grace 2 --json -q";
+        let arguments =
+            "batch invoke requests.jsonl --out answers.jsonl --store store.db --poll 0.25 --grace 2 --json -q";
         let mut child = Command::new(env!("CARGO_BIN_EXE_farthing"))
             .args(arguments.split(' '))
             .current_dir(folder)

@@ -126,7 +126,10 @@ fn answers_come_under_the_callers_ids_and_are_bought_once() {
         let create = Create::chat("mock-small").user("What is 1 + 1?").temperature(0.7).max_tokens(40).fresh();
         let full = client.create(&create).await.unwrap();
         let half = farthing::price::Price::flat(Usd::from_pico(125_000), Usd::from_pico(375_000));
-        assert_eq!(full.cost, half.prompt(full.prompt_tokens, 0).times(2) + half.output.times(2 * full.completion_tokens));
+        assert_eq!(
+            full.cost,
+            half.prompt(full.prompt_tokens, 0).times(2) + half.output.times(2 * full.completion_tokens)
+        );
 
         // More completions of what is there: only those that are missing.
         let more = batch::invoke(&batches, vec![ask("five", "What is 1 + 1?", 6)]).await.unwrap();
@@ -167,7 +170,15 @@ fn anthropics_batches_have_one_line_a_completion() {
         assert_eq!(samples(&report.answers[0])[..2], *samples(&report.answers[2]));
         assert_eq!(report.status.batches[0].state, batch::State { phase: Phase::Completed, word: "ended".into() });
         let left = reqwest::Client::new().get(format!("{}/messages/batches", server.url()));
-        let left = left.header("x-api-key", "test-key-0123").header("anthropic-version", "2023-06-01").send().await.unwrap().text().await.unwrap();
+        let left = left
+            .header("x-api-key", "test-key-0123")
+            .header("anthropic-version", "2023-06-01")
+            .send()
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
         assert!(left.contains("\"data\":[]"), "the batch and its results are deleted: {left}");
         assert_eq!(batch::invoke(&batches, asks).await.unwrap().answers, report.answers);
         assert_eq!(server.ledger().batch_lines, 4);
@@ -412,7 +423,10 @@ fn another_programs_batch_of_the_same_size_is_not_taken_for_ours() {
 #[test]
 fn a_poll_that_fails_is_tried_again() {
     let server = quick(|_| {});
-    server.set_rules(["503:path=/v1/batches/:first=2".parse::<Rule>().unwrap(), "cut:path=/v1/files:from=2:to=3".parse().unwrap()]);
+    server.set_rules([
+        "503:path=/v1/batches/:first=2".parse::<Rule>().unwrap(),
+        "cut:path=/v1/files:from=2:to=3".parse().unwrap(),
+    ]);
     let batches = Batches::with_options(endpoints(&server, "openai", ""), MemoryStore::new(), buying());
     let report = run(batch::invoke(&batches, many(4))).unwrap();
     whole(&report, &server, 4);
@@ -606,4 +620,166 @@ fn a_store_on_disk_is_found_by_other_programs() {
     let done = home.run("batch invoke asks.jsonl --poll 0.02 --json --quiet", &[]).ended(0).json();
     assert_eq!((&done["answered"], server.ledger().batch_lines), (&json!(5), 5));
     assert_eq!(done["answers"][4]["id"], "id-4");
+}
+
+#[test]
+fn a_study_by_batch_costs_half_and_survives_being_killed() {
+    let server = quick(|batches| batches.duration = Duration::from_millis(150));
+    let line = "tune task --budget 0.05 --seed 3 --quiet --json --batch --batch-poll 0.02";
+    let home = Home::over_http(24, &server.url(), "");
+    let whole = home.run(line, &["--out", "whole"]).ended(0).json();
+    let ledger = server.ledger();
+    assert_eq!((ledger.requests, ledger.batches.billed), (0, ledger.billed), "all went through the batch API");
+    assert_eq!((dollars(&whole, "spent_usd"), dollars(&whole, "lost_usd")), (ledger.billed, Usd::ZERO));
+    assert_eq!(dollars(&whole, "study_cost_usd"), ledger.billed);
+    let rounds = SqliteStore::open(home.path(".farthing/store.db")).unwrap();
+    use farthing::store::BatchBook;
+    let batches = rounds.batches(false).unwrap();
+    let lines: u64 = batches.iter().map(|batch| batch.lines[0]).sum();
+    assert_eq!(lines, ledger.batch_lines);
+    assert!(lines / batches.len() as u64 >= 10, "{} lines in {} batches", lines, batches.len());
+    // The production cost is that of ordinary requests: nobody serves by batch.
+    let best = &whole["best"];
+    assert!(dollars(best, "production_cost_usd_per_instance") > Usd::ZERO);
+
+    // Killed again and again it comes to the same.
+    server.reset();
+    let again = Home::over_http(24, &server.url(), "");
+    let arguments: Vec<&str> = line.split(' ').chain(["--resume", "run"]).collect();
+    let mut kills = 0;
+    let last = loop {
+        let mut child = again.command(&arguments).spawn().unwrap();
+        if kills < 6 {
+            std::thread::sleep(Duration::from_millis(60 + 130 * kills));
+            if child.try_wait().unwrap().is_none() {
+                child.kill().unwrap();
+                kills += 1;
+            }
+        }
+        let done = support::finished(child);
+        if done.code != -1 {
+            break done.ended(0).json();
+        }
+    };
+    assert!(kills >= 3, "it was over after {kills} kills");
+    assert_eq!(support::decided(last.clone()), support::decided(whole), "the same study");
+    assert_eq!(dollars(&last, "spent_usd"), server.ledger().billed);
+    assert_eq!(server.ledger().batch_lines, lines, "nothing was sent twice");
+    for file in ["best.toml", "ranking.csv"] {
+        assert_eq!(again.read(&format!("run/{file}")), home.read(&format!("whole/{file}")), "{file}");
+    }
+    // What it bought is there for ordinary requests, too.
+    let before = server.ledger().billed;
+    again.run("evaluate task --config run/best.toml --budget 0.05 --quiet", &[]).ended(0);
+    let missing = 24 - last["best"]["instances"].as_u64().unwrap();
+    assert!(server.ledger().requests <= missing, "asked again: {} of {missing} missing", server.ledger().requests);
+    assert!(missing > 0 || server.ledger().billed == before);
+}
+
+#[test]
+fn stragglers_of_a_round_are_asked_in_the_ordinary_way() {
+    let server = quick(|batches| batches.duration = Duration::from_secs(1000));
+    let home = Home::over_http(8, &server.url(), "");
+    home.edit("task/space.toml", "choices = [1, 3, 10]", "choices = [1]");
+    let line =
+        "tune task --budget 0.05 --quiet --json --batch --batch-poll 0.02 --batch-wait 1s --max-trials 2 --out run";
+    let mut child = home.command(&line.split(' ').collect::<Vec<_>>()).spawn().unwrap();
+    // Cancelling takes a tenth of the time that a batch takes.
+    while child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(200));
+        server.advance(Duration::from_secs(20));
+    }
+    let done = support::finished(child).ended(0).json();
+    let ledger = server.ledger();
+    assert!(ledger.requests > 0, "nothing was asked in the ordinary way");
+    assert_eq!(dollars(&done, "spent_usd"), ledger.billed);
+    assert!(dollars(&done, "study_cost_usd") <= ledger.billed, "the study counts the batch's price");
+    assert!(ledger.billed <= usd("0.05") && done["failed_evaluations"] == 0);
+}
+
+#[test]
+fn files_stay_where_they_are_wanted_and_prices_are_as_written() {
+    let server = quick(|_| {});
+    let keep = Buying { keep_files: true, ..buying() };
+    let text = format!(
+        "[endpoints.here]\nprovider = \"openai\"\nbase_url = \"{}\"\n[models.mock-small]\nbatch_enqueued_tokens = 500\n\
+         price = {{ input = 0.25, output = 0.75, batch_input = 0.1, batch_output = 0.2 }}\n",
+        server.url()
+    );
+    let endpoints = Endpoints::read(&Source::new("farthing.toml", text), ".".as_ref()).unwrap();
+    let batches = Batches::with_options(endpoints, MemoryStore::new(), keep);
+    run(async {
+        let report = batch::invoke(&batches, many(8)).await.unwrap();
+        let answered = report.answers.iter().map(|answer| match &answer.outcome {
+            AnswerOutcome::Answered { samples, prompt_tokens } => (*prompt_tokens, samples[0].completion_tokens),
+            other => panic!("{other:?}"),
+        });
+        let price = farthing::price::Price::flat(Usd::from_pico(100_000), Usd::from_pico(200_000));
+        let bill: Usd = answered.map(|(input, output)| price.prompt(input, 0) + price.output.times(output)).sum();
+        assert_eq!(report.status.spent_usd, bill);
+        // Two of these requests fill the model's queue, so they went out in parts; a file in and a file out for each.
+        let parts = report.status.batches.len() as u64;
+        assert!(parts > 1, "{:?}", report.status.batches);
+        assert_eq!(files_left(&server).await, 2 * parts);
+    });
+}
+
+#[test]
+fn what_was_not_submitted_yet_is_taken_back() {
+    let server = quick(|batches| batches.duration = Duration::from_secs(1000));
+    let more = "batch = { enqueued_tokens = 500 }";
+    let batches = Batches::with_options(endpoints(&server, "openai", more), MemoryStore::new(), buying());
+    run(async {
+        let job = batch::create(&batches, many(8)).await.unwrap().job;
+        let status = batch::status(&batches, &job).await.unwrap();
+        let phases: Vec<Phase> = status.batches.iter().map(|batch| batch.state.phase).collect();
+        assert!(
+            phases[0] == Phase::Validating && phases[1..].iter().all(|phase| *phase == Phase::Planned),
+            "{phases:?}"
+        );
+        let held = status.held_usd;
+        let status = batch::cancel(&batches, &job).await.unwrap();
+        assert!(status.held_usd < held && status.held_usd > Usd::ZERO, "{status:?}");
+        server.advance(Duration::from_secs(200));
+        let status = batch::status(&batches, &job).await.unwrap();
+        assert_eq!((status.failed, status.held_usd, server.ledger().billed), (8, Usd::ZERO, Usd::ZERO));
+        let reasons = batch::retrieve(&batches, &job).await.unwrap();
+        assert!(reasons.iter().all(|answer| failure(answer) == (FailureKind::Interrupted, true)));
+    });
+}
+
+#[test]
+fn a_study_by_batch_can_be_left_and_gone_on_with() {
+    let server = quick(|batches| batches.duration = Duration::from_secs(1000));
+    let home = Home::over_http(8, &server.url(), "");
+    let line = "tune task --budget 0.05 --quiet --json --batch --batch-poll 0.02 --max-trials 2 --resume run";
+    let line: Vec<&str> = line.split(' ').collect();
+    let child = home.command(&line).spawn().unwrap();
+    let store = home.path(".farthing/store.db");
+    let out = || {
+        use farthing::store::BatchBook;
+        store.is_file()
+            && SqliteStore::open(&store)
+                .unwrap()
+                .batches(true)
+                .unwrap()
+                .iter()
+                .any(|batch| batch.progress.remote.is_some())
+    };
+    while !out() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let sent = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    // It does not wait for the batch.
+    let left = support::finished(child).ended(130).json();
+    assert!(dollars(&left, "lost_usd") > Usd::ZERO, "what is out is held: {left}");
+    // Days later.
+    let mut child = home.command(&line).spawn().unwrap();
+    while child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(100));
+        server.advance(Duration::from_secs(600));
+    }
+    let done = support::finished(child).ended(0).json();
+    assert_eq!((dollars(&done, "spent_usd"), server.ledger().requests), (server.ledger().billed, 0));
 }

@@ -48,10 +48,18 @@ fn every_setting_in_the_page_of_endpoints_is_read() {
 }
 
 #[test]
+fn the_settings_in_the_page_of_batches_are_read() {
+    for (line, text) in blocks(&page("batch.md"), "toml") {
+        Endpoints::read(&Source::new("batch.md", text), ".".as_ref())
+            .unwrap_or_else(|error| panic!("docs/batch.md, block at line {line}: {error} {:?}", error.location()));
+    }
+}
+
+#[test]
 fn the_page_of_endpoints_names_every_key() {
     let page = page("endpoints.md");
     let schema = serde_json::to_value(schemars::schema_for!(farthing::backend::endpoints::ConfigFile)).unwrap();
-    for table in ["EndpointTable", "ModelTable", "RatesTable", "PriceTable"] {
+    for table in ["EndpointTable", "BatchTable", "ModelTable", "RatesTable", "PriceTable"] {
         let properties = schema["$defs"][table]["properties"].as_object().unwrap_or_else(|| panic!("no {table}"));
         for key in properties.keys() {
             assert!(page.contains(key.as_str()), "docs/endpoints.md does not name `{key}` of {table}");

@@ -114,8 +114,11 @@ fn batches_finish_expire_and_are_cancelled_at_half_the_price() {
         let next = client.get(&format!("/v1/batches?limit=1&after={}", batch["id"].as_str().unwrap())).await.body;
         assert_eq!((&next["has_more"], &next["data"][0]["status"]), (&json!(false), &json!("completed")));
     });
-    let short =
-        BatchOptions { duration: Duration::from_secs(1000), window: Duration::from_secs(600), ..BatchOptions::default() };
+    let short = BatchOptions {
+        duration: Duration::from_secs(1000),
+        window: Duration::from_secs(600),
+        ..BatchOptions::default()
+    };
     let (_server, client) = start(|options| options.batches = short);
     run(async {
         let batch = client.batch(&[line("a", &chat(1)), line("b", &chat(1))].join("\n")).await;

@@ -280,7 +280,7 @@ impl Inner {
         let mut notes = Notes::read(&record.progress.notes);
         let anthropic = link.dialect == super::dialect::Dialect::Anthropic;
         // Clocks differ; what is ours is told by more than its age.
-        let listed = match link.list(record.changed_at.saturating_sub(3600)).await {
+        let listed = match link.list(record.changed_at.saturating_sub(90_000)).await {
             Ok(listed) => listed,
             Err(failure) if passing(&failure) => {
                 tracing::warn!(endpoint = record.endpoint, %failure, "the batches cannot be listed now");

@@ -36,7 +36,7 @@ impl Inner {
         let mut notes = Notes::read(&record.progress.notes);
         let phase = State::of(Stage::Ended, &record.progress.word).phase;
         let price = plan::price(&service.model).unwrap_or(Price::FREE);
-        let (mut ours, mut strangers) = (0_u64, 0_u64);
+        let mut ours = 0_u64;
         let mut all = Vec::new();
         let remote = record.progress.remote.clone().unwrap_or_default();
         for file in &notes.results {
@@ -61,7 +61,7 @@ impl Inner {
                             Ok(Some(line)) => match link.dialect.result(&line) {
                                 Ok((custom_id, result)) => match line_of(&record.progress.intent, &custom_id) {
                                     Some(number) => page.push((number, result)),
-                                    None => strangers += 1,
+                                    None => tracing::debug!(custom_id, "a result that is not ours"),
                                 },
                                 Err(failure) => {
                                     tracing::warn!(batch = remote, %failure, "a line of results is left out")
@@ -92,7 +92,7 @@ impl Inner {
                 }
             }
         }
-        if notes.tentative && ours == 0 && strangers > 0 {
+        if notes.tentative && ours == 0 {
             // Another program's batch of the same size: ours was not made, or is another one.
             (notes.tentative, notes.results) = (false, Vec::new());
             notes.foreign.push(remote);

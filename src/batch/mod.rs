@@ -23,9 +23,12 @@ mod answers;
 mod dialect;
 mod drive;
 pub mod input;
+mod job;
 mod land;
 mod link;
 mod plan;
+mod report;
+pub mod rounds;
 mod state;
 
 use std::borrow::Cow;
@@ -34,9 +37,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
 pub use answers::{Answer, AnswerOutcome};
+pub use report::{Batch, Created, Estimate, JobStatus, Report};
 pub use state::{Phase, State};
 
 use crate::backend::Endpoints;
@@ -47,8 +49,9 @@ use crate::runner::{Runner, Service};
 use crate::store::batches::{AskRecord, BatchId, BatchRecord, JobRecord, Stage, UnderWay};
 use crate::store::{Fingerprint, MemoryStore, SharedStore, Stored};
 use drive::PAGE;
+use job::job_name;
 use link::Link;
-use plan::{Need, Notes};
+use plan::Need;
 
 /// A request under the caller's id.
 #[derive(Clone, Debug, PartialEq)]
@@ -123,103 +126,6 @@ struct Inner {
     runner: OnceLock<Runner>,
     links: Mutex<HashMap<String, Arc<Link>>>,
     submitting: tokio::sync::Mutex<()>,
-}
-
-/// One submission to one provider.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Batch {
-    /// Its number in the store.
-    pub number: i64,
-    /// The provider's id, once there is one.
-    pub id: Option<String>,
-    /// The endpoint.
-    pub endpoint: String,
-    /// The model.
-    pub model: String,
-    /// How far it is.
-    #[serde(flatten)]
-    pub state: State,
-    /// Its lines.
-    pub lines: u64,
-    /// Those with an answer: as we have them, or, while it is out, as the provider counts them.
-    pub answered: u64,
-    /// Those that failed.
-    pub failed: u64,
-    /// When it was written down, in seconds since 1970.
-    pub created_at: i64,
-}
-
-impl Batch {
-    fn of(record: &BatchRecord) -> Batch {
-        let [lines, answered, failed] = record.lines;
-        let told = Notes::read(&record.progress.notes).counts;
-        let out = record.progress.stage == Stage::Out;
-        Batch {
-            number: record.id.0,
-            id: record.progress.remote.clone(),
-            endpoint: record.endpoint.clone(),
-            model: record.model.clone(),
-            state: State::of(record.progress.stage, &record.progress.word),
-            lines,
-            answered: if out { answered + told[1] } else { answered },
-            failed: if out { failed + told[2] } else { failed },
-            created_at: record.created_at,
-        }
-    }
-}
-
-/// How a job is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct JobStatus {
-    /// Its name.
-    pub job: String,
-    /// Requests.
-    pub requests: u64,
-    /// Those with all their completions in the store.
-    pub answered: u64,
-    /// Those on their way.
-    pub under_way: u64,
-    /// Those that failed.
-    pub failed: u64,
-    /// Those that were never sent: the budget did not hold them.
-    pub unsent: u64,
-    /// Its batches.
-    pub batches: Vec<Batch>,
-    /// Dollars that it was billed.
-    pub spent_usd: Usd,
-    /// Dollars that are held for what is out, or may have been billed.
-    pub held_usd: Usd,
-    /// When it was first asked, in seconds since 1970.
-    pub created_at: i64,
-}
-
-impl JobStatus {
-    /// Nothing of it is on its way.
-    pub fn over(&self) -> bool {
-        self.under_way == 0
-    }
-}
-
-/// What [`invoke`] came to.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Report {
-    /// How the job is.
-    pub status: JobStatus,
-    /// An answer for every request, in the order of asking.
-    pub answers: Vec<Answer>,
-    /// The ids of the requests that did not fit the budget.
-    pub left: Vec<String>,
-}
-
-/// A job as it was written down.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Created {
-    /// Its name: the same requests under the same ids have the same one.
-    pub job: String,
-    /// How many batches were written down for it now.
-    pub new_batches: usize,
-    /// The ids of the requests that did not fit the budget.
-    pub left: Vec<String>,
 }
 
 /// Writes a job down and submits what of it is missing, as far as the provider's queue has room.
@@ -398,21 +304,6 @@ impl Batches {
     }
 }
 
-/// What a job would cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Estimate {
-    /// Requests in all.
-    pub requests: usize,
-    /// Distinct requests that something is missing of.
-    pub to_send: usize,
-    /// Completions that are missing.
-    pub completions: u64,
-    /// Dollars at worst, through the batch API.
-    pub worst_usd: Usd,
-    /// Dollars at worst, by ordinary requests.
-    pub worst_without_batches_usd: Usd,
-}
-
 fn ids(asks: &[Ask], places: &[usize]) -> Vec<String> {
     places.iter().map(|&place| asks[place].id.clone()).collect()
 }
@@ -423,18 +314,6 @@ fn addressed<'a>(service: &Service, request: &'a Request) -> Cow<'a, Request> {
         true => Cow::Borrowed(request),
         false => Cow::Owned(Request { model: service.model.id.clone(), ..request.clone() }),
     }
-}
-
-/// The name of a job follows from what is asked, and under which ids.
-fn job_name(asks: &[Ask], known: &[Known]) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for (ask, known) in asks.iter().zip(known) {
-        hasher.update(&(ask.id.len() as u64).to_le_bytes());
-        hasher.update(ask.id.as_bytes());
-        hasher.update(&known.fingerprint.0);
-        hasher.update(&ask.request.n.to_le_bytes());
-    }
-    format!("job-{}", &hasher.finalize().to_hex()[..16])
 }
 
 /// Whether a request that failed so is to be asked again.
@@ -588,96 +467,5 @@ impl Inner {
             return Ok((written.batches.len(), places));
         }
         Err(Error::internal("other programs write batches down again and again"))
-    }
-
-    /// The job of a name, of the beginning of one, or with a batch that the provider knows under it.
-    fn job(&self, name: &str) -> Result<JobRecord> {
-        let jobs = self.store.jobs()?;
-        if let Some(job) = jobs.iter().find(|job| job.id == name) {
-            return Ok(job.clone());
-        }
-        let batch = self.store.batches(false)?.into_iter().find(|batch| batch.progress.remote.as_deref() == Some(name));
-        let scope = batch.map(|batch| batch.scope);
-        let begins =
-            |job: &&JobRecord| name.len() >= 4 && job.id.starts_with(name) || Some(&job.scope) == scope.as_ref();
-        let mut found = jobs.iter().filter(begins);
-        match (found.next(), found.next()) {
-            (Some(job), None) => Ok(job.clone()),
-            (Some(_), Some(_)) => {
-                Err(Error::usage(format!("several jobs begin with `{name}`")).help("write more of its name"))
-            }
-            (None, _) => Err(Error::usage(format!("the store has no job `{name}`"))
-                .help("`farthing batch list` shows those there are")),
-        }
-    }
-
-    /// The batches that a job's requests are in, and its own.
-    fn wanted(&self, job: &JobRecord) -> Result<HashSet<BatchId>> {
-        let asks = self.store.asks(&job.id, 0, usize::MAX)?;
-        self.batches_of(job, asks.iter().map(|ask| ask.fingerprint))
-    }
-
-    fn batches_of(&self, job: &JobRecord, prints: impl Iterator<Item = Fingerprint>) -> Result<HashSet<BatchId>> {
-        let all = self.store.batches(false)?;
-        let mut wanted: HashSet<BatchId> =
-            all.iter().filter(|batch| batch.scope == job.scope).map(|batch| batch.id).collect();
-        // Only where somebody else has batches out can a request be in one of theirs.
-        if all.iter().any(|batch| batch.scope != job.scope && batch.progress.stage != Stage::Done) {
-            let prints: Vec<Fingerprint> = prints.collect();
-            for page in prints.chunks(PAGE) {
-                wanted.extend(self.store.under_way(page)?.into_iter().flat_map(|way| way.batches));
-            }
-        }
-        Ok(wanted)
-    }
-
-    /// The requests that are on their way.
-    fn on_their_way(&self, known: &[Known]) -> Result<HashSet<Fingerprint>> {
-        let prints: Vec<Fingerprint> = known.iter().map(|known| known.fingerprint).collect();
-        let mut out = HashSet::new();
-        for page in prints.chunks(PAGE) {
-            let ways = self.store.under_way(page)?;
-            out.extend(page.iter().zip(ways).filter(|(_, way)| way.samples > 0).map(|(print, _)| *print));
-        }
-        Ok(out)
-    }
-
-    fn several(&self, need: &Need<'_>) -> Result<bool> {
-        use crate::backend::Backend;
-        Ok(self.link_of(&need.service.model)?.http.several(&need.request))
-    }
-
-    fn job_status(&self, job: &JobRecord, wanted: &HashSet<BatchId>) -> Result<JobStatus> {
-        let spent = self.store.spent(&job.scope)?;
-        let batches = self.store.batches(false)?;
-        let mut status = JobStatus {
-            job: job.id.clone(),
-            requests: job.asks,
-            answered: 0,
-            under_way: 0,
-            failed: 0,
-            unsent: 0,
-            batches: batches.iter().filter(|batch| wanted.contains(&batch.id)).map(Batch::of).collect(),
-            spent_usd: spent.settled,
-            held_usd: spent.lost,
-            created_at: job.created_at,
-        };
-        let mut from = 0;
-        loop {
-            let page = answers::of(&*self.store, &job.id, from, PAGE)?;
-            if page.is_empty() {
-                return Ok(status);
-            }
-            from += page.len() as u64;
-            for answer in page {
-                let count = match answer.outcome {
-                    AnswerOutcome::Answered { .. } => &mut status.answered,
-                    AnswerOutcome::Failed { .. } => &mut status.failed,
-                    AnswerOutcome::UnderWay => &mut status.under_way,
-                    AnswerOutcome::Unsent => &mut status.unsent,
-                };
-                *count += 1;
-            }
-        }
     }
 }

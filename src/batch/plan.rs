@@ -89,7 +89,7 @@ struct Part {
 
 /// The price of a model through its batch API: as it is written or known, else half of the other one, which is what OpenAI,
 /// Azure and Anthropic take.
-pub(super) fn price(model: &Model) -> Option<Price> {
+pub fn price(model: &Model) -> Option<Price> {
     let price = model.price?;
     let half = |amount: Usd| amount.scale_up(1, 2);
     Some(model.batch_price.unwrap_or_else(|| price.batch(half(price.input), half(price.output))))

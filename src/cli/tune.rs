@@ -57,6 +57,16 @@ pub struct TuneArguments {
     /// What the store gives is free: only money really spent counts against the budget
     #[arg(long)]
     reuse_savings: bool,
+    /// Ask through the providers' batch APIs: half the price, but hours a round. The study may be ended and resumed
+    #[arg(long)]
+    batch: bool,
+    /// With --batch: ask in the ordinary way for what a round has not brought in this time (`90m`, `6h`) [default: as
+    /// long as the provider takes, a day at most]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    batch_wait: Option<std::time::Duration>,
+    /// With --batch: seconds between looks at the provider
+    #[arg(long, value_name = "SECONDS", hide = true)]
+    batch_poll: Option<f64>,
     /// The run's folder [default: results/NAME-N]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -144,6 +154,9 @@ fn begun(arguments: &TuneArguments, embedded: &Embedded, stop: &Arc<Stop>) -> Re
     let Some(budget) = arguments.budget else {
         return Err(Error::usage("a budget is needed: what may the study cost in all?").help("add --budget 5.00"));
     };
+    if arguments.batch_wait.is_some() && !arguments.batch {
+        return Err(Error::usage("--batch-wait says how long batches may take, and there are none").help("add --batch"));
+    }
     let out = arguments.out.as_deref().or(arguments.resume.as_deref());
     if let Some(out) = out {
         folder::check_free(out)?;
@@ -159,6 +172,9 @@ fn begun(arguments: &TuneArguments, embedded: &Embedded, stop: &Arc<Stop>) -> Re
         reuse_savings: arguments.reuse_savings,
         store: arguments.common.store(),
         cache: arguments.common.cache(),
+        batch: arguments.batch,
+        batch_wait_seconds: arguments.batch_wait.map(|wait| wait.as_secs()),
+        batch_poll_seconds: arguments.batch_poll,
         concurrency: arguments.common.concurrency(),
         margin: arguments.margin,
         pareto: arguments.pareto,
@@ -285,6 +301,9 @@ fn resumed(
     if arguments.reuse_savings && !was.reuse_savings {
         return changed("--reuse-savings", "off".to_owned(), "on".to_owned());
     }
+    if arguments.batch && !was.batch {
+        return changed("--batch", "off".to_owned(), "on".to_owned());
+    }
     if arguments.common.store.is_some() && arguments.common.store() != was.store {
         return changed("--store", was.store, arguments.common.store());
     }
@@ -317,6 +336,9 @@ fn resumed(
         file.settings.concurrency = concurrency as usize;
     }
     file.settings.pareto |= arguments.pareto;
+    if let Some(wait) = arguments.batch_wait {
+        file.settings.batch_wait_seconds = Some(wait.as_secs());
+    }
     let store = Path::new(&was.store);
     if was.store == "memory:" || (!was.store.contains("://") && !store.is_file()) {
         return Err(Error::usage(format!("the store of this run, {}, is gone, and with it what was spent", was.store))

@@ -114,7 +114,7 @@ impl Plan {
     /// endpoint gave fewer completions than it was asked for; or for each sample, where a request gives only one. How an
     /// earlier study divided its purchases changes nothing.
     pub fn study_cost(&self, stored: &Stored, known: usize) -> Usd {
-        study_cost(&self.service.price, self.several, stored, known, self.n as usize)
+        study_cost(self.service.study_price(), self.several, stored, known, self.n as usize)
     }
 
     /// What production pays for this instance: n completions, nothing cached, and the prompt once, or n times where a

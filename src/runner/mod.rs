@@ -4,6 +4,7 @@
 //! wait for the `limits`, and [`budget`] for money.
 
 pub mod budget;
+pub mod bulk;
 mod limits;
 mod purchase;
 mod routes;
@@ -15,7 +16,7 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
@@ -26,8 +27,9 @@ pub use service::{Service, fingerprint};
 use crate::backend::{self, Backend, Endpoint, Endpoints, Equivalence, Model, ModelKind, ProviderKind, Rates};
 use crate::diagnostic::{Error, Result};
 use crate::price::Price;
-use crate::provider::{Failure, Request};
+use crate::provider::{Failure, FailureKind, Request};
 use crate::store::{Fingerprint, SharedStore, Stored};
+use bulk::{Bulk, Delivered, Delivery, Order, PriceOf};
 use limits::{Limit, Window};
 use routes::Seat;
 use throttle::{Lane, Throttle};
@@ -101,6 +103,8 @@ pub struct Runner {
     /// What is sent at once.
     wire: Semaphore,
     bought: Bought,
+    /// Who buys in rounds, where somebody does, and at which price.
+    bulk: OnceLock<(Arc<dyn Bulk>, PriceOf)>,
     stop: AtomicBool,
     stopped: Notify,
     /// Replies that named another model than the one asked, which was said.
@@ -232,6 +236,7 @@ impl Runner {
             opening: Mutex::new(opening),
             wire: Semaphore::new(concurrency),
             bought: Bought::new(),
+            bulk: OnceLock::new(),
             stop: AtomicBool::new(false),
             stopped: Notify::new(),
             strangers: Mutex::default(),
@@ -315,7 +320,11 @@ impl Runner {
             warned: AtomicBool::new(false),
             study_growth: AtomicU64::new(1000),
             bill_growth: AtomicU64::new(1000),
+            bulk_price: OnceLock::new(),
         });
+        if let Some((_, price)) = self.bulk.get() {
+            service.buy_at(*price);
+        }
         Ok(service)
     }
 
@@ -323,6 +332,54 @@ impl Runner {
     #[must_use]
     pub fn with_store(self, store: SharedStore) -> Runner {
         Runner { store, ..self }
+    }
+
+    /// From now on what is [ordered](Self::order) is bought in rounds, at this price of a model, which studies then count.
+    /// What that leaves is bought in the ordinary way.
+    pub fn buy_in_rounds(&self, bulk: Arc<dyn Bulk>, price: PriceOf) {
+        if self.bulk.set((bulk, price)).is_ok() {
+            let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
+            services.iter().for_each(|service| service.buy_at(price));
+        }
+    }
+
+    /// Orders what the store does not have of a request, to be bought with others; `None` where nobody buys in rounds.
+    pub fn order(
+        &self,
+        service: &Service,
+        request: &Request,
+        fingerprint: &Fingerprint,
+        stored: usize,
+    ) -> Option<Delivery> {
+        let (bulk, _) = self.bulk.get()?;
+        let order =
+            Order { model: service.model.name.clone(), request: request.clone(), fingerprint: *fingerprint, stored };
+        Some(bulk.order(order))
+    }
+
+    /// Nothing more will be ordered before something is delivered.
+    pub fn close_round(&self) {
+        if let Some((bulk, _)) = self.bulk.get() {
+            bulk.close();
+        }
+    }
+
+    /// True where requests are bought in rounds.
+    pub fn in_rounds(&self) -> bool {
+        self.bulk.get().is_some()
+    }
+
+    /// Waits for an order, and books what it cost. A failure says that there will be no answer, or that the run was stopped:
+    /// what is out then stays out.
+    pub async fn delivered(&self, delivery: Delivery, hold: &mut Hold) -> Result<Result<u64, Failure>> {
+        let Delivered { paid, requests, failure } = tokio::select! {
+            delivered = delivery => delivered?,
+            () = self.until_stopped() => {
+                return Ok(Err(Failure::new(FailureKind::Interrupted, "the run was stopped while this was out")));
+            }
+        };
+        hold.spend(paid);
+        Ok(failure.map_or(Ok(requests), Err))
     }
 
     /// The service of a model, if it was opened.

@@ -1,6 +1,7 @@
 //! A model with who answers for it: what its requests may cost at worst, and the fingerprints of them.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde::Serialize;
@@ -41,12 +42,27 @@ pub struct Service {
     /// evaluations cost, and of the bills that came in.
     pub(super) study_growth: AtomicU64,
     pub(super) bill_growth: AtomicU64,
+    /// Its price where requests are bought in rounds.
+    pub(super) bulk_price: OnceLock<Price>,
 }
 
 impl Service {
     /// Who answers, as part of every fingerprint.
     pub fn source(&self) -> &str {
         self.seats[0].backend.source()
+    }
+
+    /// Requests are bought in rounds from now on.
+    pub(super) fn buy_at(&self, price: super::bulk::PriceOf) {
+        if let Some(price) = price(&self.model) {
+            // Set once, by whoever opened it.
+            let _ = self.bulk_price.set(price);
+        }
+    }
+
+    /// What a study counts: the price of buying in rounds where that is done, else the ordinary one.
+    pub fn study_price(&self) -> &Price {
+        self.bulk_price.get().unwrap_or(&self.price)
     }
 
     /// The fingerprint of a request to it.
@@ -130,29 +146,29 @@ impl Service {
 
     /// The bound of [`worst`](Self::worst) for sources that do not know the bill, as the study's cost has taught it.
     pub fn bound(&self, request: &Request, first: usize, tight: bool) -> Usd {
-        self.grown(request, first, tight, &self.study_growth)
+        self.grown(self.study_price(), request, first, tight, &self.study_growth)
     }
 
     /// What an attempt may be billed: the byte bound where it is held already, else the tighter one.
     pub(super) fn attempt_bound(&self, request: &Request, first: usize, held: Usd) -> Usd {
-        let loose = self.grown(request, first, false, &self.bill_growth);
+        let loose = self.grown(&self.price, request, first, false, &self.bill_growth);
         if loose <= held {
             return loose;
         }
         match self.seats[0].backend.foretell(request, first) {
             Some(foretold) => foretold.map_or(Usd::ZERO, |response| self.price.bill(&response)),
-            None => loose.min(self.grown(request, first, true, &self.bill_growth)),
+            None => loose.min(self.grown(&self.price, request, first, true, &self.bill_growth)),
         }
     }
 
     /// What samples `first..n` may cost: one request, or one for each of them, with its prompt.
-    fn grown(&self, request: &Request, first: usize, tight: bool, growth: &AtomicU64) -> Usd {
+    fn grown(&self, price: &Price, request: &Request, first: usize, tight: bool, growth: &AtomicU64) -> Usd {
         let growth = growth.load(Ordering::Relaxed);
         match (request.n as usize).saturating_sub(first) {
             wanted if wanted > 1 && !self.several(request) => {
-                self.raw_bound(request, 1, tight).scale_up(growth, 1000).times(wanted as u64)
+                self.raw_bound_at(price, request, 1, tight).scale_up(growth, 1000).times(wanted as u64)
             }
-            wanted => self.raw_bound(request, wanted, tight).scale_up(growth, 1000),
+            wanted => self.raw_bound_at(price, request, wanted, tight).scale_up(growth, 1000),
         }
     }
 
@@ -208,7 +224,11 @@ impl Service {
     /// evaluations hold. The largest ratio counts, so the order of learning does not matter.
     pub fn learn(&self, cost: Usd, request: &Request, first: usize, foretold: bool) {
         if !foretold {
-            grow(&self.study_growth, cost, self.grown(request, first, false, &AtomicU64::new(1000)));
+            grow(
+                &self.study_growth,
+                cost,
+                self.grown(self.study_price(), request, first, false, &AtomicU64::new(1000)),
+            );
         }
     }
 }

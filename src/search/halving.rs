@@ -32,12 +32,16 @@ const MOST_CANDIDATES: usize = 512;
 const CANDIDATES_UNLIMITED: usize = 128;
 /// The first batch of candidates; each later one doubles their number.
 const FIRST_BATCH: usize = 4;
+/// The same where results come in slow rounds: fewer rounds, with more in each.
+const FIRST_BATCH_IN_ROUNDS: usize = 16;
 /// How many instances the first rung shall be able to show of each candidate, on average.
 const FIRST_RUNG: f64 = 4.0;
 /// The exponent of the price that the number of instances goes with.
 const PRICE_EXPONENT: f64 = 0.5;
 /// Within a rung a trial grows at most this much before prices are looked at again.
 const GROWTH: usize = 4;
+/// The same in slow rounds.
+const GROWTH_IN_ROUNDS: usize = 16;
 /// A trial is near-best while so many of its standard deviations reach the leader.
 const NEAR: f64 = 2.5;
 
@@ -99,6 +103,8 @@ struct Halving {
     spent: Usd,
     queue: VecDeque<Ask>,
     open: usize,
+    /// Results come in slow rounds.
+    in_rounds: bool,
 }
 
 impl Halving {
@@ -115,6 +121,7 @@ impl Halving {
             spent: Usd::ZERO,
             queue: VecDeque::new(),
             open: 0,
+            in_rounds: false,
         }
     }
 
@@ -178,8 +185,9 @@ impl Halving {
         let known = self.trials.len() - first_trial;
         let refused = self.trials[first_trial..].iter().any(|trial| trial.too_dear);
         let most = if self.problem.budget.is_some() { MOST_CANDIDATES } else { CANDIDATES_UNLIMITED };
+        let first = if self.in_rounds { FIRST_BATCH_IN_ROUNDS } else { FIRST_BATCH };
         let mut batch =
-            if known == 0 { FIRST_BATCH.max(self.problem.first.len()) } else { known }.min(most.saturating_sub(known));
+            if known == 0 { first.max(self.problem.first.len()) } else { known }.min(most.saturating_sub(known));
         if let Some(left) = self.left()
             && known > 0
         {
@@ -240,6 +248,7 @@ impl Halving {
     /// Asks the next step of a rung with so many dollars left. False: the rung is over.
     fn climb(&mut self, dollars: f64, rungs: usize) -> bool {
         let instances = self.problem.instances;
+        let growth = if self.in_rounds { GROWTH_IN_ROUNDS } else { GROWTH };
         struct Climber {
             members: Vec<usize>,
             price: f64,
@@ -254,7 +263,7 @@ impl Halving {
                     members.into_iter().filter(|&member| self.trials[member].may_grow(instances)).collect();
                 let depth = members.iter().map(|&member| self.trials[member].depth).min()?;
                 let price = members.iter().map(|&member| self.trials[member].price()).fold(0.0, f64::max);
-                Some(Climber { members, price, depth, most: (depth.max(1) * GROWTH).min(instances) })
+                Some(Climber { members, price, depth, most: (depth.max(1) * growth).min(instances) })
             })
             .collect();
         if dollars.is_infinite() {
@@ -425,6 +434,10 @@ impl Strategy for Halving {
 
     fn look_ahead(&self) -> usize {
         1024
+    }
+
+    fn in_rounds(&mut self) {
+        self.in_rounds = true;
     }
 }
 

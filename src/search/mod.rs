@@ -154,6 +154,10 @@ pub trait Strategy: Send {
 
     /// How many evaluations may be asked ahead of what was told: a constant of the study, never the concurrency.
     fn look_ahead(&self) -> usize;
+
+    /// Results come in rounds that take hours and cost half: what is asked together is answered together, so it pays to
+    /// ask much at a time. Said once, before the first ask.
+    fn in_rounds(&mut self) {}
 }
 
 /// A strategy as it is declared once for help text, documentation and the command line.

@@ -18,6 +18,7 @@ mod used;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use claims::{Against, Candidate, Claims, FrontierPoint};
 pub use pipeline::Stop;
@@ -28,6 +29,8 @@ pub use summary::{Holdout, Scored, StopReason, Summary, Versus};
 pub use trial::Trial;
 
 use crate::backend::Endpoints;
+use crate::batch::rounds::{self, Rounds};
+use crate::batch::{self, Batches};
 use crate::diagnostic::{Error, Result};
 use crate::evaluate::{Plan, Workload, capability};
 use crate::event::{Event, Reader};
@@ -166,6 +169,15 @@ impl StudyBuilder {
     #[must_use]
     pub fn try_first(mut self, configuration: Configuration) -> StudyBuilder {
         self.settings.first.push(configuration);
+        self
+    }
+
+    /// Requests are bought in rounds through the providers' batch APIs: half the price, and hours a round. What is not there
+    /// after `wait` is asked for in the ordinary way.
+    #[must_use]
+    pub fn by_batch(mut self, wait: Option<Duration>) -> StudyBuilder {
+        self.settings.batch = true;
+        self.settings.batch_wait_seconds = wait.map(|wait| wait.as_secs());
         self
     }
 
@@ -378,23 +390,47 @@ impl Study {
         };
         let declaration = search::strategy(&self.settings.strategy)
             .ok_or_else(|| Error::internal(format!("no strategy `{}`", self.settings.strategy)))?;
-        let strategy = (declaration.build)(problem).map_err(|problem| {
+        let mut strategy = (declaration.build)(problem).map_err(|problem| {
             Error::usage(format!("the strategy `{}` cannot search this space: {problem}", declaration.name))
         })?;
+        if self.settings.batch {
+            let batches = Batches::open(self.endpoints.clone(), MemoryStore::new());
+            Rounds::new(batches, &self.scope, None).check(&models(&self.space))?;
+        }
         // Only now may a file appear.
         let store = match self.store.take() {
             Some(store) => store,
             None => store::open_as(&self.settings.store, self.settings.cache, &self.scope)?,
         };
         let runner = Arc::new(runner.with_store(store.clone()));
-        let already = store.spent(&self.scope)?;
+        let mut already = store.spent(&self.scope)?.total();
+        if self.settings.batch {
+            let rounds = self.rounds(&store);
+            // What is out will be ordered again, and is held for then.
+            already -= rounds.held()?;
+            runner.buy_in_rounds(Arc::new(rounds), rounds::price);
+            strategy.in_rounds();
+        }
         let recorded: HashMap<(Fingerprint, u32), Failure> =
             store.failures(&self.scope)?.into_iter().map(|(print, n, failure)| ((print, n), failure)).collect();
         let reuse = self.settings.reuse_savings;
         let spent_limit = budget.map(|budget| self.settings.limits(budget).1);
         let purse = Purse::with_limits(search_budget, spent_limit, reuse, already.total());
-        let look_ahead = search_agenda::look_ahead(strategy.as_ref(), self.settings.margin);
+        let look_ahead = search_agenda::look_ahead(strategy.as_ref(), self.settings.margin, self.settings.batch);
         Ok(Prepared { store, runner, purse, order, strategy, look_ahead, recorded, already: already.total() })
+    }
+
+    /// Who buys this study's requests in rounds.
+    fn rounds(&self, store: &SharedStore) -> Rounds {
+        let lock = (!self.settings.store.contains("://")).then(|| format!("{}.submitting", self.settings.store).into());
+        let options = batch::Options {
+            poll: self.settings.batch_poll_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+            lock,
+            ..batch::Options::default()
+        };
+        let batches = Batches::with_options(self.endpoints.clone(), store.clone(), options);
+        let wait = self.settings.batch_wait_seconds.map(Duration::from_secs);
+        Rounds::new(batches, &self.scope, wait)
     }
 
     /// How many configurations can be tried at most, where that is known beforehand.

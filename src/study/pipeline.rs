@@ -281,6 +281,8 @@ struct Driver<'a, 'p> {
     /// Slots at work on a request; the first is under way, the others wait for it, in the order of asking.
     chains: HashMap<Fingerprint, VecDeque<usize>>,
     unjudged: Vec<Unjudged>,
+    /// How many are being judged.
+    judging: usize,
     /// Requests that failed: asked again, they fail again without being sent.
     failed: HashMap<(Fingerprint, u32), Failure>,
     health: Health,
@@ -310,6 +312,7 @@ impl Pipeline<'_> {
             names: Names::default(),
             chains: HashMap::new(),
             unjudged: Vec::new(),
+            judging: 0,
             failed: HashMap::new(),
             health: Health::default(),
             recording: Vec::new(),
@@ -330,7 +333,7 @@ impl Pipeline<'_> {
             driver.prepare().await?;
             driver.admit(agenda);
             driver.judge();
-            if driver.tell(agenda).await? {
+            if driver.tell(agenda).await? || (self.runner.in_rounds() && driver.has_more()) {
                 continue;
             }
             if driver.stopping() {
@@ -346,6 +349,10 @@ impl Pipeline<'_> {
                     return Err(Error::internal("the search waits for results although none are under way"));
                 }
                 break;
+            }
+            if driver.judging == 0 {
+                // Whatever could be asked now is asked.
+                self.runner.close_round();
             }
             tokio::select! {
                 one = landed.recv() => {
@@ -388,6 +395,12 @@ impl Driver<'_, '_> {
     fn paused(&self) -> bool {
         let waiting = self.next_admitted < self.base + self.slots.len();
         waiting && !self.stopping() && self.pipeline.stop.control.paused()
+    }
+
+    /// There is more to prepare, and nothing that was prepared waits for money.
+    fn has_more(&self) -> bool {
+        let end = self.base + self.slots.len();
+        !self.stopping() && self.next_admitted == self.next_unprepared && self.next_unprepared < end
     }
 
     fn slot(&mut self, number: usize) -> &mut Slot {
@@ -546,17 +559,33 @@ impl Driver<'_, '_> {
         if prepared.stored.len() >= n {
             let stored = std::mem::take(&mut prepared.stored);
             let (instance, n) = (slot.instance, slot.plan.n);
+            self.judging += 1;
             self.unjudged.push(Unjudged { slot: number, instance, n, hold, stored, requests: 0 });
             return;
         }
         let (request, print) = (prepared.request.clone(), prepared.fingerprint);
-        let wish = Wish { missed: prepared.stored.is_empty().then_some(prepared.look), ..Wish::default() };
+        let order = pipeline.runner.order(&slot.plan.service, &request, &print, prepared.stored.len());
+        // What is bought in rounds is not bought by the runner, which would take it for missing still.
+        let missed = order.is_none() && prepared.stored.is_empty();
+        let wish = Wish { missed: missed.then_some(prepared.look), ..Wish::default() };
         let (runner, plan, scope) = (pipeline.runner.clone(), slot.plan.clone(), pipeline.scope.clone());
         let sender = self.sender.clone();
         tokio::spawn(async move {
             let work = async {
-                Ok(match runner.answer_as(wish, &plan.service, &request, &print, &scope, &mut hold).await? {
-                    Ok(answered) => Verdict::Bought(answered.stored, answered.requests),
+                let ordered = match order {
+                    Some(order) => runner.delivered(order, &mut hold).await?,
+                    None => Ok(0),
+                };
+                let answered = match ordered {
+                    Ok(requests) => {
+                        let answered =
+                            runner.answer_as(wish, &plan.service, &request, &print, &scope, &mut hold).await?;
+                        answered.map(|answered| (answered.stored, answered.requests + requests))
+                    }
+                    Err(failure) => Err(failure),
+                };
+                Ok(match answered {
+                    Ok((stored, requests)) => Verdict::Bought(stored, requests),
                     Err(failure) => match failure.kind {
                         FailureKind::Interrupted => Verdict::Stopped,
                         FailureKind::Budget => Verdict::NoMoney,
@@ -593,6 +622,7 @@ impl Driver<'_, '_> {
         let Landed { slot: number, hold, outcome } = landed;
         if let Ok(Verdict::Bought(stored, requests)) = outcome {
             let (instance, n) = (self.slot(number).instance, self.slot(number).plan.n);
+            self.judging += 1;
             self.unjudged.push(Unjudged { slot: number, instance, n, hold, stored, requests });
             return Ok(());
         }
@@ -611,6 +641,7 @@ impl Driver<'_, '_> {
                 None
             }
             Verdict::Answered(stored, result, requests) => {
+                self.judging = self.judging.saturating_sub(1);
                 let known = print.map_or(0, |print| self.used.add(&print, plan.n));
                 let cost = plan.study_cost(&stored, known);
                 if let Some(Ok(prepared)) = &self.slots[number - self.base].prepared {

@@ -79,12 +79,15 @@ struct Margin {
 const MARGIN_LOOK_AHEAD: usize = 128;
 const MARGIN_PIECE: usize = 16;
 
+/// What is bought in rounds is asked so far ahead: a round is as large as the strategy has things to ask.
+const ROUND: usize = 16_384;
+
 /// Evaluations before the first look at whether more would pay.
 const MARGIN_FROM: u64 = 24;
 
 /// How far a study looks ahead with a strategy: a constant of the study.
-pub fn look_ahead(strategy: &dyn Strategy, margin: Option<f64>) -> usize {
-    let own = strategy.look_ahead();
+pub fn look_ahead(strategy: &dyn Strategy, margin: Option<f64>, in_rounds: bool) -> usize {
+    let own = strategy.look_ahead().max(if in_rounds { ROUND } else { 1 });
     if margin.is_some() { own.min(MARGIN_LOOK_AHEAD) } else { own }
 }
 
@@ -382,6 +385,7 @@ impl Agenda for SearchAgenda {
     }
 
     fn look_ahead(&self) -> usize {
-        look_ahead(self.strategy.as_ref(), self.margin.as_ref().map(|margin| margin.value))
+        let margin = self.margin.as_ref().map(|margin| margin.value);
+        look_ahead(self.strategy.as_ref(), margin, self.runner.in_rounds())
     }
 }

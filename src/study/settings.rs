@@ -34,6 +34,15 @@ pub struct Settings {
     /// What is done with samples that the store has already (`--no-cache`, `--refresh`).
     #[serde(default, skip_serializing_if = "Cache::is_use")]
     pub cache: Cache,
+    /// Requests are bought in rounds through the providers' batch APIs (`--batch`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub batch: bool,
+    /// How long a round may take before the rest of it is asked for in the ordinary way. Changes no decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_wait_seconds: Option<u64>,
+    /// How often the provider is asked how batches are, else ever less often. Changes no decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_poll_seconds: Option<f64>,
     /// Requests in flight at once. Changes no decision.
     pub concurrency: usize,
     /// The search ends when going on is expected to gain less than this, in units of the objective.
@@ -62,6 +71,9 @@ impl Default for Settings {
             reuse_savings: false,
             store: ".farthing/store.db".to_owned(),
             cache: Cache::Use,
+            batch: false,
+            batch_wait_seconds: None,
+            batch_poll_seconds: None,
             concurrency: 32,
             margin: None,
             pareto: false,
@@ -110,6 +122,13 @@ impl Settings {
         }
         if self.max_trials == Some(0) {
             return Err(Error::usage("at least one configuration must be tried"));
+        }
+        if self.batch && !self.cache.is_use() {
+            return Err(Error::usage("--batch goes with neither --no-cache nor --refresh")
+                .help("batches that are out are known by what they ask, and every run finds what they bring"));
+        }
+        if self.batch && self.store == "memory:" {
+            return Err(Error::usage("a store in memory keeps no batches, and they take hours").help("name a file"));
         }
         if self.concurrency == 0 {
             return Err(Error::usage("the concurrency must be at least 1"));
