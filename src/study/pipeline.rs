@@ -125,6 +125,13 @@ impl Stop {
         wish
     }
 
+    /// Waits until somebody wishes to stop.
+    pub async fn pressed(&self) {
+        while !self.asked() {
+            self.changed.notified().await;
+        }
+    }
+
     /// Pauses asking, or goes on.
     pub fn pause(&self, paused: bool) {
         self.control.pause(paused);
