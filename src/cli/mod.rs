@@ -23,6 +23,7 @@ mod plot;
 mod progress;
 mod report;
 mod run;
+mod serve;
 mod subject;
 mod test;
 mod tune;
@@ -95,6 +96,8 @@ enum Command {
     Estimate(estimate::EstimateArguments),
     /// Compare two configurations on the same instances
     Compare(compare::CompareArguments),
+    /// Show a run in the browser, kept up to date while it goes on
+    Serve(serve::ServeArguments),
     /// Watch a run from another terminal, and steer it
     Watch(live::WatchArguments),
     /// Write a run's report anew, compare several runs on one page, or export them
@@ -202,6 +205,7 @@ fn dispatch(command: Command, embedded: &Embedded) -> Result<u8> {
         Command::Mock(arguments) => mock::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments, embedded),
         Command::Watch(arguments) => live::watch(&arguments),
+        Command::Serve(arguments) => serve::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Completions(arguments) => generated::completions(&arguments, command_line(embedded)),
         Command::Man(arguments) => generated::man(&arguments, command_line(embedded)),

@@ -181,7 +181,7 @@ impl Opening {
             let limits = [Some(self.run.0), Some(limit), own, further].into_iter().chain(groups).flatten().collect();
             // Ollama loads a model when it is asked for, and puts another out of memory for it.
             let swaps = (endpoint.provider == ProviderKind::Ollama).then_some(limit);
-            let lane: Lane = self.throttle.add_lane_of(limits, swaps);
+            let lane: Lane = self.throttle.add_lane(limits, swaps);
             seats.push(Seat::new(endpoint, backend, lane));
         }
         Ok(seats)

@@ -142,6 +142,7 @@ impl Stage {
             warned: AtomicBool::new(false),
             study_growth: AtomicU64::new(1000),
             bill_growth: AtomicU64::new(1000),
+            bulk_price: OnceLock::new(),
         };
         let runner = Runner {
             store: MemoryStore::new(),
@@ -154,6 +155,7 @@ impl Stage {
             stop: AtomicBool::new(false),
             stopped: Notify::new(),
             strangers: Mutex::default(),
+            bulk: OnceLock::new(),
         };
         let purse = Purse::new(Some("1".parse().unwrap()), false, Usd::ZERO);
         Stage { runner: Arc::new(runner), stubs, purse }

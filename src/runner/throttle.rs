@@ -62,13 +62,8 @@ impl Throttle {
         state.limits.len() - 1
     }
 
-    /// Adds a lane that passes these limits; each counts once.
-    pub fn add_lane(&self, limits: Vec<usize>) -> Lane {
-        self.add_lane_of(limits, None)
-    }
-
-    /// The same; `swaps` is the limit of an endpoint that holds one model at a time.
-    pub fn add_lane_of(&self, mut limits: Vec<usize>, swaps: Option<usize>) -> Lane {
+    /// Adds a lane that passes these limits, each counted once; `swaps` is that of an endpoint that holds one model at a time.
+    pub fn add_lane(&self, mut limits: Vec<usize>, swaps: Option<usize>) -> Lane {
         limits.sort_unstable();
         limits.dedup();
         let mut state = self.state();
@@ -295,7 +290,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_rate_holds() {
         let throttle = throttle(&[rates(Some(120), None, None)]);
-        let (lane, start) = (throttle.add_lane(vec![0, 0]), Instant::now());
+        let (lane, start) = (throttle.add_lane(vec![0, 0], None), Instant::now());
         for _ in 0..22 {
             throttle.enter(lane, 0, 0).await.end(Ended::Otherwise, 0);
         }
@@ -305,7 +300,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn tokens_not_used_are_given_back_and_too_many_go_when_the_limit_is_full() {
         let throttle = throttle(&[rates(None, Some(60_000), None)]);
-        let (lane, start) = (throttle.add_lane(vec![0]), Instant::now());
+        let (lane, start) = (throttle.add_lane(vec![0], None), Instant::now());
         throttle.enter(lane, 0, 1_000).await.end(Ended::Otherwise, 500);
         throttle.enter(lane, 0, 1_000).await.end(Ended::Otherwise, 1_000);
         assert_eq!(seconds(start), 0.5);
@@ -320,7 +315,7 @@ mod tests {
     async fn a_model_that_is_loaded_is_asked_before_another_is() {
         for (swaps, expected) in [(Some(0), "bbbaaa"), (None, "ababab")] {
             let throttle = throttle(&[rates(None, None, Some(1))]);
-            let lanes = [throttle.add_lane_of(vec![0], swaps), throttle.add_lane_of(vec![0], swaps)];
+            let lanes = [throttle.add_lane(vec![0], swaps), throttle.add_lane(vec![0], swaps)];
             let went = Arc::new(Mutex::new(String::new()));
             let held = throttle.enter(lanes[0], 0, 0).await;
             let waiting: Vec<_> = (0..6)
@@ -354,8 +349,8 @@ mod tests {
     async fn nothing_is_held_while_waiting_and_nobody_is_overtaken() {
         let throttle =
             throttle(&[rates(None, None, Some(2)), rates(Some(60), None, None), rates(None, Some(60_000), None)]);
-        let slow = throttle.add_lane(vec![0, 1]);
-        let fast = throttle.add_lane(vec![0]);
+        let slow = throttle.add_lane(vec![0, 1], None);
+        let fast = throttle.add_lane(vec![0], None);
         let start = Instant::now();
         throttle.enter(slow, 0, 0).await.end(Ended::Otherwise, 0);
         let waiting = tokio::spawn({
@@ -371,7 +366,7 @@ mod tests {
         waiting.await.unwrap();
         assert_eq!(seconds(start), 1.0);
 
-        let (large, small) = (throttle.add_lane(vec![2]), throttle.add_lane(vec![2, 0]));
+        let (large, small) = (throttle.add_lane(vec![2], None), throttle.add_lane(vec![2, 0], None));
         drop(throttle.enter(small, 0, 0).await);
         throttle.enter(small, 0, 600).await.end(Ended::Otherwise, 600);
         let waiting = tokio::spawn({
@@ -391,7 +386,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_smaller_priority_goes_first_and_who_leaves_is_forgotten() {
         let throttle = throttle(&[rates(None, None, Some(1))]);
-        let lane = throttle.add_lane(vec![0]);
+        let lane = throttle.add_lane(vec![0], None);
         let first = throttle.enter(lane, 0, 0).await;
         let done = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = Vec::new();
@@ -417,7 +412,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_turn_that_came_too_late_is_given_back() {
         let throttle = throttle(&[rates(Some(60), Some(60_000), Some(1))]);
-        let lane = throttle.add_lane(vec![0]);
+        let lane = throttle.add_lane(vec![0], None);
         let slot = throttle.enter(lane, 0, 0).await;
         tokio::time::sleep(Duration::from_secs(10)).await;
         let mut waits = Box::pin(throttle.enter(lane, 0, 900));
@@ -436,7 +431,7 @@ mod tests {
         const REQUESTS: u32 = 20_000;
         let throttle = throttle(&[rates(None, None, Some(64)), Rates::default()]);
         throttle.state().limits[1].window = Some(Window::new(64));
-        let (lane, start) = (throttle.add_lane(vec![0, 1]), Instant::now());
+        let (lane, start) = (throttle.add_lane(vec![0, 1], None), Instant::now());
         let tasks: Vec<_> = (0..REQUESTS)
             .map(|_| {
                 let throttle = throttle.clone();
@@ -459,7 +454,7 @@ mod tests {
     async fn an_endpoint_is_asked_for_what_it_bears() {
         let throttle = throttle(&[Rates::default()]);
         throttle.state().limits[0].window = Some(Window::new(256));
-        let lane = throttle.add_lane(vec![0]);
+        let lane = throttle.add_lane(vec![0], None);
         let (busy, refused, start) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(0_u32)), Instant::now());
         let tasks: Vec<_> = (0..4_000)
             .map(|_| {

@@ -1,3 +1,4 @@
 //! What listens on loopback.
 
+pub mod live;
 pub mod mock;

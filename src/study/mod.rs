@@ -415,9 +415,9 @@ impl Study {
             store.failures(&self.scope)?.into_iter().map(|(print, n, failure)| ((print, n), failure)).collect();
         let reuse = self.settings.reuse_savings;
         let spent_limit = budget.map(|budget| self.settings.limits(budget).1);
-        let purse = Purse::with_limits(search_budget, spent_limit, reuse, already.total());
+        let purse = Purse::with_limits(search_budget, spent_limit, reuse, already);
         let look_ahead = search_agenda::look_ahead(strategy.as_ref(), self.settings.margin, self.settings.batch);
-        Ok(Prepared { store, runner, purse, order, strategy, look_ahead, recorded, already: already.total() })
+        Ok(Prepared { store, runner, purse, order, strategy, look_ahead, recorded, already })
     }
 
     /// Who buys this study's requests in rounds.

@@ -209,7 +209,20 @@ mod tests {
 
     #[test]
     fn the_screen_of_a_run() {
-        insta::assert_snapshot!(shown(&mut state(), &Mood::default(), (100, 12)));
+        insta::assert_snapshot!(shown(&mut state(), &Mood::default(), (100, 12)), @r#"
+        "sums  halving  running                                                                              "
+        "███████████████████████████████████████$0.024 of $0.05 (48 %)                                       "
+        "30 evaluations, 8.6/s, $0.411/min, 10 from the store, 6 failed                                      "
+        "3 configurations, 1 out, 40 instances, the budget lasts about 3 s                                   "
+        "────────────────────────────────────────────────────────────────────────────────────────────────────"
+        "     accuracy               judged failed cost       configuration                                  "
+        "1    0.700 [0.397, 0.892]   10     0      $0.01      prompt=steps                                   "
+        "2    0.600 [0.313, 0.832]   10     0      $0.01      prompt=direct                                  "
+        "-    0.000 [0.000, 0.490]   4      6      $0.004     prompt=long (out: too dear)                    "
+        "                                                                                                    "
+        "Failed: 6 timeout                                                                                   "
+        "p pause  b budget  s stop  q leave the view                                                         "
+        "#);
     }
 
     #[test]

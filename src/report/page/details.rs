@@ -380,7 +380,11 @@ pub fn details(run: &Run, first: &[usize], most: usize, full: bool) -> Details {
         )
     });
     let pieces: Map<String, Value> = pieces.into_iter().map(|(trial, all)| (trial.to_string(), json!(all))).collect();
-    Details { index: json!({"range": RANGE, "pieces": pieces, "groups": packer.groups, "fields": fields}), blocks, left_out }
+    Details {
+        index: json!({"range": RANGE, "pieces": pieces, "groups": packer.groups, "fields": fields}),
+        blocks,
+        left_out,
+    }
 }
 
 #[cfg(test)]
