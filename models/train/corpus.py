@@ -25,7 +25,6 @@ END = "<|end|>"
 
 
 # Problems. Each returns (text, [operation, ...]) where an operation is (a, sign, b, result) and the last result answers.
-# `pick(r, low, high)` prefers no number; the ranges are what makes a kind easy or hard.
 
 def number(r, low=10, high=399):
     """Two digits as often as three."""
@@ -116,8 +115,25 @@ def together(r):
             [sub(a, b), add(a, a - b)])
 
 
+def trade(r):
+    (name, who), thing, bags = r.choice(NAMES), r.choice(THINGS), r.choice(BAGS)
+    a, b, c = number(r, 10, 299), r.randint(2, 9), r.randint(3, 40)
+    d = r.randint(3, min(a + b * c - 2, 299))
+    text = r.choice([f"{name} has {a} {thing}, buys {b} {bags} of {c} and gives {d} away. How many {thing} has {who} now?",
+                     f"{name} had {a} {thing}, got {b} {bags} of {c} and lost {d}. How many {thing} has {who}?"])
+    return text, [mul(b, c), add(a, b * c), sub(a + b * c, d)]
+
+
+def mixed(r):
+    (name, who), thing, (one, two) = r.choice(NAMES), r.choice(THINGS), r.sample(BAGS, 2)
+    a, b, c, d = r.randint(2, 9), r.randint(3, 40), r.randint(2, 9), r.randint(3, 40)
+    text = r.choice([f"{name} buys {a} {one} of {b} {thing} and {c} {two} of {d}. How many {thing} has {who} now?",
+                     f"{name} has {a} {one} of {b} {thing} and finds {c} {two} of {d}. How many {thing} has {who}?"])
+    return text, [mul(a, b), mul(c, d), add(a * b, c * d)]
+
+
 KINDS = {"sum": sum_, "difference": difference, "product": product, "find": find, "give": give, "packs": packs,
-         "change": change, "share": share, "together": together}
+         "change": change, "share": share, "together": together, "trade": trade, "mixed": mixed}
 
 
 # Answers.
@@ -230,14 +246,17 @@ def drill(r):
     for _ in range(r.randint(4, 9)):
         steps = r.choice(list(KINDS.values()))(r)[1]
         for a, s, b, z in steps:
-            made.append(f"{a}{s}{b}={z}" if kind < 0.75 else f"{a}{s}{b}: {digits(a, s, b)} -> {z}.")
+            if kind < 0.85:
+                made.append([(f"{a}{s}{b}=", 0.2), (str(z), 1.0)])
+            else:
+                made.append([(f"{a}{s}{b}:", 0.2), (f" {digits(a, s, b)} -> {z}.", 1.0)])
     mark = r.choice(["\n", "\n", ", ", " "])
-    return [(part, 1.0) for equation in made for part in (equation, mark)][:-1]
+    return [part for equation in made for part in (*equation, (mark, 1.0))][:-1]
 
 
 def document(r, long=False):
     """A document as [(text, weight in the loss), ...]: what cannot be foreseen, the problem, weighs little."""
-    if r.random() < 0.15:
+    if r.random() < 0.25:
         return drill(r)
     instruction, odds = "", None
     examples = r.random() < 0.35

@@ -8,7 +8,6 @@ max_tokens, another stop sequence or fewer responses one would have got a beginn
 
 import argparse
 import csv
-import functools
 import importlib.util
 import json
 import random
@@ -18,10 +17,9 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import load_file
+import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 import train
@@ -30,83 +28,72 @@ PRICE = {"input": 0.10, "output": 0.40}
 ROOT = Path(__file__).parents[2]
 
 
-def load(folder):
-    tensors = {name: x.astype(np.float32) for name, x in load_file(folder / "model.safetensors").items()}
-    names = {"input_norm": "input_layernorm", "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
-             "o": "self_attn.o_proj", "post_norm": "post_attention_layernorm", "gate": "mlp.gate_proj",
-             "up": "mlp.up_proj", "down": "mlp.down_proj"}
-    params = {"embed": tensors["model.embed_tokens.weight"], "norm": tensors["model.norm.weight"],
-              "layers": [{k: tensors[f"model.layers.{i}.{v}.weight"].T for k, v in names.items()} for i in range(train.LAYERS)]}
-    return jax.tree.map(jnp.asarray, params), Tokenizer.from_file(str(folder / "tokenizer.json"))
+@torch.inference_mode()
+def generate(params, prompts, n, width, temperature, end, newline, r):
+    """`n` samples of at most `width` tokens after each prompt (lists of ids). A response is over where it says
+    <|end|>, and with `end` after an empty line; finished ones leave the batch."""
+    cos, sin = train.rotations()
+    lengths, size = torch.tensor([len(p) for p in prompts]), max(map(len, prompts))
+    tokens = torch.zeros(len(prompts), size, dtype=torch.long)
+    for row, ids in zip(tokens, prompts):
+        row[:len(ids)] = torch.tensor(ids)
+    cache, groups = [], train.H // train.KV
+    x = F.embedding(tokens, params["embed"])
 
+    def first(q, k, v):
+        cache.append([F.pad(y, (0, 0, 0, width)).repeat_interleave(n, 0) for y in (k, v)])
+        return train.causal(q, k, v)
 
-@functools.partial(jax.jit, static_argnames=("width", "ends"))
-def generate(params, tokens, lengths, temperature, key, repeats, width, ends):
-    """`repeats` (its shape counts) samples of `width` tokens for each row of `tokens`, which are padded on the right.
-    A row is over where it says <|end|> or one of `ends`, pairs of tokens that follow each other."""
-    n = repeats.shape[0]
-    logits, kept = train.forward(params, tokens, keep=True)
-    logits = jnp.take_along_axis(logits, (lengths - 1)[:, None, None], 1)[:, 0]
-    again = lambda x: jnp.repeat(x, n, 0)  # noqa: E731
-    logits, lengths = again(logits), again(lengths)
-    rows, size = len(lengths), tokens.shape[1] + width
-    kept = [tuple(jnp.pad(again(x), ((0, 0), (0, width), (0, 0), (0, 0))) for x in kv) for kv in kept]
-    made = jnp.zeros((rows, width), jnp.int32)
-
-    def draw(logits, key):
-        sampled = jax.random.categorical(key, logits / jnp.maximum(temperature, 1e-6))
-        return jnp.where(temperature > 0, sampled, logits.argmax(-1)).astype(jnp.int32)
-
-    def more(c):
-        return (c[0] < width) & ~c[5].all()
-
-    def advance(c):
-        t, logits, kept, made, key, over, last = c
-        key, sub = jax.random.split(key)
-        token = jnp.where(over, 0, draw(logits, sub))
-        made = made.at[:, t].set(token)
-        over = over | (token == 0)
-        for a, b in ends:
-            over = over | ((last == a) & (token == b))
-        x, at = params["embed"][token][:, None], lengths + t
-        mask = (jnp.arange(size)[None] <= at[:, None])[:, None, None, None]
-        new = []
-        for layer, (k, v) in zip(params["layers"], kept):
-            y = train.rms_norm(x, layer["input_norm"])
-            q, k1, v1 = ((y @ layer[m]).reshape(rows, 1, -1, train.HD) for m in "qkv")
-            q, k1 = train.rotate(q, at[:, None]), train.rotate(k1, at[:, None])
-            k, v = k.at[jnp.arange(rows), at].set(k1[:, 0]), v.at[jnp.arange(rows), at].set(v1[:, 0])
-            new.append((k, v))
-            x = x + train.attend(q, k, v, mask) @ layer["o"]
-            x = x + train.mlp(train.rms_norm(x, layer["post_norm"]), layer)
-        logits = train.rms_norm(x, params["norm"])[:, 0] @ params["embed"].T
-        return t + 1, logits, new, made, key, over, token
-
-    start = (0, logits, kept, made, key, jnp.zeros(rows, bool), jnp.full(rows, -1, jnp.int32))
-    return jax.lax.while_loop(more, advance, start)[3]
+    for i in range(train.LAYERS):
+        x = train.layer_of(params, i, x, cos[:size], sin[:size], first)
+    x = x[torch.arange(len(prompts)), lengths - 1].repeat_interleave(n, 0)[:, None]
+    lengths, rows = lengths.repeat_interleave(n), torch.arange(len(prompts) * n)
+    made, last = [[] for _ in rows], torch.full((len(rows),), -1)
+    for t in range(width):
+        logits = F.linear(train.norm(x[:, 0], params["norm"]), params["embed"])
+        if temperature > 0:  # the Gumbel way to draw
+            noise = torch.rand(logits.shape, generator=r).clamp_min_(1e-20).log_().neg_().log_()
+            logits = logits / temperature - noise
+        token = logits.argmax(-1)
+        for row, id in zip(rows.tolist(), token.tolist()):
+            made[row].append(id)
+        over = token == 0
+        if end:
+            over |= (token == newline) & (last == newline)
+        if over.any():
+            stay = ~over
+            rows, lengths, token = rows[stay], lengths[stay], token[stay]
+            cache = [[y[stay] for y in kv] for kv in cache]
+        if not len(rows) or t + 1 == width:
+            break
+        last, at = token, lengths + t
+        x, turn = F.embedding(token, params["embed"])[:, None], (cos[at][:, None, None], sin[at][:, None, None])
+        upto = int(at.max()) + 1
+        mask = (torch.arange(upto) <= at[:, None])[:, None, None]
+        index = torch.arange(len(rows))
+        for i in range(train.LAYERS):
+            def next_(q, k, v, kv=cache[i]):
+                kv[0][index, :, at], kv[1][index, :, at] = k[:, :, 0], v[:, :, 0]
+                # The heads that share keys and values are like several queries.
+                q = q.reshape(len(rows), train.KV, groups, train.HD)
+                y = F.scaled_dot_product_attention(q, kv[0][:, :, :upto], kv[1][:, :, :upto], attn_mask=mask)
+                return y.reshape(len(rows), train.H, 1, train.HD)
+            x = train.layer_of(params, i, x, *turn, next_)
+    return [made[i * n:(i + 1) * n] for i in range(len(prompts))]
 
 
 class Sampler:
-    def __init__(self, folder, rows=240):
-        (self.params, self.tokenizer), self.rows = load(folder), rows
-        newline = self.tokenizer.encode("\n").ids[0]
-        self.ends = {True: ((newline, newline),), False: ()}
+    def __init__(self, folder, rows=500):
+        self.params, self.rows = train.read(folder), rows
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.newline = self.tokenizer.encode("\n").ids[0]
 
     def __call__(self, prompts, n, temperature, width, end=True, seed=0):
-        """[[token ids up to and with <|end|>, ...] of each prompt]; `end`: an empty line ends a response too."""
+        """([[ids of each response] of each prompt], [tokens of each prompt])"""
         encoded, out = [e.ids for e in self.tokenizer.encode_batch(prompts)], []
-        size = -(-max(map(len, encoded)) // 32) * 32
-        group = max(1, self.rows // n)
+        r, group = torch.Generator().manual_seed(seed), max(1, self.rows // n)
         for i in range(0, len(encoded), group):
-            part = encoded[i:i + group]
-            tokens = np.zeros((group, size), np.int32)
-            for row, ids in zip(tokens, part):
-                row[:len(ids)] = ids
-            lengths = np.array([len(ids) for ids in part] + [1] * (group - len(part)))
-            made = np.array(generate(self.params, tokens, lengths, temperature, jax.random.PRNGKey(seed * 100003 + i),
-                                     np.zeros(n), width, self.ends[end]))
-            for samples in made.reshape(group, n, width)[:len(part)]:
-                out.append([list(s[:np.argmax(s == 0) + 1]) if (s == 0).any() else list(s) for s in samples])
+            out += generate(self.params, encoded[i:i + group], n, width, temperature, end, self.newline, r)
         return out, [len(ids) for ids in encoded]
 
 

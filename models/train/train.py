@@ -3,22 +3,20 @@
     pip install -r models/train/requirements.txt
     python3 models/train/train.py --out models/mite --minutes 60      # or --steps 8000
 
-A Llama-style decoder in JAX: RMSNorm, rotary positions, SwiGLU, grouped-query attention, tied embeddings. Matrices are
+A Llama-style decoder: RMSNorm, rotary positions, SwiGLU, grouped-query attention, tied embeddings. Matrices are
 trained with Muon, the rest with Adam. The learning rate is held and then falls in the last third, so that a run
-can be prolonged from its state (--state, written every few minutes). Seeded throughout.
+can be prolonged from its state (--state, written every few minutes while the rate is held). Seeded throughout.
 """
 
 import argparse
 import json
-import pickle
 import time
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from safetensors.numpy import save_file
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import corpus
@@ -48,7 +46,7 @@ CONFIG = {
     "use_cache": True,
     "vocab_size": 640,
 }
-D, F, LAYERS, V = (CONFIG[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"))
+D, INNER, LAYERS, V = (CONFIG[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"))
 H, KV, HD = (CONFIG[k] for k in ("num_attention_heads", "num_key_value_heads", "head_dim"))
 SHAPES = [(32, 192, False), (12, 512, True)]  # rows, tokens, long documents
 LONG_EVERY = 4
@@ -79,12 +77,14 @@ class Rows:
 
     def fill(self):
         documents = [next(self.stream) for _ in range(4000)]
-        encoded = self.tokenizer.encode_batch(["".join(text for text, _ in d) for d in documents])
+        # The empty line at the end is two tokens, as before another problem, and not one of its own.
+        encoded = self.tokenizer.encode_batch(["".join(text for text, _ in d) + "x" for d in documents])
         tokens, weights = [], []
         for document, e in zip(documents, encoded):
             edges = np.cumsum([len(text) for text, _ in document])
             part = np.searchsorted(edges, [begin for begin, _ in e.offsets], side="right")
-            tokens.append(np.array(e.ids, np.int32))
+            part = part[:-1]
+            tokens.append(np.array(e.ids[:-1], np.int64))
             weights.append(np.array([w for _, w in document], np.float32)[part])
         row, weight, size = [], [], 0
         for t, w in zip(tokens, weights):
@@ -98,81 +98,106 @@ class Rows:
         while len(self.made) < self.rows:
             self.fill()
         took, self.made = self.made[:self.rows], self.made[self.rows:]
-        return np.stack([t for t, _ in took]), np.stack([w for _, w in took])
+        return torch.from_numpy(np.stack([t for t, _ in took])), torch.from_numpy(np.stack([w for _, w in took]))
 
 
-# The model.
+# The model. Matrices are kept as torch's `linear` wants them, those of all layers in one tensor.
 
 def init(seed):
-    keys = iter(jax.random.split(jax.random.PRNGKey(seed), 1 + 7 * LAYERS))
+    r = torch.Generator().manual_seed(seed)
 
-    def matrix(inputs, outputs, scale=1.0):
-        return jax.random.normal(next(keys), (inputs, outputs)) * scale * inputs**-0.5
+    def matrix(outputs, inputs, scale=1.0):
+        return torch.randn(LAYERS, outputs, inputs, generator=r) * scale * inputs**-0.5
 
     shrink = (2 * LAYERS) ** -0.5
-    return {
-        "embed": jax.random.normal(next(keys), (V, D)) * 0.02,
-        "norm": jnp.ones(D),
-        "layers": [{
-            "input_norm": jnp.ones(D), "q": matrix(D, H * HD), "k": matrix(D, KV * HD), "v": matrix(D, KV * HD),
-            "o": matrix(H * HD, D, shrink), "post_norm": jnp.ones(D), "gate": matrix(D, F), "up": matrix(D, F),
-            "down": matrix(F, D, shrink)} for _ in range(LAYERS)],
+    params = {
+        "embed": torch.randn(V, D, generator=r) * 0.02, "norm": torch.ones(D),
+        "input_norm": torch.ones(LAYERS, D), "post_norm": torch.ones(LAYERS, D),
+        "q": matrix(H * HD, D), "k": matrix(KV * HD, D), "v": matrix(KV * HD, D), "o": matrix(D, H * HD, shrink),
+        "gate": matrix(INNER, D), "up": matrix(INNER, D), "down": matrix(D, INNER, shrink),
     }
+    return {name: x.requires_grad_() for name, x in params.items()}
 
 
-def rms_norm(x, gain):
-    return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + CONFIG["rms_norm_eps"]) * gain
+def rotations():
+    angles = torch.arange(CONFIG["max_position_embeddings"])[:, None] / CONFIG["rope_theta"] ** (torch.arange(0, HD, 2) / HD)
+    return angles.cos(), angles.sin()
 
 
-def rotate(x, positions):
-    """Rotary positions, the two halves of a head rotated against each other. x: [.., tokens, heads, HD]"""
-    angles = positions[..., None] / CONFIG["rope_theta"] ** (jnp.arange(0, HD, 2) / HD)
-    cos, sin = jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
-    a, b = jnp.split(x, 2, -1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+def rotate(x, cos, sin):
+    """Rotary positions, the two halves of a head rotated against each other."""
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
-def attend(q, k, v, mask):
-    """q: [B, S, H, HD]; k, v: [B, T, KV, HD]; mask: [.., S, T]"""
-    batch, s = q.shape[:2]
-    q = q.reshape(batch, s, KV, H // KV, HD)
-    scores = jnp.einsum("bsghd,btgd->bghst", q, k) * HD**-0.5
-    scores = jax.nn.softmax(jnp.where(mask, scores, -1e9), -1)
-    return jnp.einsum("bghst,btgd->bsghd", scores, v).reshape(batch, s, H * HD)
+def norm(x, gain):
+    return F.rms_norm(x, (D,), gain, CONFIG["rms_norm_eps"])
 
 
-def mlp(x, layer):
-    return (jax.nn.silu(x @ layer["gate"]) * (x @ layer["up"])) @ layer["down"]
+def layer_of(params, i, x, cos, sin, attend):
+    """One layer. `attend(q, k, v)` has [batch, heads, tokens, HD] of each, and does what is to be done with a cache."""
+    batch, tokens = x.shape[:2]
+    y = norm(x, params["input_norm"][i])
+    weight = torch.cat([params["q"][i], params["k"][i], params["v"][i]])
+    q, k, v = F.linear(y, weight).view(batch, tokens, H + 2 * KV, HD).transpose(1, 2).split([H, KV, KV], 1)
+    y = attend(rotate(q, cos, sin), rotate(k, cos, sin), v)
+    x = x + F.linear(y.transpose(1, 2).reshape(batch, tokens, H * HD), params["o"][i])
+    gate, up = F.linear(norm(x, params["post_norm"][i]), torch.cat([params["gate"][i], params["up"][i]])).chunk(2, -1)
+    return x + F.linear(F.silu(gate) * up, params["down"][i])
 
 
-def forward(params, tokens, keep=False):
-    """Logits of every position, and with `keep` the keys and values of every layer."""
-    x, positions, kept = params["embed"][tokens], jnp.arange(tokens.shape[1]), []
-    mask = jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool))
-    for layer in params["layers"]:
-        y = rms_norm(x, layer["input_norm"])
-        q, k, v = ((y @ layer[m]).reshape(*y.shape[:2], -1, HD) for m in "qkv")
-        q, k = rotate(q, positions), rotate(k, positions)
-        kept.append((k, v))
-        x = x + attend(q, k, v, mask) @ layer["o"]
-        x = x + mlp(rms_norm(x, layer["post_norm"]), layer)
-    logits = rms_norm(x, params["norm"]) @ params["embed"].T
-    return (logits, kept) if keep else logits
+def causal(q, k, v):
+    groups = H // KV
+    return F.scaled_dot_product_attention(q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), is_causal=True)
 
 
-def loss(params, tokens, weights):
-    each = optax.softmax_cross_entropy_with_integer_labels(forward(params, tokens[:, :-1]), tokens[:, 1:])
-    return (each * weights[:, 1:]).sum() / weights[:, 1:].sum()
+def loss(params, tokens, weights, cos, sin):
+    x = F.embedding(tokens[:, :-1], params["embed"])
+    for i in range(LAYERS):
+        x = layer_of(params, i, x, cos, sin, causal)
+    logits = F.linear(norm(x, params["norm"]), params["embed"])
+    each = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+    weights = weights[:, 1:].flatten()
+    return (each * weights).sum() / weights.sum()
 
 
 # Training.
 
-def optimizer():
-    kinds = lambda params: jax.tree.map_with_path(  # noqa: E731
-        lambda path, x: "muon" if x.ndim == 2 and path[0].key == "layers" else "adam", params)
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.partition({
-        "muon": optax.contrib.muon(0.02, weight_decay=0.01, consistent_rms=None),
-        "adam": optax.adam(4e-3, b1=0.9, b2=0.98)}, kinds))
+class Optimizer:
+    """Muon for the matrices of the layers (their momentum made orthogonal), Adam for the rest."""
+
+    def __init__(self, params):
+        self.params, self.step = params, 0
+        self.state = {f"{kind}.{name}": torch.zeros_like(x) for name, x in params.items() for kind in ("first", "second")
+                      if kind == "first" or x.dim() < 3}
+
+    @torch.no_grad()
+    def update(self, rate):
+        self.step += 1
+        for name, x in self.params.items():
+            first, g = self.state[f"first.{name}"], x.grad
+            if x.dim() == 3:
+                first.lerp_(g, 0.05)
+                x.mul_(1 - 0.02 * 0.01 * rate)
+                x.sub_(orthogonal(g.lerp(first, 0.95)), alpha=0.02 * rate * max(1, x.shape[1] / x.shape[2]) ** 0.5)
+            else:
+                second = self.state[f"second.{name}"]
+                first.lerp_(g, 0.1)
+                second.lerp_(g * g, 0.02)
+                size = (second / (1 - 0.98**self.step)).sqrt_().add_(1e-8)
+                x.sub_(first / (1 - 0.9**self.step) / size, alpha=4e-3 * rate)
+            x.grad = None
+
+
+def orthogonal(x):
+    """Nearly: five Newton-Schulz steps bring the singular values of each matrix close to 1."""
+    tall = x.shape[1] > x.shape[2]
+    x = x.transpose(1, 2) if tall else x
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(5):
+        a = x @ x.transpose(1, 2)
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x.transpose(1, 2) if tall else x
 
 
 def rate(progress, step):
@@ -180,16 +205,16 @@ def rate(progress, step):
     return min(1.0, (step + 1) / 100) * min(1.0, max(0.0, 1 - progress) / 0.35 + 0.01)
 
 
+NAMES = {"input_norm": "input_layernorm", "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
+         "o": "self_attn.o_proj", "post_norm": "post_attention_layernorm", "gate": "mlp.gate_proj", "up": "mlp.up_proj",
+         "down": "mlp.down_proj"}
+
+
 def write(params, tokenizer, out):
     out.mkdir(parents=True, exist_ok=True)
-    names = {"input_norm": "input_layernorm", "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
-             "o": "self_attn.o_proj", "post_norm": "post_attention_layernorm", "gate": "mlp.gate_proj",
-             "up": "mlp.up_proj", "down": "mlp.down_proj"}
-    half = lambda x: np.ascontiguousarray(np.asarray(x).T.astype(np.float16))  # noqa: E731  (torch keeps them transposed)
-    tensors = {"model.embed_tokens.weight": np.asarray(params["embed"]).astype(np.float16), "model.norm.weight": half(params["norm"])}
-    for i, layer in enumerate(params["layers"]):
-        tensors |= {f"model.layers.{i}.{names[name]}.weight": half(x) for name, x in layer.items()}
-    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    tensors = {"model.embed_tokens.weight": params["embed"], "model.norm.weight": params["norm"]}
+    tensors |= {f"model.layers.{i}.{theirs}.weight": params[ours][i] for ours, theirs in NAMES.items() for i in range(LAYERS)}
+    save_file({name: x.detach().half().contiguous() for name, x in tensors.items()}, out / "model.safetensors", {"format": "pt"})
     tokenizer.save(str(out / "tokenizer.json"))
     dump = lambda name, value: (out / name).write_text(json.dumps(value, indent=2) + "\n")  # noqa: E731
     dump("config.json", CONFIG)
@@ -201,48 +226,58 @@ def write(params, tokenizer, out):
     dump("generation_config.json", {"bos_token_id": 0, "eos_token_id": 0, "do_sample": True, "temperature": 1.0})
 
 
+def read(out):
+    """The parameters that `write` has written, in full precision."""
+    tensors = {name: x.float() for name, x in load_file(out / "model.safetensors").items()}
+    params = {ours: torch.stack([tensors[f"model.layers.{i}.{theirs}.weight"] for i in range(LAYERS)])
+              for ours, theirs in NAMES.items()}
+    return params | {"embed": tensors["model.embed_tokens.weight"], "norm": tensors["model.norm.weight"]}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--state", type=Path, help="a state to go on from (written as OUT/../NAME.state)")
+    parser.add_argument("--state", type=Path, help="a state to go on from (written as OUT.state)")
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--steps", type=float, default=1e9)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokenizer", type=Path, help="use this one rather than train it again")
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     tokenizer = Tokenizer.from_file(str(args.tokenizer)) if args.tokenizer else train_tokenizer(args.seed)
-    params, opt, step0 = init(args.seed), optimizer(), 0
-    state = opt.init(params)
+    params, first = init(args.seed), 0
+    optimizer = Optimizer(params)
     if args.state:
-        params, state, step0 = pickle.loads(args.state.read_bytes())
-    print("parameters", sum(x.size for x in jax.tree.leaves(params)), flush=True)
-
-    @jax.jit
-    def advance(params, state, tokens, weights, rate):
-        value, grads = jax.value_and_grad(loss)(params, tokens, weights)
-        updates, state = opt.update(grads, state, params)
-        return optax.apply_updates(params, jax.tree.map(lambda u: u * rate, updates)), state, value
-
-    rows = [Rows(tokenizer, args.seed + 1000 * (i + 1) + step0, *shape) for i, shape in enumerate(SHAPES)]
+        state = torch.load(args.state)
+        for name, x in state["params"].items():
+            params[name].data.copy_(x)
+        optimizer.state, optimizer.step, first = state["state"], state["step"], state["step"]
+    print("parameters", sum(x.numel() for x in params.values()), flush=True)
+    compiled, (cos, sin) = torch.compile(loss, dynamic=False), rotations()
+    rows = [Rows(tokenizer, args.seed + 1000 * (i + 1) + first, *shape) for i, shape in enumerate(SHAPES)]
     saved = args.out.with_suffix(".state")
     begun = last = time.time()
     step, seen, losses = 0, 0, []
     while (progress := max(step / args.steps, (time.time() - begun) / 60 / args.minutes)) < 1:
         tokens, weights = rows[step % LONG_EVERY == LONG_EVERY - 1].batch()
-        params, state, value = advance(params, state, tokens, weights, rate(progress, step + step0))
-        step, seen = step + 1, seen + tokens.size
-        losses.append(value)
-        if step % 50 == 0:
-            print(f"step {step + step0} minutes {(time.time() - begun) / 60:.1f} tokens {seen / 1e6:.2f}M "
-                  f"loss {float(np.mean(losses)):.4f} rate {rate(progress, step + step0):.3f}", flush=True)
+        width = tokens.shape[1] - 1
+        value = compiled(params, tokens, weights, cos[:width], sin[:width])
+        value.backward()
+        optimizer.update(rate(progress, optimizer.step))
+        step, seen = step + 1, seen + tokens.numel()
+        losses.append(value.item())
+        if step % 100 == 0:
+            print(f"step {optimizer.step} minutes {(time.time() - begun) / 60:.1f} tokens {seen / 1e6:.2f}M "
+                  f"loss {np.mean(losses):.4f} rate {rate(progress, optimizer.step):.3f} cpu {time.process_time():.0f}", flush=True)
             losses = []
-        if time.time() - last > 180:
+        if time.time() - last > 120:
             last = time.time()
             write(params, tokenizer, args.out)
-            if progress < 0.66:
-                saved.write_bytes(pickle.dumps(jax.tree.map(np.asarray, (params, state, step + step0))))
+            if progress < 0.65:
+                torch.save({"params": params, "state": optimizer.state, "step": optimizer.step}, saved)
     write(params, tokenizer, args.out)
-    print(f"done: {step + step0} steps, {seen / 1e6:.1f}M tokens, {(time.time() - begun) / 60:.1f} minutes", flush=True)
+    print(f"done: {optimizer.step} steps, {seen / 1e6:.1f}M tokens, {(time.time() - begun) / 60:.1f} minutes", flush=True)
 
 
 if __name__ == "__main__":
