@@ -1,9 +1,11 @@
 """How well `mite` does, by prompt, temperature, number of responses, max_tokens and stop sequence, and what it costs.
 
-    python3 models/train/evaluate.py --space search_spaces/arithmetic.toml --count 500 --csv models/mite/truth.csv
+    python3 models/train/evaluate.py --space search_spaces/arithmetic.toml \
+        --temperatures 0,0.4,0.7,1 --count 2000 --full --csv models/mite/truth.csv
 
-Samples are drawn once for each prompt and temperature, with the largest max_tokens and no stop sequence: with a smaller
-max_tokens, another stop sequence or fewer responses one would have got a beginning of the same texts.
+Samples are drawn once for each prompt and temperature, up to an empty line: with a smaller max_tokens, another stop
+sequence or fewer responses one would have got a beginning of the same texts. Without a stop sequence the answers are
+the same too, as only the first paragraph is read; what running on costs is measured on RUN_ON responses.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from tokenizers import Tokenizer
 
 import train
 
+RUN_ON = 100  # responses
 PRICE = {"input": 0.10, "output": 0.40}
 ROOT = Path(__file__).parents[2]
 
@@ -48,23 +51,23 @@ def generate(params, prompts, n, width, temperature, end, newline, r):
         x = train.layer_of(params, i, x, cos[:size], sin[:size], first)
     x = x[torch.arange(len(prompts)), lengths - 1].repeat_interleave(n, 0)[:, None]
     lengths, rows = lengths.repeat_interleave(n), torch.arange(len(prompts) * n)
-    made, last = [[] for _ in rows], torch.full((len(rows),), -1)
+    made, last, alive = [[] for _ in rows], torch.full((len(rows),), -1), torch.ones(len(rows), dtype=torch.bool)
     for t in range(width):
         logits = F.linear(train.norm(x[:, 0], params["norm"]), params["embed"])
         if temperature > 0:  # the Gumbel way to draw
             noise = torch.rand(logits.shape, generator=r).clamp_min_(1e-20).log_().neg_().log_()
             logits = logits / temperature - noise
         token = logits.argmax(-1)
-        for row, id in zip(rows.tolist(), token.tolist()):
+        for row, id in zip(rows[alive].tolist(), token[alive].tolist()):
             made[row].append(id)
-        over = token == 0
+        alive &= token != 0
         if end:
-            over |= (token == newline) & (last == newline)
-        if over.any():
-            stay = ~over
-            rows, lengths, token = rows[stay], lengths[stay], token[stay]
-            cache = [[y[stay] for y in kv] for kv in cache]
-        if not len(rows) or t + 1 == width:
+            alive &= (token != newline) | (last != newline)
+        left = int(alive.sum())
+        if left < 0.7 * len(rows):
+            rows, lengths, token = rows[alive], lengths[alive], token[alive]
+            cache, alive = [[y[alive] for y in kv] for kv in cache], alive[alive]
+        if not left or t + 1 == width:
             break
         last, at = token, lengths + t
         x, turn = F.embedding(token, params["embed"])[:, None], (cos[at][:, None, None], sin[at][:, None, None])
@@ -105,15 +108,21 @@ def read(text):
     return int(numbers[-1]) if numbers else None
 
 
-def cut(tokenizer, ids, max_tokens, stops):
-    """(text, billed tokens) of a response that is cut by max_tokens and before the first of the stop sequences."""
-    ids = ids[:max_tokens]
-    text = tokenizer.decode(ids)
-    at = min((text.find(s) for s in stops if s in text), default=-1)
-    if at < 0:
-        return text, len(ids)
-    count = next(i for i in range(len(ids) + 1) if any(s in tokenizer.decode(ids[:i]) for s in stops))
-    return text[:at], count
+class Text:
+    """A response: its text, and how many tokens it takes to say a beginning of it."""
+
+    def __init__(self, tokenizer, ids):
+        pieces = [tokenizer.decode([id]) for id in ids]
+        self.text, self.edges = "".join(pieces), np.cumsum([len(p) for p in pieces])
+
+    def cut(self, max_tokens, stops):
+        """(text, billed tokens) where max_tokens ends it, or the first of the stop sequences, which is left out."""
+        count = min(max_tokens, len(self.edges))
+        text = self.text[:self.edges[count - 1]]
+        first = min(((text.find(s), len(s)) for s in stops if s in text), default=None)
+        if first is None:
+            return text, count
+        return text[:first[0]], int(np.searchsorted(self.edges, sum(first))) + 1
 
 
 def vote(answers, expected):
@@ -146,44 +155,54 @@ def main():
     parser.add_argument("--temperatures", default="0,0.7")
     parser.add_argument("--n", type=int, default=10)
     parser.add_argument("--prompts", default="", help="only these, by name")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--full", action="store_true", help="every max_tokens and stop, not only the longest and \\n\\n")
-    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--csv", type=Path, help="rows are added to it")
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     params = tomllib.loads(args.space.read_text())["params"]
     sampler, rows = Sampler(args.model), instances(args.count, args.seed)
     limits = sorted(params["max_tokens"]["choices"], reverse=True)
-    stops = params["stop"]["choices"] if args.full else [["\n\n"]]
-    table = []
-    for prompt in params["prompt"]["choices"]:
-        if args.prompts and prompt["name"] not in args.prompts.split(","):
-            continue
-        for temperature in map(float, args.temperatures.split(",")):
-            begun, n = time.time(), args.n if temperature > 0 else 1
-            texts = [render(prompt, row["problem"]) for row in rows]
-            made, asked = sampler(texts, n, temperature, limits[0], end=not args.full)
+    for temperature in map(float, args.temperatures.split(",")):
+        for prompt in params["prompt"]["choices"]:
+            if args.prompts and prompt["name"] not in args.prompts.split(","):
+                continue
+            begun, n, table = time.time(), args.n if temperature > 0 else 1, []
+            asked = [render(prompt, row["problem"]) for row in rows]
+            made, given = sampler(asked, n, temperature, limits[0])
+            made = [[Text(sampler.tokenizer, s) for s in samples] for samples in made]
+            stops = [["\n\n"], ["\n"], []] if args.full else [["\n\n"]]
+            if args.full:
+                on, _ = sampler(asked[:RUN_ON], 1, temperature, limits[0], end=False, seed=1)
+                on = [len(s) for samples in on for s in samples]
             for limit in limits if args.full else limits[:1]:
                 for stop in stops:
-                    cuts = [[cut(sampler.tokenizer, s, limit, stop) for s in samples] for samples in made]
+                    cuts = [[s.cut(limit, stop) for s in samples] for samples in made]
+                    answers = [[read(text) for text, _ in c] for c in cuts]
                     for k in [k for k in (1, 2, 3, 5, 7, 10) if k <= n]:
-                        score = [vote([read(t) for t, _ in c[:k]], row["answer"]) for c, row in zip(cuts, rows)]
-                        out = [sum(tokens for _, tokens in c[:k]) for c in cuts]
-                        cost = (np.mean(asked) * PRICE["input"] + np.mean(out) * PRICE["output"]) / 1e6
+                        score = np.mean([vote(a[:k], row["answer"]) for a, row in zip(answers, rows)])
+                        out = np.mean([sum(tokens for _, tokens in c[:k]) for c in cuts])
+                        if not stop:
+                            out = k * np.mean(np.minimum(on, limit))
+                        cost = (np.mean(given) * PRICE["input"] + out * PRICE["output"]) / 1e6
                         table.append({"prompt": prompt["name"], "temperature": temperature, "n": k, "max_tokens": limit,
-                                      "stop": json.dumps(stop), "accuracy": round(float(np.mean(score)), 4),
-                                      "input_tokens": round(float(np.mean(asked)), 1),
-                                      "output_tokens": round(float(np.mean(out)), 1), "cost_usd": f"{cost:.3e}"})
-                        if limit == limits[0] and stop == stops[-1 if not args.full else stops.index(["\n\n"])]:
+                                      "stop": json.dumps(stop), "instances": len(rows), "accuracy": f"{score:.4f}",
+                                      "input_tokens": f"{np.mean(given):.1f}", "output_tokens": f"{out:.1f}",
+                                      "cost_usd": f"{cost:.2e}"})
+                        if limit == limits[0] and stop == stops[0]:
                             print(*table[-1].values(), repr(cuts[0][0][0][:70]) if k == 1 else "", flush=True)
             kinds = {row["kind"]: [] for row in rows}
             for c, row in zip(made, rows):
-                kinds[row["kind"]].append(vote([read(sampler.tokenizer.decode(c[0]))], row["answer"]))
+                kinds[row["kind"]].append(read(c[0].text) == row["answer"])
             print("   by kind, one response:", {k: round(float(np.mean(v)), 2) for k, v in kinds.items()},
                   f"{time.time() - begun:.0f} s", flush=True)
-    if args.csv:
-        with args.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, table[0].keys(), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(table)
+            if args.csv:
+                new = not args.csv.exists()
+                with args.csv.open("a", newline="") as file:
+                    writer = csv.DictWriter(file, table[0].keys(), lineterminator="\n")
+                    if new:
+                        writer.writeheader()
+                    writer.writerows(table)
 
 
 if __name__ == "__main__":
