@@ -6,8 +6,8 @@
 //! cargo run --example 01_custom_metric -- test results/sums-1
 //! ```
 //!
-//! It runs without a key: the models are the made-up ones of `tasks/arithmetic/farthing.toml`. For real ones give
-//! `--endpoints` with a file of yours, and name its models in the space.
+//! It runs without a key: the model is `mite`, which comes with farthing. For others give `--endpoints` with a file of
+//! yours, and name its models in the space.
 
 use std::path::Path;
 use std::process::ExitCode;

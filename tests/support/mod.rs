@@ -92,7 +92,7 @@ impl Home {
         let folder = tempfile::Builder::new().prefix("farthingtest").tempdir().unwrap();
         let home = Home { folder };
         let lines = |file: &str, count: usize| -> String {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tasks/arithmetic").join(file);
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tasks/mock-arithmetic").join(file);
             let text = std::fs::read_to_string(path).unwrap();
             text.lines().take(count).map(|line| format!("{line}\n")).collect()
         };

@@ -19,16 +19,16 @@ fn file(path: &str) -> String {
 }
 
 fn instances(split: &str) -> Vec<Instance> {
-    let text = file(&format!("tasks/arithmetic/{split}.jsonl"));
+    let text = file(&format!("tests/fixtures/tasks/mock-arithmetic/{split}.jsonl"));
     let rows = text.lines().map(|line| serde_json::from_str::<serde_json::Map<String, Value>>(line).unwrap());
     rows.map(|row| Instance::new(row["id"].as_str().unwrap().to_owned(), row)).collect()
 }
 
 type Prompts = BTreeMap<String, Vec<(String, Template)>>;
 
-/// The prompts of search_spaces/arithmetic.toml by name: role and template of each message.
+/// The prompts of tests/fixtures/tasks/mock-arithmetic/space.toml by name: role and template of each message.
 static PROMPTS: LazyLock<Prompts> = LazyLock::new(|| {
-    let space: toml::Table = file("search_spaces/arithmetic.toml").parse().unwrap();
+    let space: toml::Table = file("tests/fixtures/tasks/mock-arithmetic/space.toml").parse().unwrap();
     let text = |value: &toml::Value| value.as_str().unwrap().to_owned();
     let template = |value: &toml::Value| Template::compile(value.as_str().unwrap()).unwrap();
     let choices = space["params"]["prompt"]["choices"].as_array().unwrap().iter();
@@ -140,7 +140,7 @@ fn the_task_has_problems_that_the_models_can_solve() {
 
 #[test]
 fn prices_and_limits_in_farthing_toml_are_the_declared_ones() {
-    let table: toml::Table = file("tasks/arithmetic/farthing.toml").parse().unwrap();
+    let table: toml::Table = file("tests/fixtures/tasks/mock-arithmetic/farthing.toml").parse().unwrap();
     for model in MODELS {
         let written = &table["models"][model.name];
         let price = |name: &str| per_million(&written["price"][name].to_string()).unwrap();

@@ -13,13 +13,11 @@ use crate::models;
 use crate::task::{self, Instance};
 
 /// The model that a new task asks where none is named: in this process, without a key and without a cent.
-pub const MODEL: &str = "mock-small";
+pub const MODEL: &str = "mite";
 
 /// The endpoint that it needs in farthing.toml; empty where it is known without.
 const MODEL_ENDPOINT: &str = "
-# Made up: answers are computed in this process, and prices are play money.
-[endpoints.here]
-provider = \"mock\"
+# mite needs no endpoint: it is a small language model that comes with farthing, and its prices are play money.
 ";
 
 /// The sample data: the first rows of this repository's own task.
