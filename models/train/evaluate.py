@@ -1,7 +1,7 @@
 """How well `mite` does, by prompt, temperature, number of responses, max_tokens and stop sequence, and what it costs.
 
     python3 models/train/evaluate.py --space search_spaces/arithmetic.toml \
-        --temperatures 0,0.3,0.6,0.9,1.2 --count 2000 --full --csv models/mite/truth.csv
+        --temperatures 0,0.4,0.8,1.2 --count 2000 --full --csv models/mite/truth.csv
 
 Samples are drawn once for each prompt and temperature, up to an empty line: with a smaller max_tokens, another stop
 sequence or fewer responses one would have got a beginning of the same texts. Without a stop sequence the answers are
