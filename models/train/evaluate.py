@@ -1,119 +1,58 @@
-"""How well `mite` does, by prompt, temperature, number of responses, max_tokens and stop sequence, and what it costs.
+"""How well `mite` does, by prompt, temperature, number of responses, max_tokens and stop sequence, and what it costs:
+the whole table of search_spaces/arithmetic.toml, on fresh instances.
 
-    python3 models/train/evaluate.py --space search_spaces/arithmetic.toml \
-        --temperatures 0,0.4,0.8,1.2 --count 2000 --full --csv models/mite/truth.csv
+    cargo build --release
+    python3 models/train/evaluate.py --farthing target/release/farthing --csv models/mite/truth.csv
 
-Samples are drawn once for each prompt and temperature, up to an empty line: with a smaller max_tokens, another stop
-sequence or fewer responses one would have got a beginning of the same texts. Without a stop sequence the answers are
-the same too, as only the first paragraph is read; what running on costs is measured on RUN_ON responses.
+`farthing run` draws responses once for each prompt and temperature, up to an empty line: with a smaller max_tokens,
+another stop sequence or fewer responses one gets beginnings of the same texts (docs/local.md), which are cut here; their
+tokens are counted anew from the text. Without a stop sequence the answers are the same too, as only the first paragraph
+is read; what running on costs is measured on RUN_ON responses.
 """
 
 import argparse
 import csv
 import importlib.util
+import itertools
 import json
 import random
 import re
-import time
+import subprocess
+import tempfile
 import tomllib
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer
 
-import train
-
-RUN_ON = 100  # responses
+RUN_ON = 200  # responses
+MOST = 10  # responses to one prompt
 PRICE = {"input": 0.10, "output": 0.40}
 ROOT = Path(__file__).parents[2]
 
 
-@torch.inference_mode()
-def generate(params, prompts, n, width, temperature, end, newline, r):
-    """`n` samples of at most `width` tokens after each prompt (lists of ids). A response is over where it says
-    <|end|>, and with `end` after an empty line; finished ones leave the batch."""
-    cos, sin = train.rotations()
-    lengths, size = torch.tensor([len(p) for p in prompts]), max(map(len, prompts))
-    tokens = torch.zeros(len(prompts), size, dtype=torch.long)
-    for row, ids in zip(tokens, prompts):
-        row[:len(ids)] = torch.tensor(ids)
-    cache, groups = [], train.H // train.KV
-    x = F.embedding(tokens, params["embed"])
-
-    def first(q, k, v):
-        cache.append([F.pad(y, (0, 0, 0, width)).repeat_interleave(n, 0) for y in (k, v)])
-        return train.causal(q, k, v)
-
-    for i in range(train.LAYERS):
-        x = train.layer_of(params, i, x, cos[:size], sin[:size], first)
-    x = x[torch.arange(len(prompts)), lengths - 1].repeat_interleave(n, 0)[:, None]
-    lengths, rows = lengths.repeat_interleave(n), torch.arange(len(prompts) * n)
-    made, last, alive = [[] for _ in rows], torch.full((len(rows),), -1), torch.ones(len(rows), dtype=torch.bool)
-    for t in range(width):
-        logits = F.linear(train.norm(x[:, 0], params["norm"]), params["embed"])
-        if temperature > 0:  # the Gumbel way to draw
-            noise = torch.rand(logits.shape, generator=r).clamp_min_(1e-20).log_().neg_().log_()
-            logits = logits / temperature - noise
-        token = logits.argmax(-1)
-        for row, id in zip(rows[alive].tolist(), token[alive].tolist()):
-            made[row].append(id)
-        alive &= token != 0
-        if end:
-            alive &= (token != newline) | (last != newline)
-        left = int(alive.sum())
-        if left < 0.7 * len(rows):
-            rows, lengths, token = rows[alive], lengths[alive], token[alive]
-            cache, alive = [[y[alive] for y in kv] for kv in cache], alive[alive]
-        if not left or t + 1 == width:
-            break
-        last, at = token, lengths + t
-        x, turn = F.embedding(token, params["embed"])[:, None], (cos[at][:, None, None], sin[at][:, None, None])
-        upto = int(at.max()) + 1
-        mask = (torch.arange(upto) <= at[:, None])[:, None, None]
-        index = torch.arange(len(rows))
-        for i in range(train.LAYERS):
-            def next_(q, k, v, kv=cache[i]):
-                kv[0][index, :, at], kv[1][index, :, at] = k[:, :, 0], v[:, :, 0]
-                # The heads that share keys and values are like several queries.
-                q = q.reshape(len(rows), train.KV, groups, train.HD)
-                y = F.scaled_dot_product_attention(q, kv[0][:, :, :upto], kv[1][:, :, :upto], attn_mask=mask)
-                return y.reshape(len(rows), train.H, 1, train.HD)
-            x = train.layer_of(params, i, x, *turn, next_)
-    return [made[i * n:(i + 1) * n] for i in range(len(prompts))]
-
-
-class Sampler:
-    def __init__(self, folder, rows=500):
-        self.params, self.rows = train.read(folder), rows
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.newline = self.tokenizer.encode("\n").ids[0]
-
-    def __call__(self, prompts, n, temperature, width, end=True, seed=0):
-        """([[ids of each response] of each prompt], [tokens of each prompt])"""
-        encoded, out = [e.ids for e in self.tokenizer.encode_batch(prompts)], []
-        r, group = torch.Generator().manual_seed(seed), max(1, self.rows // n)
-        for i in range(0, len(encoded), group):
-            out += generate(self.params, encoded[i:i + group], n, width, temperature, end, self.newline, r)
-        return out, [len(ids) for ids in encoded]
-
-
-# What farthing would say of a text: the last number of its first paragraph, the most frequent one of all responses.
-
-def read(text):
-    paragraph = re.split(r"\n\n", text.lstrip(), maxsplit=1)[0]
-    numbers = re.findall(r"\d+", paragraph)
-    return int(numbers[-1]) if numbers else None
+def ask(farthing, prompts, params):
+    """The answers of `farthing run`, in the order of the prompts."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.jsonl"
+        lines = ({"id": str(i), "prompt": p, "model": "mite", "parameters": params} for i, p in enumerate(prompts))
+        rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        subprocess.run([farthing, "run", rows, "--out", "out", "--quiet"], cwd=folder, check=True)
+        answers = [json.loads(line) for line in (Path(folder) / "out/results.jsonl").open()]
+    for answer in answers:
+        for key in ("response", "finish_reason"):
+            answer[key] = answer[key] if isinstance(answer[key], list) else [answer[key]]
+    return answers
 
 
 class Text:
-    """A response: its text, and how many tokens it takes to say a beginning of it."""
+    """A response: its text, and where in it each of its tokens ends."""
 
-    def __init__(self, tokenizer, ids):
-        pieces = [tokenizer.decode([id]) for id in ids]
-        self.text, self.edges = "".join(pieces), np.cumsum([len(p) for p in pieces])
+    def __init__(self, tokenizer, text, ended):
+        self.text, self.edges = text, [end for _, end in tokenizer.encode(text).offsets] or [0]
+        if ended:  # the token of the stop sequence, or of the text's end
+            self.edges.append(len(text))
 
     def cut(self, max_tokens, stops):
         """(text, billed tokens) where max_tokens ends it, or the first of the stop sequences, which is left out."""
@@ -123,6 +62,14 @@ class Text:
         if first is None:
             return text, count
         return text[:first[0]], int(np.searchsorted(self.edges, sum(first))) + 1
+
+
+# What farthing would say of a text: the last number of its first paragraph, the most frequent one of all responses.
+
+def read(text):
+    paragraph = re.split(r"\n\n", text.lstrip(), maxsplit=1)[0]
+    numbers = re.findall(r"\d+", paragraph)
+    return int(numbers[-1]) if numbers else None
 
 
 def vote(answers, expected):
@@ -135,8 +82,8 @@ def vote(answers, expected):
 
 
 def render(choice, problem):
-    text = choice.get("template") or "\n".join(m["content"] for m in choice["messages"])
-    return text.replace("{{ problem }}", problem)
+    messages = choice.get("messages") or [{"role": "user", "content": choice["template"]}]
+    return [message | {"content": message["content"].replace("{{ problem }}", problem)} for message in messages]
 
 
 def instances(count, seed):
@@ -148,61 +95,55 @@ def instances(count, seed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, default=ROOT / "models/mite")
+    parser.add_argument("--farthing", type=Path, default=ROOT / "target/release/farthing")
     parser.add_argument("--space", type=Path, default=ROOT / "search_spaces/arithmetic.toml")
-    parser.add_argument("--count", type=int, default=200, help="fresh instances")
+    parser.add_argument("--count", type=int, default=2000, help="fresh instances")
     parser.add_argument("--seed", type=int, default=12345)
-    parser.add_argument("--temperatures", default="0,0.7")
-    parser.add_argument("--n", type=int, default=10)
     parser.add_argument("--prompts", default="", help="only these, by name")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--full", action="store_true", help="every max_tokens and stop, not only the longest and \\n\\n")
-    parser.add_argument("--csv", type=Path, help="rows are added to it")
+    parser.add_argument("--csv", type=Path, required=True, help="rows are added to it")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     params = tomllib.loads(args.space.read_text())["params"]
-    sampler, rows = Sampler(args.model), instances(args.count, args.seed)
-    limits = sorted(params["max_tokens"]["choices"], reverse=True)
-    for temperature in map(float, args.temperatures.split(",")):
+    tokenizer = Tokenizer.from_file(str(ROOT / "models/mite/tokenizer.json"))
+    rows, steps = instances(args.count, args.seed), params["temperature"]
+    limits, stops = sorted(params["max_tokens"]["choices"], reverse=True), params["stop"]["choices"]
+    known = set()
+    if args.csv.exists():
+        known = {(row["prompt"], float(row["temperature"])) for row in csv.DictReader(args.csv.open())}
+    for step in range(round((steps["high"] - steps["low"]) / steps["step"]) + 1):
+        temperature = round(steps["low"] + step * steps["step"], 6)
         for prompt in params["prompt"]["choices"]:
-            if args.prompts and prompt["name"] not in args.prompts.split(","):
+            name = prompt["name"]
+            if (name, temperature) in known or args.prompts and name not in args.prompts.split(","):
                 continue
-            begun, n, table = time.time(), args.n if temperature > 0 else 1, []
+            n = MOST if temperature > 0 else 1
+            settings = {"temperature": temperature, "max_tokens": limits[0]}
             asked = [render(prompt, row["problem"]) for row in rows]
-            made, given = sampler(asked, n, temperature, limits[0])
-            made = [[Text(sampler.tokenizer, s) for s in samples] for samples in made]
-            stops = [["\n\n"], ["\n"], []] if args.full else [["\n\n"]]
-            if args.full:
-                on, _ = sampler(asked[:RUN_ON], 1, temperature, limits[0], end=False, seed=1)
-                on = [len(s) for samples in on for s in samples]
-            for limit in limits if args.full else limits[:1]:
-                for stop in stops:
-                    cuts = [[s.cut(limit, stop) for s in samples] for samples in made]
-                    answers = [[read(text) for text, _ in c] for c in cuts]
-                    for k in range(1, n + 1):
-                        score = np.mean([vote(a[:k], row["answer"]) for a, row in zip(answers, rows)])
-                        out = np.mean([sum(tokens for _, tokens in c[:k]) for c in cuts])
-                        if not stop:
-                            out = k * np.mean(np.minimum(on, limit))
-                        cost = (np.mean(given) * PRICE["input"] + out * PRICE["output"]) / 1e6
-                        table.append({"prompt": prompt["name"], "temperature": temperature, "n": k, "max_tokens": limit,
-                                      "stop": json.dumps(stop), "instances": len(rows), "accuracy": f"{score:.4f}",
-                                      "input_tokens": f"{np.mean(given):.1f}", "output_tokens": f"{out:.1f}",
-                                      "cost_usd": f"{cost:.2e}"})
-                        if limit == limits[0] and stop == stops[0]:
-                            print(*table[-1].values(), repr(cuts[0][0][0][:70]) if k == 1 else "", flush=True)
-            kinds = {row["kind"]: [] for row in rows}
-            for c, row in zip(made, rows):
-                kinds[row["kind"]].append(read(c[0].text) == row["answer"])
-            print("   by kind, one response:", {k: round(float(np.mean(v)), 2) for k, v in kinds.items()},
-                  f"{time.time() - begun:.0f} s", flush=True)
-            if args.csv:
-                new = not args.csv.exists()
-                with args.csv.open("a", newline="") as file:
-                    writer = csv.DictWriter(file, table[0].keys(), lineterminator="\n")
-                    if new:
-                        writer.writeheader()
-                    writer.writerows(table)
+            answers = ask(args.farthing.resolve(), asked, settings | {"n": n, "stop": ["\n\n"]})
+            made = [[Text(tokenizer, text, why == "stop") for text, why in zip(a["response"], a["finish_reason"])]
+                    for a in answers]
+            given = np.mean([a["prompt_tokens"] for a in answers])
+            on = [a["completion_tokens"] for a in ask(args.farthing.resolve(), asked[:RUN_ON], settings)]
+            table = []
+            for limit, stop in itertools.product(limits, stops):
+                cuts = [[text.cut(limit, stop) for text in texts] for texts in made]
+                read_of = [[read(text) for text, _ in c] for c in cuts]
+                for k in range(1, n + 1):
+                    score = np.mean([vote(a[:k], row["answer"]) for a, row in zip(read_of, rows)])
+                    out = np.mean([sum(tokens for _, tokens in c[:k]) for c in cuts])
+                    if not stop:
+                        out = k * np.mean(np.minimum(on, limit))
+                    cost = (given * PRICE["input"] + out * PRICE["output"]) / 1e6
+                    table.append({"prompt": name, "temperature": temperature, "n": k, "max_tokens": limit,
+                                  "stop": json.dumps(stop), "accuracy": f"{score:.4f}", "input_tokens": f"{given:.1f}",
+                                  "output_tokens": f"{out:.1f}", "cost_usd": f"{cost:.2e}"})
+                    if limit == limits[0] and stop == ["\n\n"] and k in (1, 3, n):
+                        print(*table[-1].values(), flush=True)
+            new = not args.csv.exists()
+            with args.csv.open("a", newline="") as file:
+                writer = csv.DictWriter(file, table[0].keys(), lineterminator="\n")
+                if new:
+                    writer.writeheader()
+                writer.writerows(table)
 
 
 if __name__ == "__main__":
