@@ -274,7 +274,6 @@ impl Experiment {
         if let Some(told) = &mut self.builder.told {
             told(&beginning);
         }
-        let asked = order.len();
         let purse = Purse::with_limits(None, self.builder.budget, true, before.total());
         let shared = Arc::new(Shared {
             input,
@@ -329,13 +328,13 @@ impl Experiment {
             cache_hits: ended.cached,
             attempts: ended.attempts,
             seconds,
-            seconds_per_query: (asked > 0).then(|| seconds / asked as f64),
+            seconds_per_query: (ended.attempts > 0).then(|| seconds / ended.attempts as f64),
             not_usable: ended.out.iter().map(|(model, failure)| (model.clone(), failure.to_string())).collect(),
             ..Summary::default()
         };
         for ((name, queued), end) in queues.into_iter().zip(&ended.queues) {
             let rows = end.answered + end.failed;
-            let each = (rows > 0).then(|| end.seconds / rows as f64);
+            let each = (rows > 0 && end.seconds > 0.0).then(|| end.seconds / rows as f64);
             let group = Group {
                 queued,
                 answered: end.answered,
