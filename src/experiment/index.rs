@@ -122,7 +122,7 @@ impl Looking<'_> {
     fn row(&mut self, number: u32, place: Place, read: &Row) -> Result<Result<(), Fault>> {
         self.columns(&read.fields);
         self.id(place, read)?;
-        let asked = match row::read(read, number as usize + 1, self.look.input.cells(), self.look.defaults) {
+        let asked = match row::read(read, number as usize + 1, self.look.defaults) {
             Ok(asked) => asked,
             Err(fault) => return Ok(Err(fault)),
         };

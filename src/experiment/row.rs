@@ -145,7 +145,7 @@ pub fn id_of(fields: &Fields, number: usize) -> String {
 }
 
 /// Reads a row, the `number`-th from 1. Cells of a CSV file are typed: what reads as JSON is that, all else text.
-pub fn read(row: &Row, number: usize, cells: bool, defaults: &Defaults) -> Result<Asked, Fault> {
+pub fn read(row: &Row, number: usize, defaults: &Defaults) -> Result<Asked, Fault> {
     let fields = &row.fields;
     let mut added = Vec::new();
     if fields.filled("id").is_none() {
@@ -201,7 +201,7 @@ pub fn read(row: &Row, number: usize, cells: bool, defaults: &Defaults) -> Resul
             return Err(Fault::new(format!("`mode` is \"chat\" or \"completion\", not {}", shown(mode))));
         }
     };
-    let mut params = parameters(fields, cells)?;
+    let mut params = parameters(fields)?;
     for (name, value) in &defaults.params {
         params.entry(name.clone()).or_insert_with(|| value.clone());
     }
@@ -308,11 +308,12 @@ fn message(item: &Value) -> Result<Message, Fault> {
     Ok(Message { role: role.to_owned(), content })
 }
 
-fn parameters(fields: &Fields, cells: bool) -> Result<BTreeMap<String, Value>, Fault> {
+fn parameters(fields: &Fields) -> Result<BTreeMap<String, Value>, Fault> {
     let mut params = match fields.filled("parameters") {
         None => BTreeMap::new(),
         Some(Value::Object(map)) => map.clone().into_iter().collect(),
-        Some(Value::String(text)) if cells => serde_json::from_str(text).map_err(|_| {
+        // A table holds it as a text.
+        Some(Value::String(text)) => serde_json::from_str(text).map_err(|_| {
             Fault::new("`parameters` is a JSON object").help("or give each in a column `parameters-NAME`")
         })?,
         Some(other) => return Err(Fault::new(format!("`parameters` is an object, not {}", shown(other)))),
@@ -356,7 +357,7 @@ mod tests {
 
     fn asked(row: Value, defaults: &Defaults) -> Result<Asked, Fault> {
         let Value::Object(map) = row else { panic!("a row") };
-        read(&Row::new(map.into()), 7, true, defaults)
+        read(&Row::new(map.into()), 7, defaults)
     }
 
     fn roles(ask: &Ask) -> String {
