@@ -189,6 +189,13 @@ fn files_of_prompto_run_unchanged() {
     assert!(rows.iter().all(|row| row["scores"]["match"].is_number() && row["expected_response"].is_string()));
     home.run("run prompto.csv --out csv --quiet", &[]).ended(0);
     assert_eq!(results(&home, "csv").len(), 3);
+    // It does not mind an id that is there twice.
+    let row = |word: &str| json!({"id": 3, "api": "openai", "model_name": "gpt-4o", "prompt": word}).to_string() + "\n";
+    home.write("twice.jsonl", row("one") + &row("two"));
+    let twice = home.run("run twice.jsonl --out twice", &[]).ended(0);
+    assert!(twice.stderr.contains("1 rows have the id of an earlier one"), "{}", twice.stderr);
+    let prompts: Vec<Value> = results(&home, "twice").iter().map(|row| row["prompt"].clone()).collect();
+    assert_eq!(prompts, ["one", "two"]);
 }
 
 /// The same files with the variables that prompto reads, and no farthing.toml; what cannot be mapped says what to do.

@@ -88,6 +88,8 @@ pub struct Beginning {
     pub done: usize,
     /// Rows that ask the same as an earlier one.
     pub duplicates: usize,
+    /// Rows in prompto's form with the id of an earlier one.
+    pub same_ids: usize,
 }
 
 /// An experiment, ready to run.
@@ -262,6 +264,7 @@ impl Experiment {
             wrong_rows: index.wrong_rows,
             done: records.iter().flatten().count().saturating_sub(index.wrong_rows),
             duplicates: if settings.distinct { 0 } else { duplicates },
+            same_ids: index.same_ids,
         };
         folder.log(&format!(
             "{}: {} rows, {} to be asked",
