@@ -140,6 +140,9 @@ pub struct Purchase {
     pub everything: bool,
 }
 
+/// The input tokens of each request of the sample, and how they were counted; `None` where it cannot be rendered.
+type Counts = Arc<Vec<Option<(u64, Counted)>>>;
+
 /// Looks at prompts, prices and the store.
 pub struct Estimator<'a> {
     space: Option<&'a Space>,
@@ -148,7 +151,7 @@ pub struct Estimator<'a> {
     /// The instances that prompts are rendered on.
     sample: Vec<usize>,
     /// Input tokens by prompt, variables and model.
-    inputs: HashMap<String, Arc<Vec<Option<(u64, Counted)>>>>,
+    inputs: HashMap<String, Counts>,
     /// Output tokens and completions seen, by model and by model and prompt.
     seen: BTreeMap<(String, Option<String>), (u64, u64)>,
     /// Whose completions are in there.
@@ -296,7 +299,7 @@ impl<'a> Estimator<'a> {
     }
 
     /// Input tokens of each request, counted once for each rendered text.
-    fn counts(&mut self, plan: &Plan, requests: &[Option<Request>]) -> Arc<Vec<Option<(u64, Counted)>>> {
+    fn counts(&mut self, plan: &Plan, requests: &[Option<Request>]) -> Counts {
         let variables = serde_json::to_string(&plan.variables).unwrap_or_default();
         let extras: Vec<_> =
             ["tools", "functions", "response_format"].iter().map(|name| plan.params.get(*name)).collect();
