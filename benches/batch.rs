@@ -6,7 +6,8 @@
 //! worked on each line once, its ledger is ours to the picodollar, nothing is left at the endpoint, and the last run
 //! sends nothing. Measured: wall and CPU time of the program, and its peak memory, over all its lives.
 //!
-//! Options: `--requests N`, `--seconds N` (how long a batch takes, 4), `--folder F` (where the store is made).
+//! Options: `--requests N`, `--seconds N` (how long a batch takes, 4), `--folder F` (where the store is made), `--program P`
+//! (another build of the program).
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -34,7 +35,8 @@ fn main() {
     let server = MockServer::start(Options { batches, threads: 2, ..Options::default() }).expect("an endpoint");
     write_files(folder.path(), &server, requests);
 
-    let mut lives = Lives::default();
+    let program = after("--program").unwrap_or_else(|| env!("CARGO_BIN_EXE_farthing").to_owned());
+    let mut lives = Lives { program, ..Lives::default() };
     // Enough of the work is done by then that it dies in the middle of something else each time.
     lives.life(folder.path(), Some(&mut || files(&server) >= 2));
     println!("killed while it submitted: {} files at the endpoint", files(&server));
@@ -113,6 +115,7 @@ fn files(server: &MockServer) -> usize {
 /// What the program took, over all its lives.
 #[derive(Default)]
 struct Lives {
+    program: String,
     wall: Duration,
     cpu: f64,
     peak_kib: u64,
@@ -124,7 +127,7 @@ impl Lives {
         let begin = Instant::now();
         let arguments =
             "batch invoke requests.jsonl --out answers.jsonl --store store.db --poll 0.25 --grace 2 --json -q";
-        let mut child = Command::new(env!("CARGO_BIN_EXE_farthing"))
+        let mut child = Command::new(&self.program)
             .args(arguments.split(' '))
             .current_dir(folder)
             .stdout(Stdio::piped())

@@ -96,8 +96,24 @@ pub fn similar(path: &Path) -> Option<PathBuf> {
     let entries = std::fs::read_dir(parent.unwrap_or(Path::new("."))).ok()?;
     let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
-    let near = nearest(name, names.iter().map(String::as_str))?;
+    // Endings are no likeness: another kind of file is meant only where the rest of its name is right.
+    let (stem, ending) = split(name);
+    let same = names.iter().find(|other| split(other).0 == stem && *other != name);
+    let alike = || {
+        let stems = names.iter().map(|other| split(other)).filter(|(_, other)| *other == ending);
+        let near = nearest(stem, stems.map(|(other, _)| other))?;
+        names.iter().find(|other| split(other) == (near, ending))
+    };
+    let near = same.or_else(alike)?;
     Some(parent.map_or_else(|| PathBuf::from(near), |parent| parent.join(near)))
+}
+
+/// A file's name without its ending, and the ending.
+fn split(name: &str) -> (&str, &str) {
+    match name.rsplit_once('.') {
+        Some((stem, ending)) if !stem.is_empty() => (stem, ending),
+        _ => (name, ""),
+    }
 }
 
 /// The usage error for bytes that are not UTF-8 from offset `good` on; `bytes` begin at line `first_line` (from 0).
@@ -403,5 +419,19 @@ mod tests {
         assert_eq!(nearest("temprature", ["top_p", "temperature"]), Some("temperature"));
         assert_eq!(nearest("zzz", ["top_p", "temperature"]), None);
         assert_eq!(suggestion("zzz", ["a", "b"]), "there are `a`, `b`");
+    }
+
+    #[test]
+    fn files_are_alike_by_their_names_not_by_their_endings() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().join(name);
+        for name in ["farthing.toml", "empty.jsonl", "tune.csv", "tasks"] {
+            std::fs::write(at(name), "").unwrap();
+        }
+        let found = |name: &str| similar(&at(name)).map(|path| path.strip_prefix(home.path()).unwrap().to_owned());
+        assert_eq!(found("nothing.jsonl"), None);
+        assert_eq!(found("tune.jsonl"), Some("tune.csv".into()));
+        assert_eq!(found("emty.jsonl"), Some("empty.jsonl".into()));
+        assert_eq!(found("task"), Some("tasks".into()));
     }
 }

@@ -85,6 +85,28 @@ fn the_grid_and_what_a_budget_buys() {
 }
 
 #[test]
+fn by_batch_it_costs_half_where_there_is_a_batch_api() {
+    let home = Home::over_http(12, "http://127.0.0.1:9", "");
+    let live = home.run("estimate task --json --budget 0.01", &[]).ended(0).json();
+    let batch = home.run("estimate task --json --batch --budget 0.01", &[]).ended(0).json();
+    assert_eq!((&live["by_batch"], &batch["by_batch"]), (&Value::from(false), &Value::from(true)));
+    for field in ["low_usd", "high_usd"] {
+        assert_eq!(dollars(&live["grid"], field), dollars(&batch["grid"], field).times(2), "{field}");
+    }
+    let bought = |report: &Value| report["buys"]["at_least"]["evaluations"].as_u64().unwrap();
+    assert!(bought(&batch) > bought(&live), "{batch:#}");
+    let set = ["--set=prompt=direct", "--set=model=mock-small", "--set=n=1"];
+    let shown = home.run("estimate task --batch", &set).ended(0).stdout;
+    assert!(shown.contains("Prices: of batch APIs"), "{shown}");
+    let one = |more: &str| home.run(&format!("estimate task --json {more}"), &set).ended(0).json();
+    let [live, batch] = ["", "--batch"].map(|more| dollars(&one(more)["configurations"][0]["evaluation"], "high_usd"));
+    assert_eq!(live, batch.times(2));
+    // The made-up model has none.
+    let none = Home::new(3).run("estimate task --batch", &[]).ended(2);
+    assert!(none.stderr.contains("has no batch API"), "{}", none.stderr);
+}
+
+#[test]
 fn no_key_is_needed_and_openai_counts_like_this() {
     let home = Home::new(3);
     std::fs::remove_file(home.path("farthing.toml")).unwrap();

@@ -115,6 +115,20 @@ fn rows_of_our_form_are_answered_and_carried_through_to_the_byte() {
     assert_eq!((&same["answered"], &same["attempts"]), (&json!(5), &json!(0)));
 }
 
+#[cfg(feature = "parquet")]
+#[test]
+fn a_table_of_results_is_an_experiment_again() {
+    let home = Home::new(1);
+    home.write("x.jsonl", rows(5, ""));
+    home.run("run x.jsonl --out out --quiet --metric numeric:expected={{answer}}", &[]).ended(0);
+    let again = home.run("run out/results.parquet --out again --json --quiet", &[]).ended(0).json();
+    assert_eq!((&again["answered"], &again["cache_hits"]), (&json!(5), &json!(5)), "the same is asked: {again:#}");
+    for (first, second) in results(&home, "out").iter().zip(results(&home, "again")) {
+        assert_eq!((&first["id"], &first["response"]), (&second["id"], &second["response"]));
+        assert_eq!((&second["score-numeric"], &second["input-status"]), (&first["scores"]["numeric"], &json!("ok")));
+    }
+}
+
 #[test]
 fn csv_cells_are_typed_and_the_input_is_moved_where_that_is_asked_for() {
     let asked = Arc::new(Mutex::new(Vec::new()));
@@ -175,6 +189,13 @@ fn files_of_prompto_run_unchanged() {
     assert!(rows.iter().all(|row| row["scores"]["match"].is_number() && row["expected_response"].is_string()));
     home.run("run prompto.csv --out csv --quiet", &[]).ended(0);
     assert_eq!(results(&home, "csv").len(), 3);
+    // It does not mind an id that is there twice.
+    let row = |word: &str| json!({"id": 3, "api": "openai", "model_name": "gpt-4o", "prompt": word}).to_string() + "\n";
+    home.write("twice.jsonl", row("one") + &row("two"));
+    let twice = home.run("run twice.jsonl --out twice", &[]).ended(0);
+    assert!(twice.stderr.contains("1 rows have the id of an earlier one"), "{}", twice.stderr);
+    let prompts: Vec<Value> = results(&home, "twice").iter().map(|row| row["prompt"].clone()).collect();
+    assert_eq!(prompts, ["one", "two"]);
 }
 
 /// The same files with the variables that prompto reads, and no farthing.toml; what cannot be mapped says what to do.

@@ -65,10 +65,15 @@ def main():
                     ours(program, url, root, rows, options.concurrency, Path(folder))
             if options.python.exists():
                 with tempfile.TemporaryDirectory() as folder:
-                    # It counts its own CPU, without start and imports, beside what is measured here.
+                    # It counts its own time and CPU too, without start and imports.
                     client = [options.python.absolute(), ROOT / "benches/peers/client.py", "prompto", url]
-                    took = measured([*client, str(options.peer_rows), "64", folder], env=peer_environment(), cwd=folder)
+                    command = [*client, str(options.peer_rows), "64", folder]
+                    with open(Path(folder) / "own.json", "w+") as own:
+                        took = measured(command, env=peer_environment(), cwd=folder, stdout=own, stderr=subprocess.DEVNULL)
+                        own.seek(0)
+                        alone = json.loads(own.read().splitlines()[-1])
                     line("prompto", options.peer_rows, took)
+                    line("  asking alone", options.peer_rows, (alone["seconds"], alone["cpu"], took[2]))
     finally:
         mock.terminate()
         mock.wait()
@@ -100,7 +105,7 @@ def ours(program, url, root, rows, concurrency, folder):
         assert after["answered"] - before["answered"] == rows, "every row was asked once"
         lines = sum(1 for _ in open(folder / out / "results.jsonl"))
         assert lines == rows, f"{lines} results"
-        billed = float(after["billed"]) - float(before["billed"])
+        billed = float(after["billed_usd"]) - float(before["billed_usd"])
         assert abs(billed - float(summary["spent_usd"])) < 1e-9, f"{billed} billed, {summary['spent_usd']} spent"
     command = [program, "run", "rows.jsonl", "--out", "again", "--quiet", "--json", "--concurrency", str(concurrency)]
     line("  from the store", rows, measured(command, cwd=folder, stdout=subprocess.DEVNULL))

@@ -13,7 +13,8 @@ use super::plan::Notes;
 use super::state::{LOST, Phase, State};
 use super::{Batch, Inner};
 use crate::diagnostic::{Error, Result};
-use crate::provider::{Failure, FailureKind, Request};
+use crate::prompt::tokens;
+use crate::provider::{Failure, FailureKind, Input, Request};
 use crate::store::batches::{BatchLine, BatchRecord, LineFailure, Outcome, Progress, Stage};
 use crate::store::{Cache, Closing, RequestRecord, fresh_name};
 
@@ -112,11 +113,11 @@ impl Inner {
         // What was seen before the lock was ours may have gone on.
         for record in self.store.batches(true)?.into_iter().filter(due) {
             let link = self.link(&record.endpoint)?;
-            let record = match record.progress.stage {
+            let mut record = match record.progress.stage {
                 Stage::Submitting => self.reconcile(&link, record).await?,
                 _ => record,
             };
-            if record.progress.stage == Stage::Planned && self.has_room(&link, &record).await? {
+            if record.progress.stage == Stage::Planned && self.has_room(&link, &mut record).await? {
                 self.submit_one(&link, record).await?;
             }
         }
@@ -136,16 +137,21 @@ impl Inner {
     }
 
     /// The provider's queue has room for a batch, as far as we know. One that alone is larger than the queue is split.
-    async fn has_room(&self, link: &Link, record: &BatchRecord) -> Result<bool> {
-        let mut notes = Notes::read(&record.progress.notes);
-        let all = self.store.batches(true)?;
-        let same = |other: &&BatchRecord| other.endpoint == record.endpoint && other.model == record.model;
-        let told = all.iter().filter(same).filter_map(|other| Notes::read(&other.progress.notes).limit).min();
+    async fn has_room(&self, link: &Link, record: &mut BatchRecord) -> Result<bool> {
+        let mut all = self.store.batches(true)?;
+        all.retain(|other| other.endpoint == record.endpoint && other.model == record.model);
+        let told = all.iter().filter_map(|other| Notes::read(&other.progress.notes).limit).min();
         let service = self.service(&record.model)?;
         let limit = told.into_iter().chain(self.queue_limit(&service.model, &link.endpoint)).min();
-        let out = |other: &&BatchRecord| matches!(other.progress.stage, Stage::Submitting | Stage::Out);
-        let out: Vec<u64> =
-            all.iter().filter(same).filter(out).map(|other| Notes::read(&other.progress.notes).tokens).collect();
+        all.retain(|other| matches!(other.progress.stage, Stage::Submitting | Stage::Out));
+        if limit.is_some() {
+            *record = self.counted(record.clone()).await?;
+            for other in all.iter_mut().filter(|other| other.progress.stage == Stage::Out) {
+                *other = self.counted(other.clone()).await?;
+            }
+        }
+        let notes = Notes::read(&record.progress.notes);
+        let out: Vec<u64> = all.iter().map(|other| Notes::read(&other.progress.notes).tokens).collect();
         let (queued, waits) = (out.iter().sum::<u64>(), notes.not_before > now());
         if let Some(limit) = limit
             && notes.refusals > 0
@@ -153,13 +159,16 @@ impl Inner {
             && !waits
         {
             // The provider refused it though nothing else of ours may be in its way: smaller ones may pass.
-            let lines = self.store.batch_page(record.id, 0, usize::MAX)?;
-            if lines.len() > 1 && (notes.tokens > limit || notes.refusals > 2) {
-                let half = lines.len() / 2;
-                notes.tokens = notes.tokens.div_ceil(2);
-                let rest = Notes { input: None, uploading: false, ..notes.clone() };
-                self.store.split_batch(record.id, half as u32, fresh_name("frth"), rest.write()).await?;
-                let to = Progress { notes: rest.write(), ..record.progress.clone() };
+            let lines = record.lines[0];
+            if lines > 1 && (notes.tokens > limit || notes.refusals > 2) {
+                // As many as fit; half of them where they seem to fit, and somebody else takes the room.
+                let share = if notes.tokens > limit { limit as f64 / notes.tokens as f64 } else { 0.5 };
+                let first = ((lines as f64 * share) as u64).clamp(1, lines - 1);
+                let tokens = (notes.tokens as f64 * first as f64 / lines as f64).ceil() as u64;
+                let part = |tokens| Notes { tokens, input: None, uploading: false, ..notes.clone() }.write();
+                let rest = part(notes.tokens.saturating_sub(tokens));
+                self.store.split_batch(record.id, first as u32, fresh_name("frth"), rest).await?;
+                let to = Progress { notes: part(tokens), ..record.progress.clone() };
                 let record = self.step(record.clone(), to).await?;
                 self.submit_one(link, record).await?;
                 return Ok(false);
@@ -169,6 +178,26 @@ impl Inner {
             Some(limit) => !waits && (out.is_empty() || queued.saturating_add(notes.tokens) <= limit),
             None => !waits,
         })
+    }
+
+    /// A batch whose input tokens are counted as near as they can be: what is learnt of the queue from a refusal is not
+    /// given away by a bound that is several times too high.
+    async fn counted(&self, record: BatchRecord) -> Result<BatchRecord> {
+        let mut notes = Notes::read(&record.progress.notes);
+        if notes.counted {
+            return Ok(record);
+        }
+        let (mut sum, mut from) = (0_u64, 0);
+        loop {
+            let page = self.store.batch_page(record.id, from, PAGE)?;
+            let Some(last) = page.last() else { break };
+            from = last.number + 1;
+            let requests = page.iter().filter(|line| !line.closed).filter_map(|line| request_of(line).ok());
+            sum = sum.saturating_add(requests.map(|request| queue_tokens(&request)).sum());
+        }
+        (notes.tokens, notes.counted) = (sum, true);
+        let to = Progress { notes: notes.write(), ..record.progress.clone() };
+        self.step(record, to).await
     }
 
     /// Submits a batch that was written down.
@@ -418,6 +447,17 @@ impl Inner {
         links.insert(name.to_owned(), link.clone());
         Ok(link)
     }
+}
+
+/// The input tokens of a request: counted, or, where the tokenizer is not known, half its bytes and some for each message.
+fn queue_tokens(request: &Request) -> u64 {
+    tokens::input_count(request).unwrap_or_else(|| {
+        let (bytes, messages) = match &request.input {
+            Input::Text(text) => (text.len(), 1),
+            Input::Messages(all) => (all.iter().map(|one| one.content.len() + one.role.len()).sum(), all.len()),
+        };
+        bytes.div_ceil(2) as u64 + 8 * messages as u64
+    })
 }
 
 /// The name that a line has at the provider.

@@ -33,6 +33,8 @@ pub(super) struct Need<'a> {
 pub(super) struct Notes {
     /// Input tokens that it takes of the provider's queue: an estimate from above.
     pub tokens: u64,
+    /// They were counted, not only bounded by bytes.
+    pub counted: bool,
     /// The address of all its lines.
     pub url: String,
     /// Some requests have several lines, whose answers are recorded in the order of the lines.
@@ -162,6 +164,7 @@ impl Inner {
                 part.endpoint.clone_from(&link.endpoint.name);
                 part.notes.url.clone_from(&url);
                 part.notes.grouped |= count > 1;
+                part.notes.counted = queue.is_some();
                 part.notes.tokens = part.notes.tokens.saturating_add(tokens);
                 part.bytes += size;
                 let request = need.service.record(&need.request);

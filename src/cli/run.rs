@@ -251,6 +251,9 @@ fn tell(beginning: &Beginning) {
             beginning.duplicates
         );
     }
+    if beginning.same_ids > 0 {
+        eprintln!("{} rows have the id of an earlier one: their order tells them apart.", beginning.same_ids);
+    }
     for group in &beginning.groups {
         eprintln!("{group}");
     }

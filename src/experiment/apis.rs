@@ -451,7 +451,7 @@ mod tests {
         let mut sent = |api: &str, params: Value| {
             let row = json!({"prompt": "p", "api": api, "model_name": "m", "parameters": params});
             let Value::Object(map) = row else { unreachable!() };
-            let asked = row::read(&Row::new(map.into()), 1, false, &Defaults::default())?;
+            let asked = row::read(&Row::new(map.into()), 1, &Defaults::default())?;
             let (model, _) = apis.model(&asked.who)?;
             parameters(&asked, Some(&json!("few")), &model, &apis.endpoints).map(|params| json!(params))
         };

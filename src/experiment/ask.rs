@@ -102,12 +102,11 @@ struct Answered {
 pub fn prepare(
     row: Row,
     number: usize,
-    cells: bool,
     defaults: &Defaults,
     endpoints: &Endpoints,
     service: &Service,
 ) -> Result<Prepared, (Fault, Row)> {
-    let asked = match row::read(&row, number, cells, defaults) {
+    let asked = match row::read(&row, number, defaults) {
         Ok(asked) => asked,
         Err(fault) => return Err((fault, row)),
     };
@@ -137,7 +136,7 @@ impl Shared {
             Err(fault) => return Ok(Err((fault, unread(entry.place)))),
         };
         let service = &self.services[entry.service as usize];
-        Ok(prepare(read, row as usize + 1, self.input.cells(), &self.defaults, &self.endpoints, service))
+        Ok(prepare(read, row as usize + 1, &self.defaults, &self.endpoints, service))
     }
 
     /// The samples `first..` that a row takes of a request.

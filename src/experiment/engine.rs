@@ -176,8 +176,9 @@ impl<'a> Engine<'a> {
             attempts: vec![0; shared.entries.len()],
             answered: vec![false; shared.services.len()],
             most_attempts: plan.attempts.clamp(1, 255),
-            // Those that are being written down are not being sent: as many more, and the endpoint need not wait for the disk.
-            width: plan.concurrency.saturating_mul(2),
+            // Those that are being written down are not being sent: as many more, and the endpoint need not wait for the
+            // disk. One at a time means one after the other, in order.
+            width: if plan.concurrency == 1 { 1 } else { plan.concurrency.saturating_mul(2) },
             sequential: plan.sequential,
             out: BTreeMap::new(),
             stop: plan.stop,

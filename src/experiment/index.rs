@@ -36,6 +36,8 @@ pub struct Index {
     pub wrong_rows: usize,
     /// Every column's name.
     pub columns: Vec<String>,
+    /// Rows in prompto's form with the id of an earlier one.
+    pub same_ids: usize,
 }
 
 /// What the first look needs.
@@ -82,6 +84,7 @@ pub fn index(
         wrong: Vec::new(),
         wrong_rows: 0,
         columns: Vec::new(),
+        same_ids: 0,
     };
     let (seats, ids, asked, ollama) = Default::default();
     let mut looking = Looking { look, apis, index, seats, ids, asked, ollama };
@@ -122,7 +125,7 @@ impl Looking<'_> {
     fn row(&mut self, number: u32, place: Place, read: &Row) -> Result<Result<(), Fault>> {
         self.columns(&read.fields);
         self.id(place, read)?;
-        let asked = match row::read(read, number as usize + 1, self.look.input.cells(), self.look.defaults) {
+        let asked = match row::read(read, number as usize + 1, self.look.defaults) {
             Ok(asked) => asked,
             Err(fault) => return Ok(Err(fault)),
         };
@@ -165,13 +168,17 @@ impl Looking<'_> {
         }
     }
 
-    /// Ids name rows in every result, so one that is there twice makes the file unusable.
+    /// Ids name rows in every result, so one that is there twice makes the file unusable; but prompto takes such files.
     fn id(&mut self, place: Place, read: &Row) -> Result<()> {
         if read.fields.filled("id").is_none() {
             return Ok(());
         }
         let id = row::id_of(&read.fields, 0);
         let Some(earlier) = self.ids.insert(short(id.as_bytes()), place.line) else { return Ok(()) };
+        if read.fields.filled("api").is_some() {
+            self.index.same_ids += 1;
+            return Ok(());
+        }
         let (name, text) = (self.look.input.name(), &read.text);
         Err(Error::usage(format!(
             "the id `{id}` is there twice, first on line {earlier} and again on line {}",

@@ -109,11 +109,6 @@ impl Input {
         &self.name
     }
 
-    /// Its values are cells: texts that are to be typed.
-    pub fn cells(&self) -> bool {
-        matches!(self.form, Form::Csv(_))
-    }
-
     /// Goes through all rows, each with its place; one that cannot be read is a fault.
     pub fn each(&self, mut row: impl FnMut(Place, Result<Row, Fault>) -> Result<()>) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);

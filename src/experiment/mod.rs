@@ -88,6 +88,8 @@ pub struct Beginning {
     pub done: usize,
     /// Rows that ask the same as an earlier one.
     pub duplicates: usize,
+    /// Rows in prompto's form with the id of an earlier one.
+    pub same_ids: usize,
 }
 
 /// An experiment, ready to run.
@@ -262,6 +264,7 @@ impl Experiment {
             wrong_rows: index.wrong_rows,
             done: records.iter().flatten().count().saturating_sub(index.wrong_rows),
             duplicates: if settings.distinct { 0 } else { duplicates },
+            same_ids: index.same_ids,
         };
         folder.log(&format!(
             "{}: {} rows, {} to be asked",
@@ -274,7 +277,6 @@ impl Experiment {
         if let Some(told) = &mut self.builder.told {
             told(&beginning);
         }
-        let asked = order.len();
         let purse = Purse::with_limits(None, self.builder.budget, true, before.total());
         let shared = Arc::new(Shared {
             input,
@@ -329,13 +331,13 @@ impl Experiment {
             cache_hits: ended.cached,
             attempts: ended.attempts,
             seconds,
-            seconds_per_query: (asked > 0).then(|| seconds / asked as f64),
+            seconds_per_query: (ended.attempts > 0).then(|| seconds / ended.attempts as f64),
             not_usable: ended.out.iter().map(|(model, failure)| (model.clone(), failure.to_string())).collect(),
             ..Summary::default()
         };
         for ((name, queued), end) in queues.into_iter().zip(&ended.queues) {
             let rows = end.answered + end.failed;
-            let each = (rows > 0).then(|| end.seconds / rows as f64);
+            let each = (rows > 0 && end.seconds > 0.0).then(|| end.seconds / rows as f64);
             let group = Group {
                 queued,
                 answered: end.answered,

@@ -89,7 +89,7 @@ pub struct Summary {
     pub attempts: u64,
     /// Seconds of this run.
     pub seconds: f64,
-    /// Seconds of this run for each row that it asked: the average time of a query.
+    /// Seconds of this run for each of its attempts: the average time of a query.
     pub seconds_per_query: Option<f64>,
     /// Scores over all answered rows.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

@@ -145,7 +145,7 @@ pub fn id_of(fields: &Fields, number: usize) -> String {
 }
 
 /// Reads a row, the `number`-th from 1. Cells of a CSV file are typed: what reads as JSON is that, all else text.
-pub fn read(row: &Row, number: usize, cells: bool, defaults: &Defaults) -> Result<Asked, Fault> {
+pub fn read(row: &Row, number: usize, defaults: &Defaults) -> Result<Asked, Fault> {
     let fields = &row.fields;
     let mut added = Vec::new();
     if fields.filled("id").is_none() {
@@ -164,9 +164,16 @@ pub fn read(row: &Row, number: usize, cells: bool, defaults: &Defaults) -> Resul
         }
         (Some(model), None, _) => Who::Model(model),
         (None, Some(api), Some(model)) => Who::Api { api, model },
-        (None, Some(api), None) => {
-            return Err(Fault::new(format!("this row has the api `{api}` and no `model_name`")));
-        }
+        (None, Some(api), None) => match &defaults.model {
+            Some(model) => {
+                added.push(("model_name", Value::from(model.as_str())));
+                Who::Api { api, model: model.clone() }
+            }
+            None => {
+                return Err(Fault::new(format!("this row has the api `{api}` and no `model_name`"))
+                    .help("add `model_name`, or give --model"));
+            }
+        },
         (None, None, Some(model)) => {
             return Err(Fault::new(format!("this row has the model_name `{model}` and no `api`"))
                 .help("add `api`, or call the column `model`"));
@@ -201,12 +208,15 @@ pub fn read(row: &Row, number: usize, cells: bool, defaults: &Defaults) -> Resul
             return Err(Fault::new(format!("`mode` is \"chat\" or \"completion\", not {}", shown(mode))));
         }
     };
-    let mut params = parameters(fields, cells)?;
+    let mut params = parameters(fields)?;
     for (name, value) in &defaults.params {
         params.entry(name.clone()).or_insert_with(|| value.clone());
     }
     params.retain(|_, value| !value.is_null());
-    let n = match params.remove("n") {
+    // Google's word for n.
+    let gemini = matches!(&who, Who::Api { api, .. } if api == "gemini" || api == "vertexai");
+    let given = params.remove("n").or_else(|| if gemini { params.remove("candidate_count") } else { None });
+    let n = match given {
         None => 1,
         Some(n) => match whole(&n).and_then(|n| u32::try_from(n).ok()) {
             Some(n @ 1..=100_000) => n,
@@ -308,11 +318,12 @@ fn message(item: &Value) -> Result<Message, Fault> {
     Ok(Message { role: role.to_owned(), content })
 }
 
-fn parameters(fields: &Fields, cells: bool) -> Result<BTreeMap<String, Value>, Fault> {
+fn parameters(fields: &Fields) -> Result<BTreeMap<String, Value>, Fault> {
     let mut params = match fields.filled("parameters") {
         None => BTreeMap::new(),
         Some(Value::Object(map)) => map.clone().into_iter().collect(),
-        Some(Value::String(text)) if cells => serde_json::from_str(text).map_err(|_| {
+        // A table holds it as a text.
+        Some(Value::String(text)) => serde_json::from_str(text).map_err(|_| {
             Fault::new("`parameters` is a JSON object").help("or give each in a column `parameters-NAME`")
         })?,
         Some(other) => return Err(Fault::new(format!("`parameters` is an object, not {}", shown(other)))),
@@ -356,7 +367,7 @@ mod tests {
 
     fn asked(row: Value, defaults: &Defaults) -> Result<Asked, Fault> {
         let Value::Object(map) = row else { panic!("a row") };
-        read(&Row::new(map.into()), 7, true, defaults)
+        read(&Row::new(map.into()), 7, defaults)
     }
 
     fn roles(ask: &Ask) -> String {
@@ -376,6 +387,13 @@ mod tests {
         let theirs = asked(json!({"id": 3, "prompt": "p", "api": "openai", "model_name": "m", "group": "g", "parameters": {"n": 2.0, "top_p": 0.5}}), &none).unwrap();
         assert_eq!((theirs.id.as_str(), theirs.group.as_deref(), theirs.n), ("3", Some("g"), 2));
         assert_eq!(theirs.who, Who::Api { api: "openai".into(), model: "m".into() });
+        let google = asked(
+            json!({"prompt": "p", "api": "gemini", "parameters": {"candidate_count": 3}}),
+            &Defaults { model: Some("g".into()), ..Defaults::default() },
+        )
+        .unwrap();
+        assert_eq!((google.n, google.params.len(), &google.added[1].1), (3, 0, &json!("g")));
+        assert_eq!(google.who, Who::Api { api: "gemini".into(), model: "g".into() });
     }
 
     #[test]

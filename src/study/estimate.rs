@@ -9,6 +9,7 @@ use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::mock;
+use crate::batch::rounds;
 use crate::diagnostic::{Error, Result};
 use crate::evaluate::Plan;
 use crate::money::Usd;
@@ -114,6 +115,9 @@ pub struct Estimate {
     pub instances: usize,
     /// Those that prompts were rendered on.
     pub sampled_instances: usize,
+    /// At the price of batch APIs.
+    #[serde(default)]
+    pub by_batch: bool,
     /// How many configurations there are, where that is finite and not beyond counting.
     pub space_size: Option<usize>,
     /// The configurations that were priced, the cheapest first: all of them, or a seeded sample.
@@ -136,6 +140,9 @@ pub struct Purchase {
     pub everything: bool,
 }
 
+/// The input tokens of each request of the sample, and how they were counted; `None` where it cannot be rendered.
+type Counts = Arc<Vec<Option<(u64, Counted)>>>;
+
 /// Looks at prompts, prices and the store.
 pub struct Estimator<'a> {
     space: Option<&'a Space>,
@@ -144,11 +151,12 @@ pub struct Estimator<'a> {
     /// The instances that prompts are rendered on.
     sample: Vec<usize>,
     /// Input tokens by prompt, variables and model.
-    inputs: HashMap<String, Arc<Vec<Option<(u64, Counted)>>>>,
+    inputs: HashMap<String, Counts>,
     /// Output tokens and completions seen, by model and by model and prompt.
     seen: BTreeMap<(String, Option<String>), (u64, u64)>,
     /// Whose completions are in there.
     heard: HashSet<String>,
+    by_batch: bool,
 }
 
 /// What is known of one configuration before the length of its completions is settled.
@@ -197,7 +205,14 @@ impl<'a> Estimator<'a> {
             inputs: HashMap::new(),
             seen: BTreeMap::new(),
             heard: HashSet::new(),
+            by_batch: false,
         }
+    }
+
+    /// At the price of batch APIs, where requests are bought so.
+    #[must_use]
+    pub fn by_batch(self, by_batch: bool) -> Self {
+        Estimator { by_batch, ..self }
     }
 
     /// The prices of a space: of all its configurations where there are at most `most`, else of a seeded sample.
@@ -234,6 +249,7 @@ impl<'a> Estimator<'a> {
         Estimate {
             instances: self.instances.len(),
             sampled_instances: self.sample.len(),
+            by_batch: self.by_batch,
             space_size: None,
             configurations,
             grid: None,
@@ -283,7 +299,7 @@ impl<'a> Estimator<'a> {
     }
 
     /// Input tokens of each request, counted once for each rendered text.
-    fn counts(&mut self, plan: &Plan, requests: &[Option<Request>]) -> Arc<Vec<Option<(u64, Counted)>>> {
+    fn counts(&mut self, plan: &Plan, requests: &[Option<Request>]) -> Counts {
         let variables = serde_json::to_string(&plan.variables).unwrap_or_default();
         let extras: Vec<_> =
             ["tools", "functions", "response_format"].iter().map(|name| plan.params.get(*name)).collect();
@@ -311,7 +327,9 @@ impl<'a> Estimator<'a> {
     }
 
     fn quote(&self, of: &Measured, request: &Known, output: f64) -> Quote {
-        let price = of.plan.service.price.at(request.input);
+        let service = &of.plan.service;
+        let batch = rounds::price(&service.model).filter(|_| self.by_batch);
+        let price = batch.unwrap_or(service.price).at(request.input);
         // Tokens are whole: a thousandth of one is near enough to money in picodollars.
         let each = price.output.scale_up((output * 1000.0).ceil().max(0.0) as u64, 1000);
         let prompt = price.input.times(request.input);

@@ -256,12 +256,17 @@ pub fn order(workload: &Workload, instances: &[Instance], seed: u64) -> Vec<usiz
 }
 
 /// Every model that may be asked: the space's, and the baseline's where it is another.
-fn models(space: &Space) -> Vec<String> {
+pub(crate) fn models(space: &Space) -> Vec<String> {
     let mut models = space.models();
     models.extend(space.baseline.as_ref().and_then(|baseline| Some(baseline.get("model")?.as_str()?.to_owned())));
     models.sort();
     models.dedup();
     models
+}
+
+/// Every one of these models has a batch API.
+pub(crate) fn check_batches(endpoints: &Endpoints, models: &[String]) -> Result<()> {
+    Rounds::new(Batches::open(endpoints.clone(), MemoryStore::new()), "", None).check(models)
 }
 
 /// Opens a runner for the models of a space; it has no store yet.
@@ -394,8 +399,7 @@ impl Study {
             Error::usage(format!("the strategy `{}` cannot search this space: {problem}", declaration.name))
         })?;
         if self.settings.batch {
-            let batches = Batches::open(self.endpoints.clone(), MemoryStore::new());
-            Rounds::new(batches, &self.scope, None).check(&models(&self.space))?;
+            check_batches(&self.endpoints, &models(&self.space))?;
         }
         // Only now may a file appear.
         let store = match self.store.take() {
@@ -604,6 +608,7 @@ impl Prepared {
         let instances = study.workload.task.tune.clone();
         let space = study.space.as_ref();
         estimate::Estimator::new(Some(space), &self.runner, instances, &self.order, sample)
+            .by_batch(study.settings.batch)
             .space(study.settings.seed, most)
     }
 

@@ -31,6 +31,7 @@ between one token and max_tokens (or the model's limit), and as long as earlier 
 Examples:
   farthing estimate tasks/exam
   farthing estimate tasks/exam --budget 5.00
+  farthing estimate tasks/exam --budget 5.00 --batch
   farthing estimate tasks/exam --set prompt=cot --set n=5";
 
 /// Arguments of `farthing estimate`.
@@ -54,6 +55,9 @@ pub struct EstimateArguments {
     /// By which strategy; `farthing strategies` lists them [default: the best we have]
     #[arg(long, value_name = "NAME")]
     strategy: Option<String>,
+    /// At the price of the providers' batch APIs, as `farthing tune --batch` pays it
+    #[arg(long)]
+    batch: bool,
     /// Render prompts on at most so many instances
     #[arg(long, value_name = "N", default_value_t = 256)]
     sample: usize,
@@ -116,8 +120,12 @@ pub fn run(arguments: &EstimateArguments, embedded: &Embedded) -> Result<u8> {
             workload.check_space(&space)?;
             let runner = crate::study::open_for(&space, &endpoints, store)?;
             capability::check_space(&space, |model| capability::of(&endpoints, model))?;
+            if arguments.batch {
+                crate::study::check_batches(&endpoints, &crate::study::models(&space))?;
+            }
+            let instances = workload.task.tune.clone();
             let mut estimator =
-                Estimator::new(Some(&space), &runner, workload.task.tune.clone(), &order, arguments.sample);
+                Estimator::new(Some(&space), &runner, instances, &order, arguments.sample).by_batch(arguments.batch);
             let estimate = estimator.space(seed, PRICED)?;
             let buys = buys(arguments, &mut estimator, &space, order.len(), seed)?;
             (estimate, buys)
@@ -162,8 +170,11 @@ fn single(
         }
     };
     capability::check_plan(&plan, |model| capability::of(endpoints, model))?;
+    if arguments.batch {
+        crate::study::check_batches(endpoints, std::slice::from_ref(&plan.service.model.name))?;
+    }
     let instances = workload.task.split(Split::Tune);
-    Estimator::new(space, &runner, instances, order, arguments.sample).plan(plan)
+    Estimator::new(space, &runner, instances, order, arguments.sample).by_batch(arguments.batch).plan(plan)
 }
 
 fn configuration(space: &Space, served: Option<Served>, set: &[String]) -> Result<Configuration> {
@@ -214,6 +225,9 @@ fn buys(
         let mut built = (declaration.build)(problem.clone()).map_err(|problem| {
             Error::usage(format!("the strategy `{strategy}` cannot search this space: {problem}"))
         })?;
+        if arguments.batch {
+            built.in_rounds();
+        }
         estimator.buys(built.as_mut(), &problem, worst, seed)
     };
     let (at_least, expected) = (simulated(true)?, simulated(false)?);

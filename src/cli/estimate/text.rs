@@ -18,6 +18,9 @@ pub fn text(report: &Report, limit: usize) -> String {
     text.push('\n');
     text += &table(estimate, limit);
     text += &counted(estimate);
+    if estimate.by_batch {
+        text += &wrapped("Prices: of batch APIs, as tune --batch pays them.");
+    }
     if let Some(grid) = &estimate.grid
         && estimate.configurations.len() > 1
     {
@@ -214,8 +217,9 @@ pub fn line(estimate: &Estimate, budget: Usd) -> String {
         }
         None => String::new(),
     };
+    let how = if estimate.by_batch { " by batch" } else { "" };
     format!(
-        "Estimate: one configuration on all {} costs {one}{all}; the budget is ${budget}.",
+        "Estimate: one configuration on all {} costs {one}{how}{all}; the budget is ${budget}.",
         plural(estimate.instances as u64, "instance")
     )
 }

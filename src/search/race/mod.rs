@@ -10,7 +10,8 @@
 //! * A look shows relatives too: other prompts of the same model, other n of the same configuration. Smaller n of what
 //!   was bought have their samples already, so they are asked with it, for nothing.
 //! * Looks that were decided but not told count as made, with the expected result; a plan spends a tenth of the money
-//!   that is left, buys at least a twentieth of the evaluations made so far, and then waits for its results.
+//!   that is left, buys at least a twentieth of the evaluations made so far, and then waits for its results. Where
+//!   results come in rounds of a batch API, it opens on four instances at once, spends three tenths and buys at least half.
 //! * New configurations are looked at when that is worth more than another look at an old one, but only as many join
 //!   as the budget could tell apart.
 //! * Production costs are learnt as they are told; relatives predict them. What production likely cannot afford is
@@ -58,6 +59,8 @@ pub struct Knobs {
     init_share: f64,
     /// Instances that the families of the opening are shown.
     opening: usize,
+    /// So many of them at a time.
+    step: usize,
     /// The least share of what was bought that a plan buys.
     growth: f64,
     prior: Prior,
@@ -73,9 +76,18 @@ impl Default for Knobs {
             first: 6.0,
             init_share: 0.3,
             opening: 2,
+            step: 1,
             growth: 0.05,
             prior: Prior::default(),
         }
+    }
+}
+
+impl Knobs {
+    /// Where results come in rounds that take hours: few and large plans, at the price of some looks that the results of
+    /// others would have spared.
+    fn in_rounds(self) -> Knobs {
+        Knobs { block: 12, share: 0.3, opening: 4, step: 4, growth: 0.5, ..self }
     }
 }
 
@@ -536,6 +548,10 @@ impl Strategy for Race {
 
     fn look_ahead(&self) -> usize {
         1024
+    }
+
+    fn in_rounds(&mut self) {
+        self.knobs = self.knobs.clone().in_rounds();
     }
 }
 

@@ -19,7 +19,7 @@ impl Race {
                 }
                 let count = self.knobs.families.saturating_sub(self.tried_families());
                 self.widen(count);
-                self.started = 1;
+                self.started = self.deepen_at_once();
             } else if self.widened && self.started >= self.knobs.opening {
                 return false;
             } else if !self.widened {
@@ -28,6 +28,7 @@ impl Race {
                 if !self.widened {
                     self.widen(count);
                     self.widened = self.queue.is_empty();
+                    self.deepen_at_once();
                 }
             } else {
                 self.deepen();
@@ -40,6 +41,16 @@ impl Race {
     fn widen(&mut self, count: usize) {
         let next: Vec<usize> = (0..self.families.len()).filter(|&family| !self.tried[family]).take(count).collect();
         next.into_iter().for_each(|family| self.buy(self.families[family][0], 1));
+    }
+
+    /// The further instances that go out together with the first; after it, for the first look at each is worth most
+    /// where money ends. Gives how many instances that makes.
+    fn deepen_at_once(&mut self) -> usize {
+        let begun: Vec<usize> = self.queue.iter().map(|(at, ..)| *at).collect();
+        for depth in 2..=self.knobs.step.min(self.problem.instances) {
+            begun.iter().for_each(|&at| self.queue_up(at, depth));
+        }
+        self.knobs.step
     }
 
     /// One more instance of what was looked at in the opening, the cheapest first, as long as the opening may cost it.

@@ -99,3 +99,57 @@ fn many_configurations_are_thought_about_in_parts() {
     // The best tenth begins at 0.75.
     assert!(found(&table, &trace) > 0.7, "{}", found(&table, &trace));
 }
+
+/// Counts the rounds of a search: how often it had asked something and then waited for results.
+struct Counting {
+    inner: Box<dyn Strategy>,
+    asked: bool,
+    rounds: usize,
+}
+
+impl Strategy for Counting {
+    fn ask(&mut self) -> Ask {
+        let ask = self.inner.ask();
+        self.rounds += usize::from(self.asked && !matches!(ask, Ask::Evaluate { .. }));
+        self.asked = matches!(ask, Ask::Evaluate { .. });
+        ask
+    }
+
+    fn tell(&mut self, told: Told) {
+        self.inner.tell(told);
+    }
+
+    fn dropped(&mut self, trial: usize) {
+        self.inner.dropped(trial);
+    }
+
+    fn look_ahead(&self) -> usize {
+        16_384
+    }
+}
+
+#[test]
+fn in_rounds_it_needs_few_of_them_and_finds_as_good() {
+    let table = table(8, 200);
+    let best = (0..48).filter_map(|row| table.mean(row)).fold(0.0, f64::max);
+    let (mut regret, mut most, mut least) = (0.0, 0, usize::MAX);
+    for seed in 0..3 {
+        let problem = table.problem(Some(table.price().share(0.06)), seed);
+        let order: Vec<usize> = (0..problem.instances).collect();
+        let [rounds, usual] = [true, false].map(|in_rounds| {
+            let mut inner = build(problem.clone()).unwrap();
+            if in_rounds {
+                inner.in_rounds();
+            }
+            let mut counting = Counting { inner, asked: false, rounds: 0 };
+            let trace = run(&mut counting, &table, &problem, &order).unwrap();
+            if in_rounds {
+                regret += best - found(&table, &trace);
+            }
+            counting.rounds
+        });
+        (most, least) = (most.max(rounds), least.min(usual));
+    }
+    assert!(most <= 8 && least > most, "{most} rounds where the usual way takes {least}");
+    assert!(regret / 3.0 < 0.05, "{regret}");
+}
