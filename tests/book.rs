@@ -221,7 +221,8 @@ fn every_command_in_the_text_is_one() {
         for command in block.chain(spans).filter(|command| !command.contains(['|', '['])) {
             let words = words(&command);
             let mut shown = Command::new(env!("CARGO_BIN_EXE_farthing"));
-            let done = support::done(shown.args(&words[1..]).arg("--help").env("NO_COLOR", "1"));
+            let done =
+                support::done(shown.args(&words[1..]).arg("--help").stdout(Stdio::piped()).stderr(Stdio::piped()));
             assert_eq!(done.code, 0, "docs/{name}: {command}\n{}", done.stderr);
             seen += 1;
         }
