@@ -1,17 +1,22 @@
 #!/bin/sh
-# Makes results/sample anew: a run of the model that comes with farthing, with its report.
+# Makes results/sample anew: the run of the quick start, by the model that comes with farthing, with its report.
+# FARTHING names a program to take; else one is built.
 set -eu
-cd "$(dirname "$0")/.."
+root=$(cd "$(dirname "$0")/.." && pwd -P)
 farthing=${FARTHING:-}
 if [ -z "$farthing" ]; then
-    cargo build --release
-    farthing=${CARGO_TARGET_DIR:-target}/release/farthing
+    (cd "$root" && cargo build --release)
+    farthing=$(cd "$root" && cd "${CARGO_TARGET_DIR:-target}" && pwd)/release/farthing
 fi
-store=$(mktemp -d)
-trap 'rm -rf "$store"' EXIT
-rm -rf results/sample
-"$farthing" tune tasks/arithmetic --budget 0.05 --test-share 0.5 --inference-budget 0.00003 --store "$store/sample.db" --out results/sample
-# Where this was run is nobody's business: paths become relative, and what only the running program needs goes.
-sed -i.bak -e "s|$PWD/||g" -e "s|$store/|.farthing/|g" results/sample/study.toml
-rm -f results/sample/study.toml.bak results/sample/.lock results/sample/control.jsonl
-du -sh results/sample
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+folder=$(cd "$folder" && pwd -P)
+cd "$folder"
+"$farthing" init sums --yes
+rm -rf "$root/results/sample"
+"$farthing" tune sums --budget 0.10 --test-share 0.1 --out "$root/results/sample"
+cd "$root/results/sample"
+# Where it was run is nobody's business, and what only the running program needs goes.
+sed -i.bak "s|$folder/||g" study.toml
+rm -f study.toml.bak .lock control.jsonl
+du -sh "$root/results/sample"
