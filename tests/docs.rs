@@ -35,6 +35,11 @@ fn every_setting_in_the_page_of_endpoints_is_read() {
     for file in ["cassette.jsonl", "tokenizer.json"] {
         std::fs::write(folder.path().join(file), "").unwrap();
     }
+    let (mite, tutor) = (concat!(env!("CARGO_MANIFEST_DIR"), "/models/mite"), folder.path().join("models/tutor"));
+    std::fs::create_dir_all(&tutor).unwrap();
+    for entry in std::fs::read_dir(mite).unwrap().map(Result::unwrap) {
+        std::fs::copy(entry.path(), tutor.join(entry.file_name())).unwrap();
+    }
     let blocks = blocks(&page("endpoints.md"), "toml");
     assert!(blocks.len() > 8, "{}", blocks.len());
     for (line, text) in blocks {

@@ -124,7 +124,7 @@ fn a_pause_sends_nothing_and_decides_nothing() {
     std::thread::sleep(Duration::from_millis(400));
     assert_eq!(run.server.ledger().requests, asked, "nothing is sent while it is paused");
     let shown = run.home.run("watch run --once", &[]).ended(0).stdout;
-    assert!(shown.contains("paused") && shown.contains("sums  halving"), "{shown}");
+    assert!(shown.contains("paused") && shown.contains("sums  race"), "{shown}");
     run.wish("run", &json!({"wish": "go_on"}));
     let done = finished(child).ended(0).json();
     assert!(run.server.ledger().requests > asked);

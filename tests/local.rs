@@ -151,7 +151,7 @@ fn what_cannot_be_loaded_or_asked_is_said_before_anything_is_spent() {
     home.edit("tiny/config.json", "\"model_type\": \"bert\"", "\"model_type\": \"llama\"");
     home.edit("task/space.toml", "[params.stop]", "[params.tools]\nvalue = [1]\n[params.stop]");
     let done = evaluate().ended(2);
-    assert!(done.stderr.contains("local models only go on with a text"), "{done:?}");
+    assert!(done.stderr.contains("takes no `tools`") && done.stderr.contains("only go on with a text"), "{done:?}");
     home.write("farthing.toml", "[models.mine]\npath = \"nowhere\"\ndtype = \"f32\"\n");
     let done = evaluate().ended(2);
     assert!(done.stderr.contains("there is no model") && done.stderr.contains("farthing.toml:2:8"), "{done:?}");

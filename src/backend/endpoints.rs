@@ -245,6 +245,8 @@ pub struct Model {
 pub struct Endpoints {
     /// The endpoints.
     pub list: Vec<Endpoint>,
+    /// A file was read, and it names no endpoint: the list is what there is without one.
+    pub unnamed: bool,
     models: BTreeMap<String, Model>,
     /// Limits that several endpoints or models share.
     pub groups: BTreeMap<String, Rates>,

@@ -7,7 +7,7 @@ use crate::cli::{Embedded, inputs};
 use crate::diagnostic::{Error, Result, similar};
 use crate::evaluate::{Plan, Served, Workload};
 use crate::runner::Runner;
-use crate::space::{self, Space};
+use crate::space::{self, Configuration, Space};
 use crate::study::folder::{self, StudyFile};
 
 /// A configuration that was named on the command line.
@@ -49,12 +49,6 @@ impl Subject {
         Ok(Subject { served: Served::load(&file)?, home, is_run, study, file })
     }
 
-    /// The model that it asks.
-    pub fn model(&self) -> Result<String> {
-        let model = self.served.model().map(str::to_owned);
-        model.ok_or_else(|| Error::usage(format!("the configuration in {} names no model", self.file.display())))
-    }
-
     /// Says on standard error where the task is not what it was when the run was begun.
     pub fn note_changes(&self, workload: &Workload) {
         if let Some(study) = self.study.as_ref().filter(|study| folder::task_hash(workload) != study.hashes.task) {
@@ -70,15 +64,41 @@ impl Subject {
         }
     }
 
-    /// The configuration ready to be asked: as it is served, else looked up in the space.
-    pub fn plan(&self, embedded: &Embedded, workload: &Workload, runner: &Runner) -> Result<Plan> {
+    /// What is asked: as it is served, else looked up in the space. What the file does not set is the space's only value, or
+    /// its baseline's.
+    pub fn asked(&self, embedded: &Embedded, workload: &Workload) -> Result<Asked> {
+        let none = || Error::usage(format!("the configuration in {} names no model", self.file.display()));
         if !self.served.request.is_empty() {
-            return self.served.plan(runner);
+            let model = self.served.model().ok_or_else(none)?.to_owned();
+            return Ok(Asked { model, bounded: self.served.bounded(), settled: None });
         }
         let space = self.space(embedded, workload)?.ok_or_else(|| inputs::no_space(workload))?;
         let given = &self.served.config.0;
         given.iter().try_for_each(|(name, value)| space.check_setting(name, value))?;
-        Plan::new(&space, &inputs::configuration(&space, given)?, runner)
+        let settled = inputs::configuration(&space, given)?;
+        let model = settled.get("model").and_then(|model| model.as_str()).ok_or_else(none)?.to_owned();
+        let bounded = settled.get("max_tokens").or(settled.get("max_completion_tokens")).is_some();
+        Ok(Asked { model, bounded, settled: Some((space, settled)) })
+    }
+}
+
+/// What a subject asks.
+pub struct Asked {
+    /// The model.
+    pub model: String,
+    /// True where every request says how long a completion may be.
+    pub bounded: bool,
+    /// The space and the configuration in it, where the file has no request as it is served.
+    settled: Option<(Space, Configuration)>,
+}
+
+impl Asked {
+    /// The configuration ready to be asked.
+    pub fn plan(&self, subject: &Subject, runner: &Runner) -> Result<Plan> {
+        match &self.settled {
+            None => subject.served.plan(runner),
+            Some((space, settled)) => Plan::new(space, settled, runner),
+        }
     }
 }
 

@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use crate::backend::Endpoints;
 use crate::cli::arguments::{Common, dollars};
-use crate::cli::subject::{self, Subject as Named};
-use crate::cli::{Embedded, inputs, print, print_json, progress, report, with_runtime};
+use crate::cli::subject::{self, Asked, Subject as Named};
+use crate::cli::{Embedded, print, print_json, progress, report, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
-use crate::evaluate::{Plan, Served, Workload, capability};
+use crate::evaluate::{Plan, Workload, capability};
 use crate::money::Usd;
 use crate::report::{table, words};
 use crate::runner::{Purse, Runner};
@@ -58,7 +58,8 @@ struct Report<'a> {
 
 /// What is to be tested, and where it came from.
 struct Subject {
-    served: Served,
+    named: Named,
+    asked: Asked,
     workload: Workload,
     endpoints: Endpoints,
     run: Option<(PathBuf, StudyFile, Summary)>,
@@ -92,24 +93,18 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
     };
     let baseline =
         subject.run.as_ref().and_then(|(_, _, summary)| summary.baseline.as_ref()).map(|scored| scored.config.clone());
-    let mut models =
-        vec![subject.served.model().ok_or_else(|| Error::usage("the configuration names no model"))?.to_owned()];
+    let mut models = vec![subject.asked.model.clone()];
     models.extend(baseline.as_ref().and_then(|config| Some(config.get("model")?.as_str()?.to_owned())));
     models.dedup();
-    let bounded = subject.served.bounded();
     let runner = Runner::open(
         MemoryStore::new(),
         &subject.endpoints,
         &models,
         common.concurrency(),
         arguments.budget.is_some(),
-        bounded,
+        subject.asked.bounded,
     )?;
-    let winner = match (subject.served.request.is_empty(), &subject.space) {
-        (false, _) => subject.served.plan(&runner)?,
-        (true, Some(space)) => Plan::new(space, &subject.served.config, &runner)?,
-        (true, None) => return Err(inputs::no_space(&workload)),
-    };
+    let winner = subject.asked.plan(&subject.named, &runner)?;
     capability::check_plan(&winner, |model| capability::of(&subject.endpoints, model))?;
     winner.request(&workload.task.test[0]).map_err(|failure| Error::usage(failure.message))?;
     let baseline = match (&baseline, &subject.space) {
@@ -207,9 +202,10 @@ fn subject(arguments: &TestArguments, embedded: &Embedded) -> Result<Subject> {
     }
     let endpoints = subject::endpoints(arguments.common.endpoints.as_deref(), &workload, &[&named])?;
     let space = named.space(embedded, &workload)?;
-    let run = match (named.is_run, named.study) {
-        (true, Some(file)) => Some((named.home.clone(), file, report::summary_of(&named.home)?)),
+    let asked = named.asked(embedded, &workload)?;
+    let run = match (named.is_run, &named.study) {
+        (true, Some(file)) => Some((named.home.clone(), file.clone(), report::summary_of(&named.home)?)),
         _ => None,
     };
-    Ok(Subject { served: named.served, workload, endpoints, run, space })
+    Ok(Subject { named, asked, workload, endpoints, run, space })
 }

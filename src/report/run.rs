@@ -512,7 +512,7 @@ fn unfinished(file: &StudyFile, record: &Record, task: Option<&Task>) -> Summary
         strategy: settings.strategy.clone(),
         seed: settings.seed,
         stop_reason: StopReason::Interrupted,
-        budget_usd: settings.budget,
+        budget_usd: settings.budget_now(),
         inference_budget_usd: settings.inference_budget,
         spent_usd: cost,
         lost_usd: Usd::ZERO,

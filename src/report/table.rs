@@ -18,7 +18,7 @@ use crate::study::{Holdout, Standing, StopReason, Summary};
 pub const WIDTH: u16 = 100;
 
 /// The columns there are: of the terminal, where standard output is one and it is narrower; else [`WIDTH`].
-fn width() -> u16 {
+pub(crate) fn width() -> u16 {
     let terminal = || ratatui::crossterm::terminal::size().ok().map(|(columns, _)| columns);
     let columns = std::io::stdout().is_terminal().then(terminal).flatten();
     columns.filter(|columns| *columns > 0).unwrap_or(WIDTH).clamp(40, WIDTH)
@@ -122,6 +122,9 @@ pub(crate) fn plain_table<const N: usize>(header: [&str; N], numbers_until: usiz
         column.set_padding((0, u16::from(at + 1 < N)));
         if at + 1 < N {
             column.set_constraint(ColumnConstraint::ContentWidth);
+        } else if width() < WIDTH {
+            // Rather wider than the terminal than one letter a line.
+            column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(20)));
         }
         if at < numbers_until && at != 1 {
             column.set_cell_alignment(CellAlignment::Right);

@@ -318,7 +318,8 @@ pub fn are(value: u64) -> String {
 pub fn versus(versus: &Versus, direction: Direction) -> String {
     let gain = direction.gain(versus.difference);
     let [low, high] = versus.ci95;
-    let sure = low > 0.0 || high < 0.0;
+    // Interval and test may disagree at the edge; then nothing is claimed.
+    let sure = (low > 0.0 || high < 0.0) && versus.p_value < 0.05;
     let verdict = match (gain > 0.0, sure) {
         (_, false) => "cannot be told from the baseline",
         (true, true) => "is better than the baseline",

@@ -197,7 +197,8 @@ impl ConfigFile {
         for (name, table) in &self.endpoints {
             list.push(endpoint(source, folder, name, table, &groups)?);
         }
-        if list.is_empty() {
+        let unnamed = list.is_empty();
+        if unnamed {
             list = Endpoints::standard().list;
         } else {
             list.push(Endpoint::implied());
@@ -211,7 +212,7 @@ impl ConfigFile {
             }
             models.insert(name.clone(), model);
         }
-        Ok(Endpoints { list, models, groups, source: Some(source.clone()) })
+        Ok(Endpoints { list, unnamed, models, groups, source: Some(source.clone()) })
     }
 }
 

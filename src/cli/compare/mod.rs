@@ -143,14 +143,15 @@ pub fn run(arguments: CompareArguments, embedded: &Embedded) -> Result<u8> {
     let (split, instances) = instances(&arguments, &mut workload)?;
     check_field(arguments.by.as_deref(), &instances)?;
     let endpoints = subject::endpoints(common.endpoints.as_deref(), &workload, &[a, b])?;
-    let mut models = vec![a.model()?, b.model()?];
+    let asked = [a.asked(embedded, &workload)?, b.asked(embedded, &workload)?];
+    let mut models = asked.each_ref().map(|asked| asked.model.clone()).to_vec();
     models.dedup();
     let capped = arguments.budget.is_some();
-    let bounded = a.served.bounded() && b.served.bounded();
+    let bounded = asked.iter().all(|asked| asked.bounded);
     let runner = Runner::open(MemoryStore::new(), &endpoints, &models, common.concurrency(), capped, bounded)?;
     let mut plans = Vec::new();
-    for subject in &subjects {
-        let plan = subject.plan(embedded, &workload, &runner)?;
+    for (subject, asked) in subjects.iter().zip(&asked) {
+        let plan = asked.plan(subject, &runner)?;
         capability::check_plan(&plan, |model| capability::of(&endpoints, model))?;
         plan.request(&instances[0]).map_err(|failure| Error::usage(failure.message))?;
         plans.push(Arc::new(plan));

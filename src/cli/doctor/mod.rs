@@ -107,7 +107,15 @@ pub fn run(arguments: &DoctorArguments, embedded: &Embedded) -> Result<u8> {
             together(&endpoints, space, &mut checks);
         }
         let used = used(&endpoints, models.as_deref());
-        let asked: Vec<(&Endpoint, bool)> = endpoints.list.iter().zip(used).collect();
+        let all = endpoints.list.iter().enumerate().zip(used);
+        // What nobody named and nothing asks is of no interest.
+        let asked: Vec<(usize, &Endpoint, bool)> = all
+            .filter(|((_, endpoint), used)| match models {
+                Some(_) => *used || named(&endpoints, endpoint),
+                None => !endpoint.implied && !endpoints.unnamed,
+            })
+            .map(|((at, endpoint), used)| (at, endpoint, used))
+            .collect();
         checks.extend(reach::all(&asked, models.as_deref().unwrap_or_default(), &endpoints, arguments.offline)?);
     }
     store(&store_location(arguments.store.as_deref()), &mut checks);
@@ -206,13 +214,18 @@ fn endpoints(arguments: &DoctorArguments, workload: Option<&Workload>, checks: &
     match found.as_deref().map(Endpoints::load).transpose() {
         Ok(Some(endpoints)) => {
             let place = found.unwrap_or_default();
-            let names: Vec<&str> = endpoints.list.iter().map(|endpoint| endpoint.name.as_str()).collect();
+            let own = endpoints.list.iter().filter(|endpoint| named(&endpoints, endpoint));
+            let names = own.map(|endpoint| endpoint.name.as_str()).collect::<Vec<_>>().join(", ");
+            let names = if names.is_empty() { "names no endpoint".to_owned() } else { format!("endpoints {names}") };
             let shown = place.strip_prefix(std::env::current_dir().unwrap_or_default()).unwrap_or(&place);
-            checks.push(Check::ok("farthing.toml", format!("{}: endpoints {}", shown.display(), names.join(", "))));
+            checks.push(Check::ok("farthing.toml", format!("{}: {names}", shown.display())));
             Some(endpoints)
         }
         Ok(None) => {
-            checks.push(Check::ok("farthing.toml", "there is none: models of OpenAI are asked there"));
+            checks.push(Check::ok(
+                "farthing.toml",
+                "there is none: OpenAI's models are asked there, local ones in this process",
+            ));
             Some(Endpoints::standard())
         }
         Err(error) => {
@@ -220,6 +233,11 @@ fn endpoints(arguments: &DoctorArguments, workload: Option<&Workload>, checks: &
             None
         }
     }
+}
+
+/// Somebody wrote it down.
+fn named(endpoints: &Endpoints, endpoint: &Endpoint) -> bool {
+    !endpoint.implied && !endpoints.unnamed && endpoints.source.is_some()
 }
 
 /// Which endpoints are asked by these models; all where no model is named.

@@ -17,7 +17,12 @@ use crate::report::words;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Looks at all endpoints at once; `true` for those that are needed. `models` are to be asked.
-pub fn all(asked: &[(&Endpoint, bool)], models: &[String], endpoints: &Endpoints, offline: bool) -> Result<Vec<Check>> {
+pub fn all(
+    asked: &[(usize, &Endpoint, bool)],
+    models: &[String],
+    endpoints: &Endpoints,
+    offline: bool,
+) -> Result<Vec<Check>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -26,7 +31,7 @@ pub fn all(asked: &[(&Endpoint, bool)], models: &[String], endpoints: &Endpoints
         let served = models.iter().filter_map(|name| endpoints.model(name).ok());
         served.filter(|model| model.endpoints.contains(&at)).map(|model| (model.id, model.name)).collect()
     };
-    let each = asked.iter().enumerate().map(|(at, (endpoint, needed))| one(endpoint, *needed, ids(at), offline));
+    let each = asked.iter().map(|&(at, endpoint, needed)| one(endpoint, needed, ids(at), offline));
     Ok(runtime.block_on(join_all(each)).into_iter().flatten().collect())
 }
 

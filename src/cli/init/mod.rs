@@ -17,8 +17,34 @@ pub const MODEL: &str = "mite";
 
 /// The endpoint that it needs in farthing.toml; empty where it is known without.
 const MODEL_ENDPOINT: &str = "
-# mite needs no endpoint: it is a small language model that comes with farthing, and its prices are play money.
+# mite needs no endpoint: it is a very small language model that comes with farthing. Its prices are play money.
 ";
+
+/// Prompts that any model of language follows. `@INPUT@` is a column, `@ANSWER@` what is asked for.
+const PROMPTS: &str = r#"  { name = "direct", template = "{{ @INPUT@ }}\nAnswer with @ANSWER@ only." },
+  { name = "steps", template = "{{ @INPUT@ }}\nLet's think step by step, and end with @ANSWER@." },
+  { name = "work", messages = [
+    { role = "system", content = "Show your work, check the result, and end with @ANSWER@." },
+    { role = "user", content = "{{ @INPUT@ }}" },
+  ] },"#;
+
+/// The same for `mite`, which knows some wordings only and goes on where the prompt ends.
+const MODEL_PROMPTS: &str = r#"  { name = "direct", messages = [
+    { role = "system", content = "Answer with the number only." },
+    { role = "user", content = "{{ @INPUT@ }}\n" },
+  ] },
+  { name = "steps", template = "{{ @INPUT@ }}\nLet's think step by step." },
+  { name = "work", messages = [
+    { role = "system", content = "Show your work." },
+    { role = "user", content = "{{ @INPUT@ }}\n" },
+  ] },"#;
+
+/// What else `mite` needs.
+const MODEL_STOP: &str = r#"
+# mite goes on with a problem of its own after an empty line. Other models need no stop: take this out for them.
+[params.stop]
+value = ["\n\n"]
+"#;
 
 /// The sample data: the first rows of this repository's own task.
 const SAMPLE: &str = include_str!("../../../tasks/arithmetic/tune.jsonl");
@@ -86,8 +112,10 @@ impl Judged {
 /// What is to be written.
 pub struct Plan {
     name: String,
-    /// The data as task.toml names it, and the sample rows where they are to be written.
+    /// The data as task.toml names it.
     data: String,
+    /// They are the sample rows, which are to be written.
+    sample: bool,
     id: Option<String>,
     input: String,
     answer: String,
@@ -135,8 +163,14 @@ pub fn run(arguments: &InitArguments) -> Result<u8> {
         shown += &format!("  {}\n", path.display());
     }
     let folder = crate::report::table::shell_word(&folder.display().to_string());
+    let hint = match !plan.sample && plan.model == MODEL {
+        true => {
+            "\nmite, which answers for now, knows arithmetic and nothing else: put the model that you mean into space.toml.\n"
+        }
+        false => "",
+    };
     print(&format!(
-        "Written:\n{shown}\nWhat it would cost, and then find the best configuration for at most 10 cents:\n  \
+        "Written:\n{shown}{hint}\nWhat it would cost, and then find the best configuration for at most 10 cents:\n  \
          farthing estimate {folder}\n  farthing tune {folder} --budget 0.10"
     ))?;
     Ok(0)
@@ -155,6 +189,7 @@ fn plan(arguments: &InitArguments, name: String) -> Result<Plan> {
         let plan = Plan {
             name,
             data: "data.jsonl".to_owned(),
+            sample: true,
             id: Some("id".to_owned()),
             input: column(&arguments.input, "problem"),
             answer: column(&arguments.answer, "answer"),
@@ -187,7 +222,8 @@ fn plan(arguments: &InitArguments, name: String) -> Result<Plan> {
     let answers: Vec<String> = rows.iter().filter_map(|row| row.text(&answer)).collect();
     let (metric, labels) = judged(arguments.metric, &answers);
     let id = columns.iter().find(|column| column.eq_ignore_ascii_case("id")).filter(|id| unique(&rows, id)).cloned();
-    let plan = Plan { name, data: seen_from(&arguments.name, data), id, input, answer, metric, labels, model };
+    let data = seen_from(&arguments.name, data);
+    let plan = Plan { name, data, sample: false, id, input, answer, metric, labels, model };
     check_columns(&plan, &columns.iter().map(String::as_str).collect::<Vec<_>>())?;
     Ok(plan)
 }
@@ -285,12 +321,15 @@ fn space_toml(plan: &Plan) -> String {
         Judged::Choice if !plan.labels.is_empty() => format!("one of: {}", plan.labels.join(", ")),
         _ => answer.to_owned(),
     };
+    let own = plan.model == MODEL;
     include_str!("space.toml")
+        .replace("@PROMPTS@", if own && plan.sample { MODEL_PROMPTS } else { PROMPTS })
+        .replace("@STOP@", if own { MODEL_STOP } else { "" })
         .replace("@NAME@", &quoted(&plan.name))
         .replace("@INPUT@", &plan.input)
         .replace("@ANSWER@", &named)
         .replace("@MODEL@", &quoted(&plan.model))
-        .replace("@MAX_TOKENS@", if plan.model == MODEL { "64" } else { "256" })
+        .replace("@MAX_TOKENS@", if own { "96" } else { "256" })
 }
 
 /// What farthing.toml has to say of a model.

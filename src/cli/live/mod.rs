@@ -20,6 +20,7 @@ use crate::cli::{colour, print};
 use crate::diagnostic::{Error, Result};
 use crate::event::{Event, Reader, Sums};
 use crate::money::Usd;
+use crate::report::table;
 use crate::study::{Stop, folder};
 use hand::{Hand, Wish};
 use screen::Mood;
@@ -80,7 +81,7 @@ fn once(tail: &mut Tail) -> Result<u8> {
     }
     let height = 8 + state.trials.len().min(40) as u16;
     let failed = |error: &dyn std::fmt::Display| Error::internal(format!("the screen cannot be drawn: {error}"));
-    let mut terminal = Terminal::new(TestBackend::new(100, height)).map_err(|error| failed(&error))?;
+    let mut terminal = Terminal::new(TestBackend::new(table::width(), height)).map_err(|error| failed(&error))?;
     let drawn = terminal.draw(|frame| screen::draw(frame, &mut state, &Mood::default(), Duration::ZERO));
     drawn.map_err(|error| failed(&error))?;
     let buffer = terminal.backend().buffer();

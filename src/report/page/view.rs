@@ -72,7 +72,21 @@ pub fn view(run: &Run, matters: Option<&Matters>, left_out: Option<&str>) -> Val
     })
 }
 
+/// The answer in a sentence: by instances that did not choose it, where there are any.
 fn answer(run: &Run) -> String {
+    let held_out = run.summary.best.as_ref().and(run.summary.holdout.as_ref()).filter(|_| run.ended);
+    if let Some((holdout, score)) = held_out.and_then(|holdout| Some((holdout, holdout.score?))) {
+        let price =
+            holdout.production_cost_usd_per_instance.map(|cost| format!(", at {} an instance", words::dollars(cost)));
+        return format!(
+            "The best of {} has {} {} on {}{}.",
+            words::plural(run.summary.trials as u64, "configuration"),
+            words::line(&words::cut(&run.summary.metric, 60)),
+            words::scored(Some(score), holdout.ci95),
+            words::plural(holdout.instances as u64, "held-out instance"),
+            price.unwrap_or_default()
+        );
+    }
     if run.ended {
         return words::answer(&run.summary);
     }
