@@ -9,7 +9,7 @@ use std::path::Path;
 use crate::diagnostic::{Error, Result};
 use crate::provider::Failure;
 use crate::study::Outcome;
-use crate::study::pipeline::Finished;
+use crate::study::agenda::Finished;
 
 /// One column: what it says of an evaluation; `None` is null.
 enum Column<'a> {

@@ -1,12 +1,13 @@
-//! The user's hand on a run that goes on: pause asking, and lower or raise the budget.
+//! The user's hand on a run that goes on: stop it, pause asking, and lower or raise the budget.
 //!
 //! A changed budget takes effect between two evaluations, in the order of asking, and is kept with that place. A study that
 //! is run again changes its budget at the same place, so it decides the same. Pausing changes no decision.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::diagnostic::Result;
 use crate::money::Usd;
@@ -111,6 +112,62 @@ impl Control {
         }
         state.done += 1;
         Some(change)
+    }
+}
+
+/// The user's wish to stop, from Ctrl-C or a live view, and what else is wished of the run.
+#[derive(Debug, Default)]
+pub struct Stop {
+    wish: AtomicU8,
+    changed: Notify,
+    control: Control,
+}
+
+impl Stop {
+    /// One more wish: the first lets what is in flight land, the second stops at once.
+    pub fn press(&self) -> u8 {
+        let wish = self.wish.fetch_add(1, Ordering::SeqCst) + 1;
+        self.changed.notify_one();
+        wish
+    }
+
+    /// Waits until it was wished at least once.
+    pub async fn until_asked(&self) {
+        while !self.asked() {
+            self.changed.notified().await;
+        }
+    }
+
+    /// Pauses asking, or goes on.
+    pub fn pause(&self, paused: bool) {
+        self.control.pause(paused);
+        self.changed.notify_one();
+    }
+
+    /// Wishes another budget in all: see [`Control`].
+    pub fn set_budget(&self, budget: Usd) {
+        self.control.want_budget(budget);
+        self.changed.notify_one();
+    }
+
+    /// What is wished beside stopping.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// It was wished at least once.
+    pub fn asked(&self) -> bool {
+        self.wish.load(Ordering::SeqCst) > 0
+    }
+
+    /// It was wished more than once.
+    pub fn at_once(&self) -> bool {
+        self.wish.load(Ordering::SeqCst) > 1
+    }
+
+    /// Waits for the next wish; at once where nobody waited for the last one. For one waiter at a time.
+    pub async fn wished(&self) {
+        self.changed.notified().await;
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use crate::provider::{Failure, FailureKind};
 use crate::store::Fingerprint;
-use crate::study::pipeline::Finished;
+use crate::study::agenda::Finished;
 
 /// So many evaluations in a row that failed for no reason of their own end a run: it goes on when the endpoint is back.
 const OUTAGE: usize = 8;

@@ -1,5 +1,6 @@
 //! The loop: ask the search, evaluate, tell it. Events, resume, ranking, the held-out test.
 
+pub mod agenda;
 pub mod claims;
 pub mod compare;
 pub mod control;
@@ -15,13 +16,14 @@ pub mod settings;
 pub mod summary;
 pub mod trial;
 mod used;
+mod work;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use claims::{Against, Candidate, Claims, FrontierPoint};
-pub use pipeline::Stop;
+pub use control::Stop;
 pub use ranking::{Ranked, Standing};
 pub use search_agenda::Readers;
 pub use settings::Settings;

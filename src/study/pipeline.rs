@@ -1,170 +1,26 @@
 //! The way of many evaluations: asked in an order, prepared together, admitted in that order as the budget allows, answered
 //! in any order, told in the order of asking. What is asked and bought depends on that order alone, never on timing.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use futures_util::FutureExt;
 use rayon::prelude::*;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::diagnostic::{Error, Result};
 use crate::evaluate::{Plan, Workload};
-use crate::event::Event;
-use crate::metric::{Metrics, Names, Scores};
-use crate::money::Usd;
-use crate::provider::{Failure, FailureKind, FinishReason, Request, Response, Sample};
-use crate::runner::{Admission, Hold, Look, Purse, Runner, Wish};
+use crate::metric::{Metrics, Names};
+use crate::provider::{Failure, FailureKind};
+use crate::runner::{Admission, Hold, Purse, Runner, Wish};
 use crate::store::{Durable, Fingerprint, Stored};
-use crate::study::control::{BudgetChange, Control};
+use crate::study::agenda::{Agenda, Finished, Wanted};
+use crate::study::control::Stop;
 use crate::study::health::{Diagnosis, Health};
 use crate::study::used::Used;
+use crate::study::work::{Prepared, judge, judges, prepare};
 use crate::task::Instance;
-
-/// What is to be evaluated next.
-pub enum Wanted {
-    /// A plan on these instances (indices), in this order.
-    Evaluate {
-        /// A number that comes back with every result.
-        trial: usize,
-        /// The configuration.
-        plan: Arc<Plan>,
-        /// Indices into the pipeline's instances.
-        instances: Vec<usize>,
-    },
-    /// Nothing before more results are told.
-    Wait,
-    /// Nothing any more.
-    Done,
-}
-
-/// Who asks and is told.
-pub trait Agenda: Send {
-    /// What to do next.
-    fn ask(&mut self) -> Result<Wanted>;
-    /// One result, in the order of asking.
-    fn tell(&mut self, finished: Finished) -> Result<()>;
-    /// How many evaluations may be asked ahead of those told.
-    fn look_ahead(&self) -> usize;
-    /// The budget was changed, from the next evaluation on: limits the purse accordingly.
-    fn change_budget(&mut self, _change: BudgetChange) {}
-    /// The user paused the run, or lets it go on.
-    fn pause(&mut self, _paused: bool) {}
-    /// True where nothing is sent after the first evaluation that did not fit the budget, however cheap: so that what was
-    /// bought is a prefix of what was asked.
-    fn ends_at_refusal(&self) -> bool {
-        false
-    }
-}
-
-/// One evaluation that ended.
-#[derive(Clone, Debug)]
-pub struct Finished {
-    /// The number given when it was asked.
-    pub trial: usize,
-    /// Which instance.
-    pub instance: usize,
-    /// The metrics, or why there are none.
-    pub result: Result<Scores, Failure>,
-    /// What it cost the study.
-    pub cost: Usd,
-    /// The money paid for it now; less than its cost where the store had samples of it.
-    pub paid: Usd,
-    /// What production would pay, where it was answered.
-    pub production: Option<Usd>,
-    /// Input tokens of one request, where it was answered.
-    pub prompt_tokens: u64,
-    /// Output tokens of its n completions.
-    pub completion_tokens: u64,
-    /// Requests that were sent for it.
-    pub requests: u64,
-    /// The fingerprint of its request, where it could be rendered.
-    pub fingerprint: Option<Fingerprint>,
-}
-
-impl Finished {
-    /// True where the budget kept it from being sent.
-    pub fn refused(&self) -> bool {
-        matches!(&self.result, Err(failure) if failure.kind == FailureKind::Budget)
-    }
-
-    /// The event that tells of it; `instance` is the instance's id, `metric` the objective.
-    pub fn event(&self, instance: &str, metric: &str) -> Event {
-        let metrics = self.result.as_ref().ok();
-        let others = metrics.into_iter().flat_map(Scores::iter).filter(|(name, _)| name.as_str() != metric);
-        Event::EvaluationFinished {
-            trial: self.trial,
-            instance: instance.to_owned(),
-            score: metrics.and_then(|metrics| metrics.get(metric)).copied(),
-            failure: self.result.as_ref().err().cloned(),
-            cost_usd: self.cost,
-            requests: self.requests,
-            metrics: others.map(|(name, value)| (name.clone(), value)).collect(),
-            production_usd: self.production,
-            tokens: self.production.map(|_| [self.prompt_tokens, self.completion_tokens]),
-            fingerprint: self.fingerprint.map(|fingerprint| fingerprint.to_string()),
-        }
-    }
-}
-
-/// The user's wish to stop, from Ctrl-C or a live view, and what else is wished of the run.
-#[derive(Debug, Default)]
-pub struct Stop {
-    wish: AtomicU8,
-    changed: Notify,
-    control: Control,
-}
-
-impl Stop {
-    /// One more wish: the first lets what is in flight land, the second stops at once.
-    pub fn press(&self) -> u8 {
-        let wish = self.wish.fetch_add(1, Ordering::SeqCst) + 1;
-        self.changed.notify_one();
-        wish
-    }
-
-    /// Waits until it was wished at least once.
-    pub async fn until_asked(&self) {
-        while !self.asked() {
-            self.changed.notified().await;
-        }
-    }
-
-    /// Pauses asking, or goes on.
-    pub fn pause(&self, paused: bool) {
-        self.control.pause(paused);
-        self.changed.notify_one();
-    }
-
-    /// Wishes another budget in all: see [`Control`].
-    pub fn set_budget(&self, budget: Usd) {
-        self.control.want_budget(budget);
-        self.changed.notify_one();
-    }
-
-    /// What is wished beside stopping.
-    pub fn control(&self) -> &Control {
-        &self.control
-    }
-
-    /// It was wished at least once.
-    pub fn asked(&self) -> bool {
-        self.wish.load(Ordering::SeqCst) > 0
-    }
-
-    /// It was wished more than once.
-    pub fn at_once(&self) -> bool {
-        self.wish.load(Ordering::SeqCst) > 1
-    }
-
-    /// Waits for the next wish; at once where nobody waited for the last one. For one waiter at a time.
-    pub async fn wished(&self) {
-        self.changed.notified().await;
-    }
-}
 
 /// How a pipeline ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,26 +69,6 @@ struct Slot {
     finished: Option<Finished>,
     /// The failure was recorded by an earlier part of the study.
     recalled: bool,
-}
-
-struct Prepared {
-    request: Arc<Request>,
-    fingerprint: Fingerprint,
-    stored: Stored,
-    /// When it was looked up.
-    look: Look,
-    /// The answer, where the source knows it and so its bill.
-    foretold: Option<Result<Response, Failure>>,
-}
-
-impl Prepared {
-    /// What samples from `first` on may cost at most.
-    fn worst(&self, plan: &Plan, first: usize, tight: bool) -> Usd {
-        match &self.foretold {
-            Some(foretold) => plan.service.bill_of(foretold, first),
-            None => plan.service.bound(&self.request, first, tight),
-        }
-    }
 }
 
 /// What a worker brings back. The outer error is the store's.
@@ -326,7 +162,7 @@ impl Pipeline<'_> {
         driver.ask(agenda)?;
         let mut paused = false;
         loop {
-            if paused != self.stop.control.paused() {
+            if paused != self.stop.control().paused() {
                 paused = !paused;
                 agenda.pause(paused);
             }
@@ -342,7 +178,7 @@ impl Pipeline<'_> {
             if driver.in_flight == 0 {
                 // Nothing is under way and nothing more can be told: either all is done, or the run is stopping.
                 if driver.paused() {
-                    self.stop.changed.notified().await;
+                    self.stop.wished().await;
                     continue;
                 }
                 if !driver.stopping() && !driver.exhausted {
@@ -362,7 +198,7 @@ impl Pipeline<'_> {
                         driver.land(one)?;
                     }
                 }
-                () = self.stop.changed.notified() => {}
+                () = self.stop.wished() => {}
             }
             if self.stop.at_once() {
                 return Ok(Ending::Interrupted);
@@ -394,7 +230,7 @@ impl Driver<'_, '_> {
     /// There is work that the user holds back.
     fn paused(&self) -> bool {
         let waiting = self.next_admitted < self.base + self.slots.len();
-        waiting && !self.stopping() && self.pipeline.stop.control.paused()
+        waiting && !self.stopping() && self.pipeline.stop.control().paused()
     }
 
     /// There is more to prepare, and nothing that was prepared waits for money.
@@ -464,13 +300,13 @@ impl Driver<'_, '_> {
         while self.next_admitted < self.next_unprepared && !self.stopping() && !self.paused() {
             let number = self.next_admitted;
             let committed = || self.pipeline.purse.committed();
-            while let Some(change) = self.pipeline.stop.control.due(number, committed) {
+            while let Some(change) = self.pipeline.stop.control().due(number, committed) {
                 agenda.change_budget(change);
             }
             let purse = self.pipeline.purse.clone();
             let (used, chains, recorded, failed) = (&self.used, &self.chains, self.pipeline.recorded, &self.failed);
             let slot = &mut self.slots[number - self.base];
-            let refused = |failure: Failure| Some(finished(slot.trial, slot.instance, failure));
+            let refused = |failure: Failure| Some(Finished::failed(slot.trial, slot.instance, failure));
             let prepared = match &mut slot.prepared {
                 Some(Ok(prepared)) => prepared,
                 Some(Err(failure)) => {
@@ -484,8 +320,10 @@ impl Driver<'_, '_> {
             let before = recorded.get(&(print, plan.n));
             slot.recalled = before.is_some();
             if let Some(failure) = before.or(failed.get(&(print, plan.n))) {
-                slot.finished =
-                    Some(Finished { fingerprint: Some(print), ..finished(slot.trial, slot.instance, failure.clone()) });
+                slot.finished = Some(Finished {
+                    fingerprint: Some(print),
+                    ..Finished::failed(slot.trial, slot.instance, failure.clone())
+                });
                 self.next_admitted += 1;
                 continue;
             }
@@ -677,7 +515,7 @@ impl Driver<'_, '_> {
                 if let Some(print) = print {
                     self.failed.insert((print, plan.n), failure.clone());
                 }
-                Some(Finished { paid, fingerprint: print, ..finished(trial, instance, failure) })
+                Some(Finished { paid, fingerprint: print, ..Finished::failed(trial, instance, failure) })
             }
         };
         self.slot(number).finished = done;
@@ -704,7 +542,7 @@ impl Driver<'_, '_> {
             if let Some(failure) = failure {
                 slot.hold = None;
                 slot.finished =
-                    Some(Finished { fingerprint: Some(print), ..finished(slot.trial, slot.instance, failure) });
+                    Some(Finished { fingerprint: Some(print), ..Finished::failed(slot.trial, slot.instance, failure) });
                 self.in_flight -= 1;
                 continue;
             }
@@ -764,78 +602,6 @@ impl Driver<'_, '_> {
         }
         Ok(told)
     }
-}
-
-/// The threads that metrics run on: rayon's, and not those that prepare requests, so that a slow metric never keeps the
-/// network waiting.
-fn judges() -> &'static rayon::ThreadPool {
-    static JUDGES: OnceLock<rayon::ThreadPool> = OnceLock::new();
-    JUDGES.get_or_init(|| {
-        let named = || rayon::ThreadPoolBuilder::new().thread_name(|number| format!("metric-{number}"));
-        // Where the system has no more threads, the calling thread has to do.
-        let pool = named().build().or_else(|_| named().num_threads(1).use_current_thread().build());
-        pool.expect("a pool of the current thread needs no new one")
-    })
-}
-
-fn finished(trial: usize, instance: usize, failure: Failure) -> Finished {
-    Finished {
-        trial,
-        instance,
-        result: Err(failure),
-        cost: Usd::ZERO,
-        paid: Usd::ZERO,
-        production: None,
-        prompt_tokens: 0,
-        completion_tokens: 0,
-        requests: 0,
-        fingerprint: None,
-    }
-}
-
-/// Renders some evaluations, hashes them and looks them up in the store. The outer error is the store's.
-fn prepare(
-    work: &[(Arc<Plan>, usize)],
-    instances: &[Instance],
-    runner: &Runner,
-) -> Result<Vec<Result<Prepared, Failure>>> {
-    let rendered = work.iter().map(|(plan, instance)| {
-        let request = plan.request(&instances[*instance])?;
-        let fingerprint = plan.service.fingerprint(&request);
-        let foretold = plan.service.foretell(&request);
-        Ok((request, fingerprint, foretold))
-    });
-    let rendered: Vec<Result<_, Failure>> = rendered.collect();
-    let prints: Vec<Fingerprint> = rendered.iter().flatten().map(|(_, print, _)| *print).collect();
-    let look = runner.look();
-    let mut stored = match prints.as_slice() {
-        [one] => vec![runner.store().stored(one)?],
-        many => runner.store().stored_many(many)?,
-    }
-    .into_iter();
-    let prepared = rendered.into_iter().map(|rendered| {
-        let (request, fingerprint, foretold) = rendered?;
-        let stored = stored.next().unwrap_or_default();
-        Ok(Prepared { request: Arc::new(request), fingerprint, stored, look, foretold })
-    });
-    Ok(prepared.collect())
-}
-
-fn judge(workload: &Workload, instance: &Instance, stored: &Stored, n: u32) -> Result<Metrics, Failure> {
-    let first = stored.purchases.first().and_then(|purchase| purchase.response.samples.get(..n as usize));
-    let samples: Cow<'_, [Sample]> = match first {
-        Some(samples) => Cow::Borrowed(samples),
-        None => Cow::Owned(stored.samples().take(n as usize).cloned().collect()),
-    };
-    // Answers that were withheld are paid for and kept like any other, but there is nothing to judge.
-    let all = |reason: FinishReason| samples.iter().all(|sample| sample.finish_reason == reason);
-    if all(FinishReason::REFUSAL) {
-        return Err(Failure::new(FailureKind::Refused, "the model refused"));
-    }
-    if all(FinishReason::CONTENT_FILTER) && samples.iter().all(|sample| sample.text.is_empty()) {
-        return Err(Failure::new(FailureKind::ContentFilter, "the endpoint's content filter took every completion"));
-    }
-    workload.judge(instance, &samples).map_err(|problem| Failure::new(FailureKind::Metric, problem))
 }
 
 fn advice(kind: FailureKind) -> Option<&'static str> {

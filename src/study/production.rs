@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::money::Usd;
 use crate::stats::eprocess;
-use crate::study::pipeline::Finished;
+use crate::study::agenda::Finished;
 use crate::study::trial::{Production, Trial, short};
 
 /// How far the mean output of a relative is taken to be off, as a share.

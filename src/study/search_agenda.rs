@@ -11,9 +11,9 @@ use crate::provider::FailureKind;
 use crate::runner::{Purse, Runner};
 use crate::search::{Ask, Outcome, Strategy, Told};
 use crate::space::{Configuration, Space};
+use crate::study::agenda::{Agenda, Finished, Wanted};
 use crate::study::claims::Evidence;
 use crate::study::control::BudgetChange;
-use crate::study::pipeline::{Agenda, Finished, Wanted};
 use crate::study::production;
 use crate::study::trial::{RenderedInputs, Trial};
 

@@ -9,7 +9,7 @@ use crate::prompt::tokens;
 use crate::provider::FailureKind;
 use crate::space::Configuration;
 use crate::stats;
-use crate::study::pipeline::Finished;
+use crate::study::agenda::Finished;
 use crate::study::production::{self, OutputPrior};
 use crate::task::Instance;
 
