@@ -594,13 +594,13 @@ fn what_is_shipped_runs() {
     ] {
         home.write(file, std::fs::read(root.join(file)).unwrap());
     }
-    let done = home.run("tune tasks/arithmetic --budget 0.10 --json --quiet", &[]).ended(0).json();
+    let done = home.run("tune tasks/arithmetic --budget 0.006 --json --quiet", &[]).ended(0).json();
     assert!(home.path("results/arithmetic-1/best.toml").is_file());
     assert!(home.path(".farthing/store.db").is_file());
     assert!(done["best"]["score"].as_f64().unwrap() >= done["baseline"]["score"].as_f64().unwrap() - 0.1);
-    home.run("tune tasks/arithmetic --budget 0.10 --quiet", &[]).ended(0);
+    home.run("tune tasks/arithmetic --budget 0.006 --quiet", &[]).ended(0);
     assert_eq!(home.read("results/arithmetic-1/best.toml"), home.read("results/arithmetic-2/best.toml"));
     assert_eq!(home.summary("results/arithmetic-2")["spent_usd"], "0");
     home.run("report results/arithmetic-1", &[]).ended(0);
-    home.run("test results/arithmetic-2 --budget 0.05 --quiet", &[]).ended(0);
+    home.run("test results/arithmetic-2 --budget 0.003 --quiet", &[]).ended(0);
 }
