@@ -136,6 +136,9 @@ pub struct Purchase {
     pub everything: bool,
 }
 
+/// The input tokens of each instance of the sample, and how they are known.
+type Counts = Arc<Vec<Option<(u64, Counted)>>>;
+
 /// Looks at prompts, prices and the store.
 pub struct Estimator<'a> {
     space: Option<&'a Space>,
@@ -144,7 +147,7 @@ pub struct Estimator<'a> {
     /// The instances that prompts are rendered on.
     sample: Vec<usize>,
     /// Input tokens by prompt, variables and model.
-    inputs: HashMap<String, Arc<Vec<Option<(u64, Counted)>>>>,
+    inputs: HashMap<String, Counts>,
     /// Output tokens and completions seen, by model and by model and prompt.
     seen: BTreeMap<(String, Option<String>), (u64, u64)>,
     /// Whose completions are in there.
