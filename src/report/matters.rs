@@ -88,6 +88,9 @@ struct Cells {
     of: Vec<usize>,
 }
 
+/// Says at which of a parameter's labels a value stands.
+type Place = Box<dyn Fn(&Value) -> usize>;
+
 fn cells(values: &[Option<&Value>]) -> Option<Cells> {
     let active: Vec<&Value> = values.iter().copied().flatten().collect();
     let mut distinct: Vec<&Value> = Vec::new();
@@ -104,7 +107,7 @@ fn cells(values: &[Option<&Value>]) -> Option<Cells> {
     numbers.sort_by(f64::total_cmp);
     numbers.dedup();
     let off = "not used".to_owned();
-    let (mut labels, place): (Vec<String>, Box<dyn Fn(&Value) -> usize>) = match ordered {
+    let (mut labels, place): (Vec<String>, Place) = match ordered {
         true if numbers.len() <= MOST_VALUES => {
             let labels = numbers.iter().map(|number| words::value(&Value::from(*number), 20)).collect();
             (
@@ -148,7 +151,7 @@ fn cells(values: &[Option<&Value>]) -> Option<Cells> {
     if active.len() < values.len() {
         labels.push(off);
     }
-    let of: Vec<usize> = values.iter().map(|value| value.map_or(inactive, |value| place(value))).collect();
+    let of: Vec<usize> = values.iter().map(|value| value.map_or(inactive, &place)).collect();
     (of.iter().any(|cell| *cell != of[0])).then_some(Cells { ordered, labels, of })
 }
 

@@ -391,11 +391,9 @@ impl Record {
     ) {
         match event {
             Event::Started { instances, .. } => self.offered = instances,
-            Event::TrialStarted { trial, configuration } => {
-                // Trials are numbered as they begin; anything else is not of this program.
-                if trial == self.trials.len() {
-                    self.trials.push(configuration);
-                }
+            // Trials are numbered as they begin; anything else is not of this program.
+            Event::TrialStarted { trial, configuration } if trial == self.trials.len() => {
+                self.trials.push(configuration);
             }
             Event::TrialDropped { trial, reason } => drop(self.dropped.insert(trial as u32, reason)),
             Event::EvaluationFinished {

@@ -323,7 +323,7 @@ mod tests {
                     let (throttle, went, lane) = (throttle.clone(), went.clone(), lanes[number % 2]);
                     tokio::spawn(async move {
                         let slot = throttle.enter(lane, 0, 0).await;
-                        went.lock().unwrap().push(if number % 2 == 0 { 'a' } else { 'b' });
+                        went.lock().unwrap().push(if number.is_multiple_of(2) { 'a' } else { 'b' });
                         drop(slot);
                     })
                 })

@@ -473,7 +473,7 @@ impl Architecture {
 
     fn check(&self, fields: &Fields) -> Result<()> {
         let wrong = |name: &str, message: String| Err(fields.wrong(name, message));
-        if self.heads % self.key_heads != 0 {
+        if !self.heads.is_multiple_of(self.key_heads) {
             let message = format!("{} heads cannot share {} heads of keys", self.heads, self.key_heads);
             return wrong("num_key_value_heads", message);
         }

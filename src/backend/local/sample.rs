@@ -224,10 +224,12 @@ impl Growing {
 fn whole_text(bytes: &[u8]) -> String {
     let mut end = bytes.len();
     for at in (bytes.len().saturating_sub(3)..bytes.len()).rev() {
-        if let Err(error) = std::str::from_utf8(&bytes[at..]) {
-            if error.error_len().is_none() && error.valid_up_to() == 0 && bytes[at] >= 0xc0 {
-                end = at;
-            }
+        if let Err(error) = std::str::from_utf8(&bytes[at..])
+            && error.error_len().is_none()
+            && error.valid_up_to() == 0
+            && bytes[at] >= 0xc0
+        {
+            end = at;
         }
     }
     String::from_utf8_lossy(&bytes[..end]).into_owned()

@@ -163,6 +163,9 @@ struct Packer<'a> {
 /// One piece: a configuration on a range of instances.
 type Piece = (usize, usize);
 
+/// The messages that instances were asked, each with its role.
+type Prompts = BTreeMap<u32, Vec<(String, String)>>;
+
 impl Packer<'_> {
     fn evaluations(&self, (trial, range): Piece) -> impl Iterator<Item = &Evaluation> {
         let within = move |done: &&&Evaluation| done.instance as usize / RANGE == range;
@@ -170,7 +173,7 @@ impl Packer<'_> {
     }
 
     /// The prompts of a piece by instance, and the piece itself; nothing where the store has none of it.
-    fn piece(&self, piece: Piece) -> Option<(BTreeMap<u32, Vec<(String, String)>>, Block)> {
+    fn piece(&self, piece: Piece) -> Option<(Prompts, Block)> {
         let n = self.run.trials[piece.0].get("n").and_then(whole).and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
         let mut prompts = BTreeMap::new();
         let (mut texts, mut places) = (Vec::new(), HashMap::new());
@@ -253,7 +256,7 @@ impl Packer<'_> {
 }
 
 /// Packs prompts as lines that are kept once: `{"lines": [...], "prompts": {instance: [[role, [line, ...]], ...]}}`.
-fn pack_prompts(name: String, prompts: &BTreeMap<u32, Vec<(String, String)>>, full: bool) -> Block {
+fn pack_prompts(name: String, prompts: &Prompts, full: bool) -> Block {
     let mut lines = Lines::default();
     let mut shown = Map::new();
     for (instance, messages) in prompts {

@@ -121,7 +121,7 @@ mod tests {
     fn courses_are_drawn_and_told() {
         let course =
             Course { name: "run-1".into(), steps: vec![(0.0, 0.5), (0.1, 0.7)], end: 0.5, seemed: vec![(0.1, 0.9)] };
-        let one = figure(&[course.clone()], Some(0.5), Some("0.5".parse().unwrap()), FRAME).unwrap();
+        let one = figure(std::slice::from_ref(&course), Some(0.5), Some("0.5".parse().unwrap()), FRAME).unwrap();
         assert!(
             one.about.contains("accuracy 0.500 after $0 and 0.700 after $0.1 of $0.5; the baseline scores 0.500"),
             "{}",
