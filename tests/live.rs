@@ -162,7 +162,7 @@ fn what_people_see() {
     let events = home.read("run/events.jsonl");
     home.write(
         "run/events.jsonl",
-        &format!("{}\nnonsense\n{{\"event\":\"unheard_of\"}}\n{{\"ev", &events[..events.len() / 2]),
+        format!("{}\nnonsense\n{{\"event\":\"unheard_of\"}}\n{{\"ev", &events[..events.len() / 2]),
     );
     assert!(home.run("watch run --once", &[]).ended(0).stdout.contains("running"));
 }
