@@ -1,8 +1,8 @@
 //! A task of your own with a metric of your own in Rust, and the whole command line for it.
 //!
 //! ```text
-//! cargo run --example 01_custom_metric -- tune --budget 5.00
-//! cargo run --example 01_custom_metric -- evaluate --set prompt=direct --set model=mock-large
+//! cargo run --example 01_custom_metric -- tune --budget 0.02
+//! cargo run --example 01_custom_metric -- evaluate --set prompt=direct --set temperature=0
 //! cargo run --example 01_custom_metric -- test results/sums-1
 //! ```
 //!
@@ -54,22 +54,25 @@ fn task() -> Result<Workload> {
 
 fn space() -> Result<Space> {
     Space::builder("sums")
-        .template("direct", "Problem: {{ problem }}\nAnswer with the number only.")
+        .template("direct", "Q: {{ problem }}\nA:")
         .template("steps", "Problem: {{ problem }}\nLet's think step by step.")
+        .template("work", "Problem: {{ problem }}\nWork:")
         .messages(
             "tutor",
-            &[("system", "You are a careful teacher. Show your work briefly."), ("user", "Problem: {{ problem }}")],
+            &[
+                ("system", "You are a careful teacher. Explain every step in detail."),
+                ("user", "Problem: {{ problem }}\n"),
+            ],
         )
-        .choices("model", ["mock-small", "mock-large"])
+        .constant("model", "mite")
         .float("temperature", 0.0..=1.2)
         .step(0.2)
         .int("n", 1..=9)
         .step(2.0)
         .constant("max_tokens", 96)
-        .choices("stop", [serde_json::json!(["\n\n"]), serde_json::json!(["Problem:"])])
+        .choices("stop", [serde_json::json!(["\n\n"]), serde_json::json!([])])
         .constraint("n == 1 or temperature > 0")
         .baseline("prompt", "direct")
-        .baseline("model", "mock-large")
         .build()
 }
 
