@@ -15,7 +15,7 @@ use farthing::serve::mock::{BatchOptions, MockServer, Options, Rule};
 use farthing::store::{MemoryStore, SharedStore, SqliteStore};
 use farthing::{Sample, Usd};
 use serde_json::{Value, json};
-use support::{Home, dollars, server, usd};
+use support::{Home, dollars, server, snapshot, usd};
 
 fn quick(change: impl FnOnce(&mut BatchOptions)) -> MockServer {
     let mut batches = BatchOptions { duration: Duration::from_millis(60), ..BatchOptions::default() };
@@ -616,7 +616,7 @@ fn the_commands_say_what_they_did() {
     let mut settings = insta::Settings::clone_current();
     settings.add_filter(r"job-[0-9a-f]{16}", "job-NAME");
     settings.add_filter(r"batch_mock_\d+", "batch_mock_N");
-    settings.bind(|| insta::assert_snapshot!("commands", text));
+    settings.bind(|| snapshot("batch_commands", &text));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use farthing::serve::mock::{Call, Fault, MockServer, Options};
 use serde_json::{Value, json};
-use support::{Done, Home, dollars, server};
+use support::{Done, Home, dollars, server, snapshot};
 
 /// Bad inputs, each with its command, on fresh copies of the task; gathers what was said.
 struct Gallery {
@@ -50,10 +50,7 @@ impl Gallery {
     /// The snapshot of all.
     #[track_caller]
     fn end(self, name: &str) {
-        let mut settings = insta::Settings::clone_current();
-        settings.set_prepend_module_to_snapshot(false);
-        settings.set_omit_expression(true);
-        settings.bind(|| insta::assert_snapshot!(name, self.text));
+        snapshot(name, &self.text);
     }
 }
 
@@ -365,12 +362,8 @@ fn an_endpoint_that_cannot_be_used_is_exit_5() {
         // The folder is there, so that the run can go on when the key is right.
         assert!(home.path("run/study.toml").is_file());
     }
-    let mut settings = insta::Settings::clone_current();
-    settings.set_prepend_module_to_snapshot(false);
-    settings.set_omit_expression(true);
     let refused = regex::Regex::new(r"(?i)(tcp connect error: )?connection refused \(os error \d+\)").unwrap();
-    let text = refused.replace_all(&text, "REFUSED").into_owned();
-    settings.bind(|| insta::assert_snapshot!("no_endpoint", text));
+    snapshot("no_endpoint", &refused.replace_all(&text, "REFUSED"));
 }
 
 #[test]

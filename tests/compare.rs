@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use farthing::serve::mock::{Answers, Call, Fault, Options, Reply};
 use serde_json::{Value, json};
-use support::{Done, Home, dollars, server, usd};
+use support::{Done, Home, dollars, server, snapshot, usd};
 
 /// A home with two configuration files, one clearly better than the other.
 fn home(instances: usize) -> Home {
@@ -17,14 +17,6 @@ fn home(instances: usize) -> Home {
     home.write("weak.toml", file("direct", "mock-small", 1));
     home.write("strong.toml", file("steps", "mock-large", 10));
     home
-}
-
-#[track_caller]
-fn snapshot(name: &str, text: &str) {
-    let mut settings = insta::Settings::clone_current();
-    settings.set_prepend_module_to_snapshot(false);
-    settings.set_omit_expression(true);
-    settings.bind(|| insta::assert_snapshot!(name, text));
 }
 
 #[test]

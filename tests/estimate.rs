@@ -3,15 +3,7 @@
 mod support;
 
 use serde_json::Value;
-use support::{Home, dollars, usd};
-
-#[track_caller]
-fn snapshot(name: &str, text: &str) {
-    let mut settings = insta::Settings::clone_current();
-    settings.set_prepend_module_to_snapshot(false);
-    settings.set_omit_expression(true);
-    settings.bind(|| insta::assert_snapshot!(name, text));
-}
+use support::{Home, dollars, snapshot, usd};
 
 #[test]
 fn what_people_see() {
@@ -151,8 +143,7 @@ fn tune_begins_with_one_line() {
 #[test]
 fn bad_usage() {
     let home = Home::new(4);
-    let mut all = String::new();
-    for line in [
+    let all = home.refused(&[
         "estimate",
         "estimate nowhere",
         "estimate task --budget 0",
@@ -161,10 +152,6 @@ fn bad_usage() {
         "estimate task --set prompt=stepz",
         "estimate task --set m=2",
         "estimate task --space nowhere.toml",
-    ] {
-        let done = home.run(line, &[]).ended(2);
-        assert!(done.stdout.is_empty());
-        all += &format!("## {line}\n{}\n", done.stderr.trim_end());
-    }
+    ]);
     snapshot("bad_estimates", &all);
 }

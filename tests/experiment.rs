@@ -13,7 +13,7 @@ use farthing::Usd;
 use farthing::provider::{FinishReason, Response, Sample};
 use farthing::serve::mock::{Answers, Call, Fault, Latency, MockServer, Options, Reply};
 use serde_json::{Value, json};
-use support::{Done, Home, counts, dollars, server, steady, usd};
+use support::{Done, Home, counts, dollars, server, snapshot, steady, usd};
 
 fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/experiments")
@@ -633,8 +633,7 @@ fn bad_usage() {
     let home = Home::new(1);
     home.write("x.jsonl", rows_text(&["a"]));
     home.write("empty.jsonl", "\n");
-    let mut shown = String::new();
-    for line in [
+    let shown = home.refused(&[
         "run",
         "run nothing.jsonl",
         "run x.txt",
@@ -650,12 +649,7 @@ fn bad_usage() {
         "judge x.jsonl --ask {{response}} --model mock-small",
         "judge x.jsonl --ask {{response}}",
         "judge x.jsonl --ask {{response}} --model mock-small --choices yes",
-    ] {
-        let done = home.run(line, &[]).ended(2);
-        shown += &format!("$ farthing {line}\n{}\n\n", done.stderr.trim_end());
-    }
+    ]);
     assert!(!home.path("results").exists(), "nothing was begun");
-    let mut settings = insta::Settings::clone_current();
-    settings.set_prepend_module_to_snapshot(false);
-    settings.bind(|| insta::assert_snapshot!("bad_experiments", shown));
+    snapshot("bad_experiments", &shown);
 }

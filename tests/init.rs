@@ -7,15 +7,7 @@ use std::process::Command;
 
 use farthing::serve::mock::Options;
 use serde_json::Value;
-use support::{Done, Home, done, server};
-
-#[track_caller]
-fn snapshot(name: &str, text: &str) {
-    let mut settings = insta::Settings::clone_current();
-    settings.set_prepend_module_to_snapshot(false);
-    settings.set_omit_expression(true);
-    settings.bind(|| insta::assert_snapshot!(name, text));
-}
+use support::{Done, Home, done, server, snapshot};
 
 /// A home without a farthing.toml of its own.
 fn bare() -> Home {
@@ -200,8 +192,7 @@ fn completions_and_man_pages_know_every_command() {
 #[test]
 fn misspelt_words_are_recognized() {
     let home = Home::new(4);
-    let mut all = String::new();
-    for line in [
+    let all = home.refused(&[
         "tnue task --budget 1",
         "tune task --bugdet 1",
         "tune taks --budget 1",
@@ -210,9 +201,6 @@ fn misspelt_words_are_recognized() {
         "completions bsah",
         "init",
         "init sums --metric numerical",
-    ] {
-        let done = home.run(line, &[]).ended(2);
-        all += &format!("## {line}\n{}\n\n", done.stderr.trim_end());
-    }
+    ]);
     snapshot("misspelt", &all);
 }

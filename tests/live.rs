@@ -8,15 +8,7 @@ use std::time::{Duration, Instant};
 
 use farthing::serve::mock::{Latency, MockServer, Options};
 use serde_json::{Value, json};
-use support::{Home, decided, dollars, finished, server, steady, usd};
-
-#[track_caller]
-fn snapshot(name: &str, text: &str) {
-    let mut settings = insta::Settings::clone_current();
-    settings.set_prepend_module_to_snapshot(false);
-    settings.set_omit_expression(true);
-    settings.bind(|| insta::assert_snapshot!(name, text));
-}
+use support::{Home, decided, dollars, finished, server, snapshot, steady, usd};
 
 /// Waits until something holds.
 #[track_caller]

@@ -72,6 +72,22 @@ impl ProviderKind {
         }
     }
 
+    /// Fields that its API takes beside the parameters known of all. What stands in for an endpoint takes those of any.
+    pub fn fields(self) -> Vec<&'static str> {
+        use crate::provider::{anthropic, gemini, ollama, openai};
+        match self {
+            ProviderKind::Openai | ProviderKind::Azure => openai::FIELDS.to_vec(),
+            ProviderKind::Anthropic => anthropic::FIELDS.to_vec(),
+            ProviderKind::Ollama => [ollama::OPTIONS, ollama::FIELDS].concat(),
+            ProviderKind::Gemini => gemini::fields().collect(),
+            ProviderKind::Local => Vec::new(),
+            ProviderKind::Replay | ProviderKind::Mock => {
+                let all = [openai::FIELDS, anthropic::FIELDS, ollama::OPTIONS, ollama::FIELDS].concat();
+                all.into_iter().chain(gemini::fields()).collect()
+            }
+        }
+    }
+
     /// The environment variable that usually holds the key.
     pub fn key_variable(self) -> &'static str {
         match self {

@@ -2,11 +2,28 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::money::Usd;
 use crate::store::Cache;
 use crate::study::Settings;
+use crate::task::Split;
+
+/// Which instances of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SplitArgument {
+    Tune,
+    Test,
+}
+
+impl From<SplitArgument> for Split {
+    fn from(split: SplitArgument) -> Split {
+        match split {
+            SplitArgument::Tune => Split::Tune,
+            SplitArgument::Test => Split::Test,
+        }
+    }
+}
 
 /// Common to all commands that evaluate.
 #[derive(Args, Clone, Debug)]

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 
-use crate::cli::arguments::{Common, dollars};
+use crate::cli::arguments::{Common, SplitArgument, dollars};
 use crate::cli::{Embedded, colour, inputs, print, print_json, progress, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
 use crate::evaluate::{Plan, Served, Workload, capability};
@@ -47,12 +47,6 @@ pub struct EvaluateArguments {
     common: Common,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum SplitArgument {
-    Tune,
-    Test,
-}
-
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Evaluated {
@@ -86,7 +80,7 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     // A file that says what is sent serves as it is; anything else is looked up in the space.
     let as_served = served.as_ref().filter(|served| arguments.set.is_empty() && !served.request.is_empty());
     let stop = Arc::new(Stop::default());
-    let split = if arguments.split == SplitArgument::Tune { Split::Tune } else { Split::Test };
+    let split = Split::from(arguments.split);
     let capped = arguments.budget.is_some();
     let concurrency = common.concurrency();
     let nothing = MemoryStore::new();

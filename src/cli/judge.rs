@@ -10,9 +10,10 @@ use crate::cli::arguments::Common;
 use crate::cli::print;
 use crate::cli::run::{WhatArguments, begun, execute, finish};
 use crate::diagnostic::{Error, Result};
-use crate::experiment::judge::{self, Asking, Made, Member};
+use crate::experiment::asked::{self, Asking, Made, Member};
+use crate::experiment::judge;
 use crate::experiment::rephrase::{self, Finish};
-use crate::experiment::{Experiment, Scale, input};
+use crate::experiment::{Experiment, Outcome, Scale, Settings, input};
 use crate::study::Stop;
 
 /// Who is asked.
@@ -120,6 +121,30 @@ impl Draft {
             .map_err(|error| Error::usage(format!("cannot write {}: {error}", folder.display())))?;
         Ok(Draft(folder.join(format!("{name}.jsonl"))))
     }
+
+    /// Runs it as the experiment `name`, which is about the file or folder `about`: endpoints are found from there.
+    fn run(
+        &self,
+        name: &str,
+        about: &Path,
+        what: &WhatArguments,
+        common: &Common,
+        change: impl FnOnce(&mut Settings),
+    ) -> Result<Outcome> {
+        let mut settings = what.settings(None)?;
+        // They say who is asked, and every row says it already.
+        (settings.model, settings.params) = (None, Default::default());
+        change(&mut settings);
+        let mut builder =
+            begun(Experiment::builder(&self.0), what, common)?.settings(settings).name(name).move_input(false);
+        if let Some(out) = what.folder()? {
+            builder = builder.out(out);
+        }
+        if common.endpoints.is_none() {
+            builder = builder.endpoints(near(about)?);
+        }
+        execute(builder, common, Arc::new(Stop::default()))
+    }
 }
 
 impl Drop for Draft {
@@ -190,23 +215,14 @@ pub fn run(arguments: JudgeArguments) -> Result<u8> {
     };
     let name = format!("judge-{}", name_of(&arguments.answers));
     let draft = Draft::new(&name)?;
-    let made = judge::write(&judge::answers(&arguments.answers)?, &judges, &templates, &draft.0)?;
+    let made = judge::write(&asked::answers(&arguments.answers)?, &judges, &templates, &draft.0)?;
     nothing(&arguments.answers, made, "an answer")?;
     if made.skipped > 0 && !common.quiet {
         eprintln!("{} rows without an answer are not judged.", made.skipped);
     }
-    let mut settings = what.settings(None)?;
-    (settings.model, settings.params) = (None, Default::default());
-    (settings.scale, settings.extract) = (scale, arguments.extract.clone());
-    let mut builder =
-        begun(Experiment::builder(&draft.0), what, common)?.settings(settings).name(name).move_input(false);
-    if let Some(out) = what.folder()? {
-        builder = builder.out(out);
-    }
-    if common.endpoints.is_none() {
-        builder = builder.endpoints(near(&arguments.answers)?);
-    }
-    let outcome = execute(builder, common, Arc::new(Stop::default()))?;
+    let outcome = draft.run(&name, &arguments.answers, what, common, |settings| {
+        (settings.scale, settings.extract) = (scale, arguments.extract.clone());
+    })?;
     finish(&outcome, common)
 }
 
@@ -240,20 +256,10 @@ pub fn rephrase(arguments: RephraseArguments) -> Result<u8> {
     let draft = Draft::new(&name)?;
     let made = rephrase::write(&arguments.experiment, &members, &templates, arguments.times, &draft.0)?;
     nothing(&arguments.experiment, made, "a prompt that is one text")?;
-    let mut settings = what.settings(None)?;
-    (settings.model, settings.params) = (None, Default::default());
-    let mut builder =
-        begun(Experiment::builder(&draft.0), what, common)?.settings(settings).name(name).move_input(false);
-    if let Some(out) = what.folder()? {
-        builder = builder.out(out);
-    }
-    if common.endpoints.is_none() {
-        builder = builder.endpoints(near(&arguments.experiment)?);
-    }
-    let outcome = execute(builder, common, Arc::new(Stop::default()))?;
+    let outcome = draft.run(&name, &arguments.experiment, what, common, |_| ())?;
     let how = Finish { split: arguments.split_list, remove_original: arguments.remove_original };
     if outcome.summary.answered > 0 && outcome.summary.stop_reason != "interrupted" {
-        let replies = judge::answers(&outcome.summary.folder)?;
+        let replies = asked::answers(&outcome.summary.folder)?;
         let made = rephrase::finish(&replies, &arguments.experiment, how, &to)?;
         if !common.json {
             print(&format!("{} paraphrased prompts: {}", made.rows, to.display()))?;

@@ -8,6 +8,7 @@ use super::row::{Asked, Fault, Who};
 use crate::backend::{Endpoint, Endpoints, Model, ProviderKind};
 use crate::diagnostic::{nearest, suggestion};
 use crate::models::Capabilities;
+use crate::provider::wire::STANDARD;
 use crate::space::parameter::{API_PARAMETERS, api_parameter};
 
 /// One of prompto's APIs: its name, the format that it speaks, and the variables that say where it is and who asks.
@@ -209,76 +210,6 @@ fn variables(api: &Api) -> String {
     }
 }
 
-/// Fields that an API has and the table of known parameters does not.
-fn extras(provider: ProviderKind) -> &'static [&'static str] {
-    match provider {
-        ProviderKind::Openai | ProviderKind::Azure => &[
-            "user",
-            "metadata",
-            "store",
-            "prediction",
-            "modalities",
-            "safety_identifier",
-            "prompt_cache_key",
-            "logprob_token_ids",
-            "echo",
-            "suffix",
-            "min_tokens",
-            "length_penalty",
-            "ignore_eos",
-            "guided_json",
-            "guided_regex",
-            "guided_choice",
-            "chat_template_kwargs",
-            "typical_p",
-            "truncation",
-        ],
-        ProviderKind::Anthropic => &["user", "metadata", "thinking", "stop_sequences", "cache_control"],
-        ProviderKind::Ollama => &[
-            "num_ctx",
-            "num_batch",
-            "num_gpu",
-            "num_keep",
-            "num_thread",
-            "tfs_z",
-            "typical_p",
-            "repeat_last_n",
-            "repeat_penalty",
-            "mirostat",
-            "mirostat_tau",
-            "mirostat_eta",
-            "penalize_newline",
-            "draft_num_predict",
-            "keep_alive",
-            "think",
-            "format",
-        ],
-        ProviderKind::Gemini => &[
-            "thinking_config",
-            "thinkingConfig",
-            "response_mime_type",
-            "responseMimeType",
-            "response_schema",
-            "responseSchema",
-            "media_resolution",
-            "mediaResolution",
-            "safety_settings",
-            "safetySettings",
-            "topK",
-        ],
-        _ => &["user"],
-    }
-}
-
-/// A field that an API has and the table of known parameters does not. What stands in for an endpoint takes any of them.
-fn takes(provider: ProviderKind, name: &str) -> bool {
-    let all = [ProviderKind::Openai, ProviderKind::Anthropic, ProviderKind::Ollama, ProviderKind::Gemini];
-    match provider {
-        ProviderKind::Replay | ProviderKind::Mock => all.iter().any(|real| extras(*real).contains(&name)),
-        real => extras(real).contains(&name),
-    }
-}
-
 /// A provider's own name for a parameter that has another one here.
 fn renamed(provider: ProviderKind, name: &str) -> &str {
     let stands_in = matches!(provider, ProviderKind::Mock | ProviderKind::Replay);
@@ -319,9 +250,9 @@ pub fn parameters(
         let name = renamed(provider, given);
         match api_parameter(name) {
             Some(known) => known.check(value).map_err(Fault::new)?,
-            None if takes(provider, name) => {}
+            None if STANDARD.contains(&name) || provider.fields().contains(&name) => {}
             None => {
-                let known = API_PARAMETERS.iter().map(|known| known.name).chain(extras(provider).iter().copied());
+                let known = API_PARAMETERS.iter().map(|known| known.name).chain(provider.fields());
                 let help = match nearest(name, known) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => "a field that only the endpoint knows goes into `extra_body`".to_owned(),

@@ -32,6 +32,7 @@
 
 pub mod apis;
 pub mod ask;
+pub mod asked;
 mod builder;
 pub mod chain;
 pub mod engine;

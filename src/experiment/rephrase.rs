@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::asked::{self, Asking, Made, Member, Scratch};
 use super::fields::Fields;
 use super::input::{Input, Lines};
-use super::judge::{Asking, Made, Member, Scratch, kept};
 use super::row::id_of;
 use crate::diagnostic::{Error, Result, Source};
 
@@ -34,50 +34,25 @@ pub fn templates(path: &Path) -> Result<Vec<Asking>> {
 
 /// Writes the experiment in which models paraphrase a file's prompts, `times` each. Prompts that are no texts are left out.
 pub fn write(source: &Path, models: &[Member], templates: &[Asking], times: u32, out: &Path) -> Result<Made> {
-    let scratch = Scratch::beside(out);
-    let input = Input::open(source, &source.display().to_string(), scratch.path())?;
-    let mut lines = Lines::create(out)?;
-    let (mut made, mut number) = (Made::default(), 0);
-    input.each(|place, row| {
-        number += 1;
-        let at = |what: String| Error::usage(format!("{}:{}: {what}", input.name(), place.line));
-        let row = row.map_err(|fault| at(fault.to_string()))?;
-        if !row.fields.filled("prompt").is_some_and(Value::is_string) {
-            made.skipped += 1;
-            return Ok(());
-        }
-        let id = id_of(&row.fields, number);
-        for model in models {
-            for template in templates {
-                let text = template
-                    .render(&row.fields)
-                    .map_err(|problem| at(format!("the template `{}`: {problem}", template.name)))?;
-                let mut fields = vec![
-                    ("id".to_owned(), Value::from(format!("rephrase-{}-{}-{id}", model.name, template.name))),
-                    ("template_name".to_owned(), template.name.as_str().into()),
-                    ("prompt".to_owned(), text.into()),
-                ];
-                fields.extend(model.columns.iter().filter(|(name, _)| name != "parameters").cloned());
-                let params = model.columns.iter().find(|(name, _)| name == "parameters").map(|(_, value)| value);
-                let mut params: Map<String, Value> = params.and_then(Value::as_object).cloned().unwrap_or_default();
-                if times > 1 {
-                    params.insert("n".to_owned(), times.into());
-                }
-                if !params.is_empty() {
-                    fields.push(("parameters".to_owned(), params.into()));
-                }
-                if row.fields.filled("id").is_none() {
-                    fields.push(("input-id".to_owned(), id.as_str().into()));
-                }
-                fields.extend(kept(&row.fields));
-                lines.add(&Fields(fields))?;
-                made.rows += 1;
+    asked::write(
+        (source, out),
+        "rephrase",
+        (models, templates),
+        |row| row.filled("prompt").is_some_and(Value::is_string),
+        |model| {
+            let (params, mut columns): (Vec<_>, Vec<_>) =
+                model.columns.iter().cloned().partition(|(name, _)| name == "parameters");
+            let params = params.into_iter().next().map(|(_, value)| value);
+            let mut params = params.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
+            if times > 1 {
+                params.insert("n".to_owned(), times.into());
             }
-        }
-        Ok(())
-    })?;
-    lines.finish()?;
-    Ok(made)
+            if !params.is_empty() {
+                columns.push(("parameters".to_owned(), params.into()));
+            }
+            columns
+        },
+    )
 }
 
 /// How the replies become an experiment.
@@ -170,7 +145,7 @@ fn numbered(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Map, json};
 
     #[test]
     fn a_numbered_list_is_taken_apart() {

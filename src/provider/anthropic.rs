@@ -55,6 +55,9 @@ const PLACES: &[(&str, Place)] = &[
     ("user", Place::At("metadata.user_id")),
 ];
 
+/// Fields that the OpenAI API has no name for.
+pub const FIELDS: &[&str] = &["metadata", "thinking", "stop_sequences", "cache_control"];
+
 /// The version in a model's name, like (4, 6) of `claude-sonnet-4-6` or (3, 7) of `claude-3-7-sonnet-20250219`.
 fn generation(model: &str) -> (u32, u32) {
     let model = model.rsplit(['/', '.']).find(|piece| piece.contains("claude")).unwrap_or(model);

@@ -51,6 +51,11 @@ const CONFIG: &[(&str, &str)] = &[
     ("mediaResolution", "mediaResolution"),
 ];
 
+/// Fields that the OpenAI API has no name for.
+pub fn fields() -> impl Iterator<Item = &'static str> {
+    CONFIG.iter().map(|(name, _)| *name).chain(["safety_settings", "safetySettings"])
+}
+
 fn version(model: &str) -> Option<(u32, u32)> {
     let model = model.rsplit('/').next()?.strip_prefix("gemini-")?;
     let mut numbers = model.split('-').next()?.split('.').map(|piece| piece.parse().ok());

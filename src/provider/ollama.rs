@@ -34,7 +34,7 @@ const PLACES: &[(&str, Place)] = &[
 ];
 
 /// Options of Ollama that the OpenAI API has no name for (Ollama's page on the Modelfile).
-const OPTIONS: &[&str] = &[
+pub const OPTIONS: &[&str] = &[
     "num_ctx",
     "num_batch",
     "num_gpu",
@@ -52,6 +52,9 @@ const OPTIONS: &[&str] = &[
     "penalize_newline",
     "draft_num_predict",
 ];
+
+/// Fields of a body that the OpenAI API has no name for.
+pub const FIELDS: &[&str] = &["keep_alive", "think", "format"];
 
 impl Wire for Ollama {
     fn name(&self) -> &'static str {

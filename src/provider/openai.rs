@@ -156,6 +156,28 @@ impl Openai {
     }
 }
 
+/// Fields of less use, and of servers that speak this format (vLLM's sampling, for one).
+pub const FIELDS: &[&str] = &[
+    "metadata",
+    "store",
+    "prediction",
+    "modalities",
+    "safety_identifier",
+    "prompt_cache_key",
+    "logprob_token_ids",
+    "echo",
+    "suffix",
+    "min_tokens",
+    "length_penalty",
+    "ignore_eos",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "chat_template_kwargs",
+    "typical_p",
+    "truncation",
+];
+
 impl Wire for Openai {
     fn name(&self) -> &'static str {
         "openai"

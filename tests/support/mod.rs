@@ -45,6 +45,16 @@ impl Done {
     }
 }
 
+/// What people see, in a file of tests/snapshots.
+#[track_caller]
+pub fn snapshot(name: &str, text: &str) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("../snapshots");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(name, text));
+}
+
 /// A finite space of 12 configurations: 2 prompts, 2 models, n of 1, 3 and 10.
 pub const SPACE: &str = r#"
 [space]
@@ -109,6 +119,18 @@ impl Home {
         let home = Home::new(instances);
         home.point_at(url, more);
         home
+    }
+
+    /// What these command lines say that are refused as bad usage.
+    #[track_caller]
+    pub fn refused(&self, lines: &[&str]) -> String {
+        let mut all = String::new();
+        for line in lines {
+            let done = self.run(line, &[]).ended(2);
+            assert!(done.stdout.is_empty(), "{line}: {}", done.stdout);
+            all += &format!("## {line}\n{}\n\n", done.stderr.trim_end());
+        }
+        all
     }
 
     /// Changes the endpoint.

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 
-use crate::cli::arguments::{Common, dollars};
+use crate::cli::arguments::{Common, SplitArgument, dollars};
 use crate::cli::subject::{self, Subject};
 use crate::cli::{Embedded, colour, print, print_json, progress, with_runtime};
 use crate::diagnostic::{Error, Fault, Result, suggestion};
@@ -77,12 +77,6 @@ pub struct CompareArguments {
     limit: usize,
     #[command(flatten)]
     common: Common,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum SplitArgument {
-    Tune,
-    Test,
 }
 
 /// One of the two.
