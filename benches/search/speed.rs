@@ -66,7 +66,7 @@ pub fn print(strategies: &[String]) {
                     let level = 0.3 + 0.2 * chance(&model) + 0.2 * chance(word("prompt")) + 0.1 * chance(word("at"));
                     let easy = 0.5 * chance((instance, "easy")) - 0.25;
                     let score = f64::from(u8::from(chance((configuration.to_string(), instance)) < level + easy));
-                    Reply { outcome: Outcome::Scored { score, production: cost }, cost, drop: false }
+                    Reply { outcome: Outcome::Scored { score, production: cost, input: None }, cost, drop: false }
                 })
             });
             let seconds = clock(began) - before;

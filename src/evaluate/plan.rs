@@ -124,6 +124,11 @@ impl Plan {
         self.service.price.production(prompt, self.prompts(), stored.samples().take(self.n as usize))
     }
 
+    /// What of that is input: so many tokens a prompt.
+    pub fn input_cost(&self, prompt_tokens: u64) -> Usd {
+        self.service.price.at(prompt_tokens).input.times(prompt_tokens).times(self.prompts())
+    }
+
     /// How often production pays the prompt.
     pub fn prompts(&self) -> u64 {
         if self.several { 1 } else { u64::from(self.n) }

@@ -72,6 +72,7 @@ impl RankingRow {
 pub fn standing_word(standing: Standing) -> &'static str {
     match standing {
         Standing::Eligible => "eligible",
+        Standing::Unsure => "unsure",
         Standing::Unreliable => "unreliable",
         Standing::Infeasible => "infeasible",
         Standing::Unjudged => "unjudged",
@@ -80,7 +81,7 @@ pub fn standing_word(standing: Standing) -> &'static str {
 
 /// The standing of a word.
 pub fn standing_of(word: &str) -> Option<Standing> {
-    let all = [Standing::Eligible, Standing::Unreliable, Standing::Infeasible, Standing::Unjudged];
+    let all = [Standing::Eligible, Standing::Unsure, Standing::Unreliable, Standing::Infeasible, Standing::Unjudged];
     all.into_iter().find(|standing| standing_word(*standing) == word)
 }
 

@@ -18,6 +18,7 @@ use crate::report::rows::{self, RankingRow};
 use crate::space::{Configuration, Space};
 use crate::stats::racing::Line;
 use crate::stats::racing::assess::{Evidence, standings};
+use crate::stats::racing::costs::Bill;
 use crate::stats::{self};
 use crate::store::{self, Fingerprint, SharedStore};
 use crate::study::folder::{self, StudyFile};
@@ -172,11 +173,12 @@ impl Run {
         }
         let by_trial = self.by_trial();
         let own = |done: &&&Evaluation| done.failure.is_some_and(|at| self.failures[at as usize].kind.own());
-        let production: Vec<Option<(f64, usize)>> = by_trial
+        let production: Vec<Bill> = by_trial
             .iter()
             .map(|all| {
-                let costs: Vec<f64> = all.iter().filter_map(|done| Some(done.production?.as_f64())).collect();
-                (!costs.is_empty()).then(|| (costs.iter().sum::<f64>() / costs.len() as f64, costs.len()))
+                let mut bill = Bill::default();
+                all.iter().filter_map(|done| done.production).for_each(|cost| bill.add(cost, None));
+                bill
             })
             .collect();
         let barred: Vec<Option<(Standing, String)>> = by_trial
@@ -186,8 +188,8 @@ impl Run {
                 if let Some(reason) = self.dropped.get(&(trial as u32)) {
                     return Some((Standing::Infeasible, reason.clone()));
                 }
-                if let (Some(budget), Some((mean, _))) = (budget, production[trial])
-                    && mean > budget.as_f64()
+                if let Some(budget) = budget
+                    && production[trial].mean > budget.as_f64()
                 {
                     let over = format!("over the inference budget of ${budget} an instance so far");
                     return Some((Standing::Infeasible, over));
@@ -204,6 +206,7 @@ impl Run {
             configurations: &configurations,
             lines: &lines,
             production: &production,
+            inputs: &vec![None; production.len()],
             instances: lines.len(),
         };
         let eligible: Vec<bool> = barred.iter().map(Option::is_none).collect();

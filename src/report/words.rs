@@ -345,6 +345,7 @@ pub fn versus(versus: &Versus, direction: Direction) -> String {
 pub fn standing(standing: Standing) -> &'static str {
     match standing {
         Standing::Eligible => "nothing stands against it",
+        Standing::Unsure => "it may be over the inference budget",
         Standing::Unreliable => "too many instances are missing",
         Standing::Infeasible => "it is over the inference budget",
         Standing::Unjudged => "no instance was judged",

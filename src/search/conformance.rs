@@ -42,6 +42,9 @@ impl Domain for Points {
 
 fn problem(size: usize, instances: usize) -> Problem {
     Problem {
+        inputs: None,
+        ceiling: None,
+        baseline: false,
         domain: Arc::new(Points { size, endless: false }),
         instances,
         budget: Some(Usd::from_pico(20_000)),
@@ -86,11 +89,11 @@ pub fn conformance(build: impl Fn(Problem) -> Box<dyn Strategy>) {
     };
     let judged = |_: usize, configuration: &Configuration, instance: usize| {
         let (score, cost) = scored(configuration, instance);
-        Reply { outcome: Outcome::Scored { score, production: cost }, cost, drop: false }
+        Reply { outcome: Outcome::Scored { score, production: cost, input: None }, cost, drop: false }
     };
     let constant = |score: f64| {
         move |_: usize, configuration: &Configuration, instance: usize| Reply {
-            outcome: Outcome::Scored { score, production: Usd::from_pico(5) },
+            outcome: Outcome::Scored { score, production: Usd::from_pico(5), input: None },
             ..judged(0, configuration, instance)
         }
     };
@@ -144,7 +147,7 @@ pub fn conformance(build: impl Fn(Problem) -> Box<dyn Strategy>) {
     // A score's sign means nothing: shifted below zero, the same search comes out.
     let negative = play("a minimized metric", &rich, &|_, b, c| {
         let (score, cost) = scored(b, c);
-        Reply { outcome: Outcome::Scored { score: score - 5.0, production: cost }, cost, drop: false }
+        Reply { outcome: Outcome::Scored { score: score - 5.0, production: cost, input: None }, cost, drop: false }
     });
     let plain = play("the same, shifted", &rich, &judged);
     let work = |log: &Log| log.told.iter().map(|told| (told.trial, told.instance)).collect::<Vec<_>>();
@@ -186,7 +189,7 @@ mod tests {
     fn different_seeds_search_differently() {
         let judged = |_: usize, configuration: &Configuration, instance: usize| {
             let (score, cost) = scored(configuration, instance);
-            Reply { outcome: Outcome::Scored { score, production: cost }, cost, drop: false }
+            Reply { outcome: Outcome::Scored { score, production: cost, input: None }, cost, drop: false }
         };
         for declaration in STRATEGIES.iter().filter(|declaration| declaration.name != "grid") {
             let [a, b] = [1, 2].map(|seed| {

@@ -411,7 +411,7 @@ impl Strategy for Halving {
         self.spent += told.cost;
         let Some(trial) = self.trials.get_mut(told.trial) else { return };
         match told.outcome {
-            Outcome::Scored { score, production } => {
+            Outcome::Scored { score, production, .. } => {
                 trial.scores.push((told.instance, score));
                 trial.production += production;
             }
@@ -517,8 +517,11 @@ mod tests {
         let mut strategy = build(problem.clone()).unwrap();
         let log = super::super::simulate::drive(&mut *strategy, &problem, 9_999, |_, configuration, _| {
             let dear = configuration.get("prompt").and_then(serde_json::Value::as_u64) >= Some(4);
-            let outcome =
-                if dear { Outcome::Refused } else { Outcome::Scored { score: 0.5, production: Usd::from_pico(5) } };
+            let outcome = if dear {
+                Outcome::Refused
+            } else {
+                Outcome::Scored { score: 0.5, production: Usd::from_pico(5), input: None }
+            };
             super::super::simulate::Reply { outcome, cost: Usd::ZERO, drop: false }
         })
         .unwrap();

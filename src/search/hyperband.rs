@@ -209,7 +209,11 @@ mod tests {
         let mut strategy = build(problem.clone()).unwrap();
         let log = drive(&mut *strategy, &problem, 9_999, |_, configuration, _| {
             let score = configuration.get("at").and_then(serde_json::Value::as_f64).unwrap();
-            Reply { outcome: Outcome::Scored { score, production: Usd::ZERO }, cost: Usd::ZERO, drop: false }
+            Reply {
+                outcome: Outcome::Scored { score, production: Usd::ZERO, input: None },
+                cost: Usd::ZERO,
+                drop: false,
+            }
         })
         .unwrap();
         let mut depths = BTreeMap::new();

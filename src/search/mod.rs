@@ -33,6 +33,7 @@ use rand_chacha::ChaCha12Rng;
 
 use crate::money::Usd;
 use crate::space::Configuration;
+use crate::stats::racing::costs::Input;
 use encoding::{Dimension, Point};
 
 /// Where configurations come from: what a strategy needs to know of a search space.
@@ -64,17 +65,31 @@ pub trait Domain: Send + Sync {
         None
     }
 
+    /// The same configuration with other numbers of samples: some of those the space has, from the least to the greatest.
+    fn siblings(&self, _configuration: &Configuration) -> Vec<Configuration> {
+        Vec::new()
+    }
+
     /// A configuration whose settings make it cheap, as far as can be told without prices.
     fn low_cost(&self) -> Option<Configuration> {
         None
     }
 }
 
+/// What input costs an instance in production, before anything was asked.
+pub type InputPrice = Arc<dyn Fn(&Configuration) -> Option<Input> + Send + Sync>;
+
 /// What a strategy is given at the beginning.
 #[derive(Clone)]
 pub struct Problem {
     /// The space.
     pub domain: Arc<dyn Domain>,
+    /// What prompts cost, where that is known.
+    pub inputs: Option<InputPrice>,
+    /// No score is larger, where that is known.
+    pub ceiling: Option<f64>,
+    /// The first of `first` is what the winner will be compared with.
+    pub baseline: bool,
     /// How many tuning instances there are. Strategies name them by their place `0..instances` in the study's one
     /// seeded, stratified order, so looking at a prefix of them is looking at a fair sample, the same for all.
     pub instances: usize,
@@ -121,6 +136,8 @@ pub enum Outcome {
         score: f64,
         /// What production would pay for this instance: prompt once, n completions.
         production: Usd,
+        /// The part of it that is input, where that is known.
+        input: Option<Usd>,
     },
     /// There is no result, for a reason other than money. It is missing: neither good nor bad.
     Missing,

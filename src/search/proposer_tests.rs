@@ -46,6 +46,9 @@ fn value(configuration: &Configuration) -> f64 {
 
 fn problem(domain: Arc<dyn Domain>, trials: usize, seed: u64) -> Problem {
     Problem {
+        inputs: None,
+        ceiling: None,
+        baseline: false,
         domain,
         instances: INSTANCES,
         budget: None,
@@ -62,7 +65,7 @@ fn problem(domain: Arc<dyn Domain>, trials: usize, seed: u64) -> Problem {
 fn scored(configuration: &Configuration, instance: usize) -> Reply {
     let cost = Usd::from_pico(configuration.get("n").and_then(Value::as_i64).unwrap_or(1));
     let score = value(configuration) - instance as f64;
-    Reply { outcome: Outcome::Scored { score, production: cost }, cost, drop: false }
+    Reply { outcome: Outcome::Scored { score, production: cost, input: None }, cost, drop: false }
 }
 
 fn play(name: &str, problem: &Problem, answer: impl Fn(&Configuration, usize) -> Reply) -> Log {
@@ -152,7 +155,7 @@ fn where_scores_begin_and_how_they_are_scaled_changes_nothing() {
                 let reply = scored(configuration, instance);
                 // Whole numbers, so that nothing is rounded.
                 let score = (value(configuration) * 1000.0).round() * times + by;
-                Reply { outcome: Outcome::Scored { score, production: reply.cost }, ..reply }
+                Reply { outcome: Outcome::Scored { score, production: reply.cost, input: None }, ..reply }
             })
             .trials
         };
@@ -181,7 +184,7 @@ fn what_is_infeasible_is_avoided_however_good_its_score() {
     // What is hot scores best of all, and is dropped at its last instance.
     let infeasible = |configuration: &Configuration, hot: bool, instance: usize| {
         let reply = scored(configuration, instance);
-        let outcome = Outcome::Scored { score: if hot { 100.0 } else { -1.0 }, production: reply.cost };
+        let outcome = Outcome::Scored { score: if hot { 100.0 } else { -1.0 }, production: reply.cost, input: None };
         Reply { outcome, drop: hot && instance == INSTANCES - 1, ..reply }
     };
     let feasible = |configuration: &Configuration, hot: bool, instance: usize| Reply {
@@ -276,7 +279,7 @@ fn a_proposer_is_told_what_counts() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let scripted = Scripted { explorer: Explorer::new(&problem), next: rows, told: Arc::clone(&told) };
     let mut full = Full::new(&problem, Box::new(scripted));
-    let scored = |score: f64| Outcome::Scored { score, production: Usd::ZERO };
+    let scored = |score: f64| Outcome::Scored { score, production: Usd::ZERO, input: None };
     let log = drive(&mut full, &problem, 9_999, |trial, _, instance| {
         let outcome = match trial {
             0 => scored(f64::from(u8::from(instance % 2 == 0))),
@@ -313,7 +316,7 @@ fn few_trials_are_under_way_at_a_time() {
     }
     assert_eq!(asked, 4);
     for instance in 0..50 {
-        let outcome = Outcome::Scored { score: 0.0, production: Usd::ZERO };
+        let outcome = Outcome::Scored { score: 0.0, production: Usd::ZERO, input: None };
         searching.tell(Told { trial: 0, instance, outcome, cost: Usd::ZERO });
     }
     assert!(matches!(ask(&mut searching), super::Ask::Evaluate { trial: 4, .. }));

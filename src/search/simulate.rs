@@ -9,11 +9,12 @@ use std::sync::Arc;
 use rand::RngExt;
 use rand_chacha::ChaCha12Rng;
 
-use super::{Ask, Domain, Outcome, Problem, Strategy, Told};
+use super::{Ask, Domain, InputPrice, Outcome, Problem, Strategy, Told};
 use crate::money::Usd;
 use crate::space::Configuration;
 use crate::stats::racing;
 use crate::stats::racing::assess::{Evidence, Standing, standings};
+use crate::stats::racing::costs::{Bill, Input};
 
 /// A recorded search space: every configuration on every instance.
 #[derive(Clone, Debug, Default)]
@@ -61,8 +62,19 @@ impl Table {
 
     /// A problem on this table: its rows are the space.
     pub fn problem(self: &Arc<Table>, budget: Option<Usd>, seed: u64) -> Problem {
+        let table = Arc::clone(self);
+        let rows: HashMap<String, usize> =
+            self.configurations.iter().enumerate().map(|(row, configuration)| (configuration.key(), row)).collect();
+        let price = move |configuration: &Configuration| {
+            let prompts = &table.prompts.as_ref()?[*rows.get(&configuration.key())?];
+            let sum: Usd = prompts.iter().copied().sum();
+            Some(Input { dollars: Usd::mean(sum, prompts.len() as u64).as_f64(), exact: true })
+        };
         Problem {
             domain: Arc::clone(self) as Arc<dyn Domain>,
+            inputs: self.prompts.as_ref().map(|_| Arc::new(price) as InputPrice),
+            ceiling: None,
+            baseline: false,
             instances: self.instances(),
             budget,
             max_trials: None,
@@ -291,7 +303,11 @@ pub fn run(
         spent += cost;
         purse.buy(row, instance);
         let outcome = match table.scores[row][instance] {
-            Some(score) => Outcome::Scored { score, production: table.production[row][instance] },
+            Some(score) => Outcome::Scored {
+                score,
+                production: table.production[row][instance],
+                input: table.prompts.as_ref().map(|prompts| prompts[row][instance]),
+            },
             None => Outcome::Missing,
         };
         // Dropped as the study does it: when it is sure that production cannot afford it.
@@ -319,26 +335,28 @@ pub fn run(
 fn recommend(log: &Log, problem: &Problem) -> Option<usize> {
     let trials = log.trials.len();
     let mut lines: Vec<racing::Line> = vec![Vec::new(); problem.instances];
-    let mut production = vec![(Usd::ZERO, 0_u64); trials];
+    let mut bills = vec![Bill::default(); trials];
     for told in &log.told {
-        if let Outcome::Scored { score, production: cost } = told.outcome {
+        if let Outcome::Scored { score, production, input } = told.outcome {
             lines[told.instance].push((told.trial as u32, score));
-            production[told.trial].0 += cost;
-            production[told.trial].1 += 1;
+            bills[told.trial].add(production, input);
         }
     }
     let configurations: Vec<_> = log.trials.iter().map(|configuration| &configuration.0).collect();
-    let means: Vec<Option<(f64, usize)>> = production
-        .iter()
-        .map(|&(sum, count)| (count > 0).then(|| (sum.as_f64() / count as f64, count as usize)))
-        .collect();
-    let evidence =
-        Evidence { configurations: &configurations, lines: &lines, production: &means, instances: problem.instances };
+    let inputs: Vec<Option<Input>> =
+        log.trials.iter().map(|configuration| problem.inputs.as_ref().and_then(|price| price(configuration))).collect();
+    let evidence = Evidence {
+        configurations: &configurations,
+        lines: &lines,
+        production: &bills,
+        inputs: &inputs,
+        instances: problem.instances,
+    };
     let standings = standings(&evidence, &vec![true; trials], problem.seed);
     let judged = (0..trials).filter_map(|trial| Some((trial, standings[trial]?)));
-    let cost = |trial: usize| Usd::mean(production[trial].0, production[trial].1);
+    let cost = |trial: usize| bills[trial].mean;
     let better = |a: &(usize, Standing), b: &(usize, Standing)| {
-        b.1.mean.total_cmp(&a.1.mean).then_with(|| cost(a.0).cmp(&cost(b.0))).then(a.0.cmp(&b.0))
+        b.1.mean.total_cmp(&a.1.mean).then_with(|| cost(a.0).total_cmp(&cost(b.0))).then(a.0.cmp(&b.0))
     };
     let Some(budget) = problem.inference_budget.map(Usd::as_f64) else {
         return judged.min_by(better).map(|(trial, _)| trial);

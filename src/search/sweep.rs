@@ -119,7 +119,7 @@ mod tests {
         Reply { outcome, cost: Usd::ZERO, drop }
     }
 
-    const GOOD: Outcome = Outcome::Scored { score: 1.0, production: Usd::ZERO };
+    const GOOD: Outcome = Outcome::Scored { score: 1.0, production: Usd::ZERO, input: None };
 
     #[test]
     fn the_grid_goes_in_order_and_repeats_nothing() {

@@ -16,6 +16,9 @@ use crate::search::encoding::{Dimension, Kind, Point, cell, cell_middle};
 /// Parameters that cost money: the less, the cheaper.
 const COSTLY: [&str; 4] = ["n", "best_of", "max_tokens", "max_completion_tokens"];
 
+/// The parameter that is the number of samples.
+const SAMPLES: &str = "n";
+
 /// The parameters that vary.
 fn varying(space: &Space) -> impl Iterator<Item = &Parameter> {
     space.parameters.iter().filter(|parameter| parameter.values.count() != Some(1))
@@ -76,6 +79,37 @@ pub fn low_cost(space: &Space) -> Option<Configuration> {
     let settings = space.parameters.iter().filter(|parameter| COSTLY.contains(&parameter.name.as_str()));
     let settings = settings.filter_map(|parameter| Some((parameter.name.clone(), least(&parameter.values)?))).collect();
     space.complete(&settings).ok()
+}
+
+/// The same configuration with other numbers of samples. Of a range, each about twice the one before, and odd where the
+/// least is: an even vote may be a draw.
+pub fn siblings(space: &Space, configuration: &Configuration) -> Vec<Configuration> {
+    let own = configuration.get(SAMPLES);
+    let Some(parameter) = space.parameters.iter().find(|parameter| parameter.name == SAMPLES && own.is_some()) else {
+        return Vec::new();
+    };
+    let ladder: Vec<Value> = match &parameter.values {
+        Values::Constant(_) | Values::Float { .. } => Vec::new(),
+        Values::Choices(choices) => choices.clone(),
+        Values::Int { low, high, step, .. } => {
+            let on_grid = |at: i64| low + (at - low) / step * step;
+            let next = |at: &i64| {
+                let next = on_grid(at.saturating_mul(2).saturating_add(1)).max(at.saturating_add(*step));
+                (*at < on_grid(*high)).then(|| next.min(on_grid(*high)))
+            };
+            std::iter::successors(Some(*low), next).map(Value::from).collect()
+        }
+    };
+    let with = |n: Value| {
+        let settings = configuration.0.iter().map(|(name, value)| (name.clone(), value.clone()));
+        let settings = settings.chain([(SAMPLES.to_owned(), n)]).collect();
+        let sibling = space.complete(&settings).ok()?;
+        // Where n decides what else is set, it is no sibling.
+        let rest = |one: &Configuration| one.0.iter().filter(|(name, _)| *name != SAMPLES).count();
+        let alike = |(name, value): (&String, &Value)| name == SAMPLES || configuration.get(name) == Some(value);
+        (rest(&sibling) == rest(configuration) && sibling.0.iter().all(alike)).then_some(sibling)
+    };
+    ladder.into_iter().filter(|n| Some(n) != own).filter_map(with).collect()
 }
 
 /// The ends of the scale of logarithms of whole numbers: half a unit on either side gives the ends their full share.
@@ -211,6 +245,21 @@ mod tests {
         assert_eq!(place_of(&values, &Value::from(50)), Some(0.9375));
         assert_eq!(place_of(&values, &Value::from("x")), None);
         assert_eq!(place_of(&Values::Choices(vec!["a".into(), "b".into()]), &"c".into()), None);
+    }
+
+    #[test]
+    fn siblings_differ_in_n_alone_and_keep_the_constraints() {
+        let space = space();
+        let one = space.decode(&[0.1, 0.9, 0.5, 0.9, 0.3, 0.5, 0.0, 0.85]).unwrap();
+        assert_eq!(one.to_string(), "max_tokens=999 model=b n=2 prompt=direct sampling=top_p seed=3 top_p=0.75");
+        // n * max_tokens is at most 4000; of 2 to 9 there are 2, 5, 9.
+        assert!(siblings(&space, &one).is_empty(), "{:?}", siblings(&space, &one));
+        let one = space.decode(&[0.1, 0.9, 0.5, 0.9, 0.3, 0.5, 0.99, 0.3]).unwrap();
+        let siblings = siblings(&space, &one);
+        let n: Vec<i64> = siblings.iter().filter_map(|one| one.get("n")?.as_i64()).collect();
+        assert_eq!(n, [2, 5]);
+        assert!(siblings.iter().all(|sibling| sibling.0.len() == one.0.len()));
+        assert!(siblings.iter().all(|sibling| sibling.get("max_tokens") == one.get("max_tokens")));
     }
 
     proptest! {

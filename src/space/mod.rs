@@ -384,6 +384,10 @@ impl Domain for Space {
         encoding::decode(self, place)
     }
 
+    fn siblings(&self, configuration: &Configuration) -> Vec<Configuration> {
+        encoding::siblings(self, configuration)
+    }
+
     fn low_cost(&self) -> Option<Configuration> {
         encoding::low_cost(self)
     }

@@ -441,7 +441,7 @@ impl<'a> Estimator<'a> {
             evaluations += 1;
             tried.insert(trial);
             let score = made_up_score(configuration, instance, seed);
-            Reply { outcome: Outcome::Scored { score, production: quote.worst }, cost, drop: false }
+            Reply { outcome: Outcome::Scored { score, production: quote.worst, input: None }, cost, drop: false }
         });
         if let Some(error) = failure {
             return Err(error);

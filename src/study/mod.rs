@@ -8,6 +8,7 @@ pub mod estimate;
 pub mod fixed;
 pub mod folder;
 pub mod health;
+mod input_prices;
 pub mod pipeline;
 pub mod production;
 pub mod ranking;
@@ -384,8 +385,15 @@ impl Study {
         let budget = self.settings.budget;
         let search_budget = budget.map(|budget| self.settings.limits(budget).0);
         let order = Arc::new(order(&self.workload, &self.workload.task.tune, self.settings.seed));
+        let inputs = input_prices::InputPrices::new(self.space.clone(), &self.workload.task.tune, &order);
         let problem = Problem {
             domain: self.space.clone(),
+            inputs: Some(inputs.clone().price()),
+            ceiling: self.workload.range().map(|(low, high)| {
+                let direction = self.workload.task.objective.direction;
+                direction.gain(low).max(direction.gain(high))
+            }),
+            baseline: self.space.baseline.is_some(),
             instances: order.len(),
             budget: search_budget,
             max_trials: self.settings.max_trials,
@@ -409,6 +417,7 @@ impl Study {
             None => store::open_as(&self.settings.store, self.settings.cache, &self.scope)?,
         };
         let runner = Arc::new(runner.with_store(store.clone()));
+        inputs.open(&runner);
         let mut already = store.spent(&self.scope)?.total();
         if self.settings.batch {
             let rounds = self.rounds(&store);

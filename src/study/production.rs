@@ -163,7 +163,7 @@ struct InputMean {
 }
 
 /// Before an answer the share of the bounds that is tokens is not known: about a quarter for English text.
-const TOKENS_A_BYTE: f64 = 0.25;
+pub const TOKENS_A_BYTE: f64 = 0.25;
 
 fn input(trial: &Trial, bounds: Option<&[u64]>) -> Option<InputMean> {
     let tokens: Vec<f64> = answered(trial).map(|done| done.prompt_tokens as f64).collect();

@@ -6,7 +6,8 @@ use crate::money::Usd;
 use crate::stats;
 use crate::stats::racing::Line;
 use crate::stats::racing::assess::{Evidence, standings};
-use crate::study::trial::Trial;
+use crate::stats::racing::costs::Bill;
+use crate::study::trial::{Trial, short};
 use crate::task::Objective;
 
 /// What stands between a trial and being best.
@@ -15,6 +16,8 @@ use crate::task::Objective;
 pub enum Standing {
     /// Nothing.
     Eligible,
+    /// It may be over the inference budget, and others surely are not.
+    Unsure,
     /// Too much is missing for reasons of its own.
     Unreliable,
     /// Over the inference budget.
@@ -60,11 +63,36 @@ pub fn rank(trials: &[Trial], objective: &Objective, instances: usize, inference
         }
     }
     let configurations: Vec<_> = trials.iter().map(|trial| &trial.configuration.0).collect();
-    let production: Vec<_> =
-        trials.iter().map(|trial| trial.production().map(|production| (production.mean, production.seen))).collect();
+    let production: Vec<_> = trials
+        .iter()
+        .map(|trial| trial.production().map_or_else(Bill::default, |production| production.bill()))
+        .collect();
     let reasons: Vec<Option<String>> = trials.iter().map(|trial| trial.barred(inference_budget)).collect();
+    // The best is one that production can afford almost surely, if there is such a one.
+    let affordable: Vec<f64> = trials
+        .iter()
+        .map(|trial| inference_budget.and_then(|budget| trial.affordable(budget)).unwrap_or(1.0))
+        .collect();
+    let judged = |trial: usize| trials[trial].scores(&objective.metric).next().is_some();
+    let sure = (0..trials.len()).any(|at| reasons[at].is_none() && affordable[at] >= SURE && judged(at));
+    let unsure: Vec<bool> =
+        (0..trials.len()).map(|at| sure && reasons[at].is_none() && affordable[at] < SURE).collect();
+    let reasons: Vec<Option<String>> = reasons
+        .into_iter()
+        .enumerate()
+        .map(|(at, reason)| match unsure[at] {
+            true => Some(doubt(&trials[at], affordable[at], inference_budget)),
+            false => reason,
+        })
+        .collect();
     let eligible: Vec<bool> = reasons.iter().map(Option::is_none).collect();
-    let evidence = Evidence { configurations: &configurations, lines: &lines, production: &production, instances };
+    let evidence = Evidence {
+        configurations: &configurations,
+        lines: &lines,
+        production: &production,
+        inputs: &vec![None; trials.len()],
+        instances,
+    };
     let standings = standings(&evidence, &eligible, DRAWS_SEED);
     let mut ranking: Vec<(Ranked, f64, Option<Usd>)> = trials
         .iter()
@@ -73,10 +101,10 @@ pub fn rank(trials: &[Trial], objective: &Objective, instances: usize, inference
             let standing_of = standings[index];
             let mean = standing_of.map(|standing| standing.mean);
             let reason = reasons[index].clone();
-            let over =
-                trial.dropped.is_some() || inference_budget.is_some_and(|budget| trial.feasible(budget) == Some(false));
+            let over = trial.dropped.is_some() || affordable[index] < 0.5;
             let standing = match (&reason, mean) {
                 (Some(_), _) if over => Standing::Infeasible,
+                (Some(_), Some(_)) if unsure[index] => Standing::Unsure,
                 (_, None) => Standing::Unjudged,
                 (Some(_), _) => Standing::Unreliable,
                 (None, Some(_)) => Standing::Eligible,
@@ -96,8 +124,41 @@ pub fn rank(trials: &[Trial], objective: &Objective, instances: usize, inference
     ranking.sort_by(|(a, mean_a, cost_a), (b, mean_b, cost_b)| {
         a.standing.cmp(&b.standing).then(mean_b.total_cmp(mean_a)).then(cost_a.cmp(cost_b)).then(a.trial.cmp(&b.trial))
     });
+    // Of those as good as the best, the cheapest in production.
+    if let Some((_, top, _)) = ranking.first().filter(|(row, ..)| row.standing == Standing::Eligible) {
+        let least = top - INDIFFERENT * deviation(&lines);
+        let as_good =
+            |(row, mean, _): &&(Ranked, f64, Option<Usd>)| row.standing == Standing::Eligible && *mean >= least;
+        let cost = |(_, _, cost): &(Ranked, f64, Option<Usd>)| cost.unwrap_or(Usd::MAX);
+        let count = ranking.iter().take_while(as_good).count();
+        let cheapest = (0..count).min_by_key(|&at| (cost(&ranking[at]), at)).unwrap_or(0);
+        ranking[..=cheapest].rotate_right(1);
+    }
     let numbered = |(place, (row, ..)): (usize, (Ranked, _, _))| Ranked { rank: place + 1, ..row };
     ranking.into_iter().enumerate().map(numbered).collect()
+}
+
+/// So small a difference of expected scores, in standard deviations of a single value, is none: 0.2 points of accuracy.
+const INDIFFERENT: f64 = 0.004;
+
+fn deviation(lines: &[Line]) -> f64 {
+    let values = || lines.iter().flatten().map(|(_, value)| *value);
+    let count = values().count().max(1) as f64;
+    let mean = values().map(|value| value / count).sum::<f64>();
+    let sum: f64 = values().map(|value| (value - mean).powi(2) / count).sum();
+    if sum.is_finite() { sum.sqrt() } else { 0.0 }
+}
+
+/// How sure the best is to be within the inference budget, where any is so sure.
+const SURE: f64 = 0.9;
+
+fn doubt(trial: &Trial, affordable: f64, inference_budget: Option<Usd>) -> String {
+    let about = trial.production().map_or(String::new(), |production| short(production.mean));
+    let budget = inference_budget.map_or(String::new(), |budget| budget.to_string());
+    format!(
+        "about ${about} an instance in production: only {:.0} % sure to be within the inference budget of ${budget}",
+        100.0 * affordable
+    )
 }
 
 /// The probability of each of so many trials that it is the best; `None` for those that something stands against.

@@ -42,6 +42,8 @@ pub struct SearchAgenda {
     pub refused: u64,
     /// Why the first evaluation that did not fit the budget did not.
     pub first_refusal: Option<String>,
+    /// Evaluations that did not, since the last that did.
+    refused_in_row: usize,
     leader: Option<usize>,
     readers: Readers,
     /// What the strategy asked and the pipeline was not given yet: (trial, places).
@@ -94,6 +96,9 @@ pub fn look_ahead(strategy: &dyn Strategy, margin: Option<f64>, in_rounds: bool)
 /// So many configurations in a row of which no instance could be judged end a search: there is nothing to find.
 const BARREN_TRIALS: usize = 100;
 
+/// So many evaluations in a row that do not fit the budget end a search: what is left buys nothing any more.
+const REFUSALS: usize = 64;
+
 /// So many evaluations that all fail in the metric end a search: the metric is broken, and goes on costing money.
 const BARREN_EVALUATIONS: usize = 32;
 
@@ -129,6 +134,7 @@ impl SearchAgenda {
             sums,
             refused: 0,
             first_refusal: None,
+            refused_in_row: 0,
             leader: None,
             readers,
             held: VecDeque::new(),
@@ -314,6 +320,9 @@ impl Agenda for SearchAgenda {
             if let Some(piece) = self.piece() {
                 return Ok(piece);
             }
+            if self.refused_in_row >= REFUSALS {
+                return Ok(if self.expected.is_empty() { Wanted::Done } else { Wanted::Wait });
+            }
             match self.strategy.ask() {
                 Ask::Wait => return Ok(Wanted::Wait),
                 Ask::Done => return Ok(Wanted::Done),
@@ -341,7 +350,10 @@ impl Agenda for SearchAgenda {
         let score = finished.result.as_ref().ok().and_then(|metrics| metrics.get(&objective.metric)).copied();
         let refused = finished.refused();
         let outcome = match (score, finished.production) {
-            (Some(score), Some(production)) => Outcome::Scored { score: objective.direction.gain(score), production },
+            (Some(score), Some(production)) => {
+                let input = Some(self.trials[number].plan.input_cost(finished.prompt_tokens));
+                Outcome::Scored { score: objective.direction.gain(score), production, input }
+            }
             _ if refused => Outcome::Refused,
             _ => Outcome::Missing,
         };
@@ -349,10 +361,12 @@ impl Agenda for SearchAgenda {
         let told = Told { trial: number, instance: self.places[finished.instance], outcome, cost };
         if refused {
             self.refused += 1;
+            self.refused_in_row += 1;
             let words = finished.result.as_ref().err().map(|failure| failure.message.clone());
             self.first_refusal = self.first_refusal.take().or(words);
             self.trials[number].refused += 1;
         } else {
+            self.refused_in_row = 0;
             self.sums.evaluations += 1;
             self.sums.requests += finished.requests;
             self.sums.failed += u64::from(finished.result.is_err());

@@ -9,6 +9,7 @@ use crate::prompt::tokens;
 use crate::provider::FailureKind;
 use crate::space::Configuration;
 use crate::stats;
+use crate::stats::racing::costs::{Bill, normal_cdf};
 use crate::study::agenda::Finished;
 use crate::study::production::{self, OutputPrior};
 use crate::task::Instance;
@@ -47,6 +48,15 @@ pub struct Production {
     pub error: f64,
     /// Evaluations that it rests on.
     pub seen: usize,
+}
+
+impl Production {
+    /// As what was paid for so many instances.
+    pub fn bill(&self) -> Bill {
+        let count = self.seen.max(1);
+        let squares = self.error * self.error * (count * (count - 1)) as f64;
+        Bill { count, mean: self.mean, input: None, squares }
+    }
 }
 
 impl Trial {
@@ -115,10 +125,14 @@ impl Trial {
         self.prior = prior;
     }
 
-    /// Whether the posterior mean of its production cost is within an inference budget; `None` where nothing is known.
-    pub fn feasible(&self, inference_budget: Usd) -> Option<bool> {
+    /// The probability that its production cost is within an inference budget; `None` where nothing is known.
+    pub fn affordable(&self, inference_budget: Usd) -> Option<f64> {
         // A hundredth of a picodollar of slack for the sums of floats.
-        self.production().map(|production| production.mean <= inference_budget.as_f64() + 1e-14)
+        let left = |production: Production| inference_budget.as_f64() + 1e-14 - production.mean;
+        self.production().map(|production| match production.error > 0.0 {
+            true => normal_cdf(left(production) / production.error),
+            false => f64::from(u8::from(left(production) >= 0.0)),
+        })
     }
 
     /// Why it should be dropped now: production surely (at 97.5 %) could not afford it, as it or its siblings among all
@@ -132,16 +146,13 @@ impl Trial {
         if let Some(reason) = &self.dropped {
             return Some(reason.clone());
         }
-        if let Some(budget) = inference_budget {
-            match self.production() {
-                Some(production) if self.feasible(budget) == Some(false) => {
-                    return Some(format!(
-                        "about ${} an instance in production, over the inference budget of ${budget}",
-                        short(production.mean)
-                    ));
-                }
-                _ => {}
-            }
+        if let Some(budget) = inference_budget
+            && let Some(production) = self.production().filter(|_| self.affordable(budget).is_some_and(|p| p < 0.5))
+        {
+            return Some(format!(
+                "about ${} an instance in production, over the inference budget of ${budget}",
+                short(production.mean)
+            ));
         }
         if self.unreliable() {
             let kinds: Vec<FailureKind> =

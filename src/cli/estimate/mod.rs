@@ -211,6 +211,9 @@ fn buys(
     let declaration =
         search::strategy(&strategy).ok_or_else(|| Error::internal(format!("there is no strategy `{strategy}`")))?;
     let problem = Problem {
+        inputs: None,
+        ceiling: None,
+        baseline: space.baseline.is_some(),
         domain: space.clone(),
         instances,
         budget: Some(budget),

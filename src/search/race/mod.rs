@@ -25,7 +25,7 @@
 mod opening;
 mod value;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -38,7 +38,7 @@ use crate::money::Usd;
 use crate::space::Configuration;
 use crate::stats::additive::{self, Observation};
 use crate::stats::racing::assess::{Assessment, Evidence, assess, scale, select};
-use crate::stats::racing::costs::{Costs, normal_cdf};
+use crate::stats::racing::costs::{Bill, Costs, Input, normal_cdf};
 use crate::stats::racing::{Belief, Line, Prior, Variances};
 use value::{Look, Option_, Plan};
 
@@ -61,6 +61,8 @@ pub struct Knobs {
     opening: usize,
     /// So many of them at a time.
     step: usize,
+    /// What production can afford with less than this probability is not looked at.
+    out: f64,
     /// The least share of what was bought that a plan buys.
     growth: f64,
     prior: Prior,
@@ -77,6 +79,7 @@ impl Default for Knobs {
             init_share: 0.3,
             opening: 2,
             step: 1,
+            out: 0.1,
             growth: 0.05,
             prior: Prior::default(),
         }
@@ -103,6 +106,8 @@ const NO_GAIN: f64 = 1e-6;
 const FAMILIES_UNLIMITED: usize = 128;
 /// So many standard deviations from the leader a rival is likely enough to look closer.
 const NEAR: f64 = 3.0;
+/// The share of the budget that at most is kept for the baseline's sake.
+const KEPT: f64 = 0.05;
 /// The doubt that the user's margin leaves.
 const DOUBT: f64 = 0.05;
 /// How many candidates are drawn of a space that cannot be listed.
@@ -123,8 +128,8 @@ struct Candidate {
     trial: Option<usize>,
     /// It was asked on the first so many instances.
     depth: usize,
-    scored: usize,
-    production: Usd,
+    bill: Bill,
+    input: Option<Option<Input>>,
     closed: bool,
     refused: bool,
 }
@@ -152,6 +157,8 @@ struct Race {
     started: usize,
     /// As many families as there shall be were begun with.
     widened: bool,
+    /// The deepest that was looked at one of those that may come out best.
+    depth: usize,
 }
 
 impl Race {
@@ -180,10 +187,22 @@ impl Race {
             learnt_at: 0,
             started: 0,
             widened: false,
+            depth: 0,
         };
-        let mut names: BTreeMap<String, usize> = BTreeMap::new();
-        while race.candidates.len() < most {
+        let mut drawn = Vec::new();
+        while drawn.len() < most {
             let Some(configuration) = draws.draw(&mut rng) else { break };
+            drawn.push(configuration);
+        }
+        // Of a space that is not listed, the draws with other n: their samples are shared.
+        let mut keys: HashSet<String> = drawn.iter().map(Configuration::key).collect();
+        let siblings: Vec<Configuration> = match most {
+            DRAWN => drawn.iter().flat_map(|one| race.problem.domain.siblings(one)).collect(),
+            _ => Vec::new(),
+        };
+        drawn.extend(siblings.into_iter().filter(|one| keys.insert(one.key())));
+        let mut names: BTreeMap<String, usize> = BTreeMap::new();
+        for configuration in drawn {
             let next = names.len();
             let family = *names.entry(family(&configuration)).or_insert(next);
             if family == race.families.len() {
@@ -197,8 +216,8 @@ impl Race {
                 configuration,
                 trial: None,
                 depth: 0,
-                scored: 0,
-                production: Usd::ZERO,
+                bill: Bill::default(),
+                input: None,
                 closed: false,
                 refused: false,
             });
@@ -212,6 +231,18 @@ impl Race {
 
     fn left(&self) -> Option<f64> {
         self.problem.budget.map(|budget| budget.saturating_left(self.spent).as_f64())
+    }
+
+    /// What a candidate's input costs an instance, where that is known without asking.
+    fn input(&mut self, at: usize) -> Option<Input> {
+        let one = &mut self.candidates[at];
+        *one.input.get_or_insert_with(|| self.problem.inputs.as_ref().and_then(|price| price(&one.configuration)))
+    }
+
+    /// True where its input alone is more than production can afford.
+    fn too_dear(&mut self, at: usize) -> bool {
+        let Some(budget) = self.problem.inference_budget.map(Usd::as_f64) else { return false };
+        self.input(at).is_some_and(|input| input.exact && input.dollars > budget)
     }
 
     fn trials_left(&self) -> usize {
@@ -290,25 +321,25 @@ impl Race {
             return self.others();
         }
         let working = self.working();
+        let inputs: Vec<Option<Input>> = working.iter().map(|&at| self.input(at)).collect();
         let mut row_of = vec![u32::MAX; self.candidates.len()];
         working.iter().enumerate().for_each(|(row, &at)| row_of[at] = row as u32);
         let maps: Vec<&BTreeMap<String, serde_json::Value>> =
             working.iter().map(|&at| &self.candidates[at].configuration.0).collect();
-        let seen: Vec<Option<(f64, usize)>> = working
-            .iter()
-            .map(|&at| {
-                let one = &self.candidates[at];
-                (one.scored > 0).then(|| (one.production.as_f64() / one.scored as f64, one.scored))
-            })
-            .collect();
+        let seen: Vec<Bill> = working.iter().map(|&at| self.candidates[at].bill.clone()).collect();
         let scale = scale(&self.lines);
         let lines: Vec<Line> = self.lines.iter().map(|line| select(line, &row_of, scale)).collect();
         let rounds = usize::from(self.evaluations as f64 >= 1.4 * self.learnt_at as f64);
         if rounds > 0 {
             self.learnt_at = self.evaluations;
         }
-        let evidence =
-            Evidence { configurations: &maps, lines: &lines, production: &seen, instances: self.problem.instances };
+        let evidence = Evidence {
+            configurations: &maps,
+            lines: &lines,
+            production: &seen,
+            inputs: &inputs,
+            instances: self.problem.instances,
+        };
         let Assessment { belief, costs, variances } =
             assess(&evidence, &self.knobs.prior, self.variances.take().filter(|_| scale == 1.0), rounds);
         let deviation = variances.total.sqrt();
@@ -316,8 +347,9 @@ impl Race {
 
         // Who may be recommended: looked at, and likely within the inference budget.
         let within: Vec<f64> = (0..working.len())
-            .map(|row| match (self.problem.inference_budget, &costs) {
-                (Some(budget), Some(costs)) => costs.within(row, budget.as_f64()),
+            .map(|row| match (self.problem.inference_budget.map(Usd::as_f64), &costs) {
+                (Some(budget), _) if inputs[row].is_some_and(|input| input.exact && input.dollars > budget) => 0.0,
+                (Some(budget), Some(costs)) => costs.within(row, budget),
                 _ => 1.0,
             })
             .collect();
@@ -327,16 +359,26 @@ impl Race {
             .map(|(row, &at)| belief.count[row] > 0 && !self.candidates[at].closed && within[row] >= SURE)
             .collect();
         if self.settled(&belief, &within, scale) {
-            return false;
+            self.compare();
+            return !self.queue.is_empty();
         }
         let mut options = self.options(&working, costs.as_ref(), &within);
-        let mut plan = Plan::new(&belief, self.problem.instances, open, within.clone());
-        let money = self.left();
+        let ceiling = self.problem.ceiling.map_or(f64::MAX, |ceiling| ceiling / scale);
+        let leader = (0..working.len())
+            .filter(|&row| open[row])
+            .max_by(|&a, &b| belief.mean[a].total_cmp(&belief.mean[b]).then(b.cmp(&a)));
+        // As deep as any that may come out best: the last fit is a new one.
+        let sd = |row: usize| belief.covariance.at(row, row).max(0.0).sqrt();
+        let best = leader.map_or(f64::MAX, |row| belief.mean[row]);
+        let near = (0..working.len()).filter(|&row| open[row] && belief.mean[row] + sd(row) >= best);
+        self.depth = near.map(|row| self.candidates[working[row]].depth).max().unwrap_or(0);
+        let mut plan = Plan::new(&belief, self.problem.instances, open, within.clone(), ceiling);
+        let money = self.left().map(|left| left - self.kept());
         let mut room = money.unwrap_or(f64::MAX);
         // A plan buys a share of the money left, and of the evaluations made: so there are few plans however long it goes on.
         let share = money.map_or(0.0, |money| (money * self.knobs.share).max(self.spent.as_f64() * self.knobs.growth));
         let least = (self.evaluations as f64 * self.knobs.growth) as usize;
-        let block = self.knobs.block.max(least.div_ceil(MOST_LOOKS));
+        let block = least.div_ceil(MOST_LOOKS).max(1);
         let (mut bought, mut asked) = (0.0, 0);
         let unknown = |race: &Race, row: usize| !race.tried[race.candidates[working[row]].family];
         let mut new = self.room_for_new();
@@ -360,7 +402,18 @@ impl Race {
                 *look = known.or(*look);
             }
             let Some((at, Look { row, instances, .. })) = found else { break };
-            let instances = instances.min(self.knobs.block.max(instances / 4)).max(block).min(options[at].left);
+            // Of what is dear for the money left, less at a time: its results are worth waiting for.
+            let worth = |dollars: f64| match options[at].price > 0.0 && money.is_some() {
+                true => (dollars / options[at].price) as usize,
+                false => usize::MAX,
+            };
+            let piece = worth(share).max(1);
+            let instances = instances
+                .min(self.knobs.block.max(instances / 4))
+                .min(piece)
+                .max(block)
+                .min(options[at].left)
+                .min(worth(room).max(1));
             let option = &mut options[at];
             let next = option.next;
             option.left -= instances;
@@ -381,10 +434,36 @@ impl Race {
                 break;
             }
         }
-        if asked < least && room > 0.0 || self.queue.is_empty() {
+        // Nothing is better than the best there can be.
+        let perfect = leader.is_some_and(|row| belief.mean[row] >= ceiling - 1e-9 * ceiling.abs());
+        if !perfect && (asked < least && room > 0.0 || self.queue.is_empty()) {
             self.confirm(&working, &belief, &within, least.saturating_sub(asked), room);
         }
+        if self.queue.is_empty() {
+            self.compare();
+        }
         !self.queue.is_empty()
+    }
+
+    /// What the baseline's remaining looks, up to the deepest of those that lead, will cost; only a small part of the budget is kept for it.
+    fn kept(&self) -> f64 {
+        let (true, Some(budget)) = (self.problem.baseline, self.problem.budget) else { return 0.0 };
+        let baseline = &self.candidates[0];
+        let lacking = self.depth.saturating_sub(baseline.depth) as f64;
+        let price = lacking * baseline.bill.mean;
+        if baseline.closed || baseline.refused || price > KEPT * budget.as_f64() { 0.0 } else { price }
+    }
+
+    /// The last of it: the baseline on the instances that those that lead were looked at, for what is said of the two.
+    fn compare(&mut self) {
+        if !self.problem.baseline {
+            return;
+        }
+        let one = &self.candidates[0];
+        let price = self.depth.saturating_sub(one.depth) as f64 * one.bill.mean;
+        if !one.closed && !one.refused && one.depth > 0 && self.left().is_none_or(|left| price <= left) {
+            self.queue_up(0, self.depth);
+        }
     }
 
     /// Where no single look is expected to change who is best: more of the leader and of its likeliest rivals, those that
@@ -424,9 +503,13 @@ impl Race {
             pair.sort_by_key(|&row| (self.candidates[working[row]].depth, row));
             if let Some(row) = pair.into_iter().find(|&row| open(self, row)) {
                 let one = &self.candidates[working[row]];
-                let depth = (one.depth + block).min(all);
+                let affordable = if one.bill.mean > 0.0 { (room / one.bill.mean) as usize } else { usize::MAX };
+                let depth = (one.depth + block.min(affordable)).min(all);
+                if depth == one.depth {
+                    continue;
+                }
                 asked += depth - one.depth;
-                room -= (depth - one.depth) as f64 * one.production.as_f64() / one.scored.max(1) as f64;
+                room -= (depth - one.depth) as f64 * one.bill.mean;
                 self.buy(working[row], depth);
             }
         }
@@ -465,7 +548,7 @@ impl Race {
             if one.closed
                 || one.refused
                 || left == 0
-                || within[row] < 0.1
+                || within[row] < self.knobs.out
                 || (one.trial.is_none() && self.trials_left() == 0)
             {
                 continue;
@@ -526,9 +609,8 @@ impl Strategy for Race {
         let Some(&at) = self.trials.get(told.trial) else { return };
         let one = &mut self.candidates[at];
         match told.outcome {
-            Outcome::Scored { score, production } => {
-                one.scored += 1;
-                one.production += production;
+            Outcome::Scored { score, production, input } => {
+                one.bill.add(production, input);
                 self.evaluations += 1;
                 if self.lines.len() <= told.instance {
                     self.lines.resize_with(told.instance + 1, Vec::new);

@@ -39,7 +39,12 @@ impl Race {
 
     /// A first look at so many more families: the next ones drawn.
     fn widen(&mut self, count: usize) {
-        let next: Vec<usize> = (0..self.families.len()).filter(|&family| !self.tried[family]).take(count).collect();
+        let fresh: Vec<usize> = (0..self.families.len()).filter(|&family| !self.tried[family]).collect();
+        // What is too dear by its input alone is begun only where there is nothing else.
+        let may: Vec<usize> =
+            fresh.iter().copied().filter(|&family| !self.too_dear(self.families[family][0])).take(count).collect();
+        let none = may.is_empty() && self.tried_families() == 0;
+        let next = if none { fresh.into_iter().take(count).collect() } else { may };
         next.into_iter().for_each(|family| self.buy(self.families[family][0], 1));
     }
 
@@ -55,7 +60,7 @@ impl Race {
 
     /// One more instance of what was looked at in the opening, the cheapest first, as long as the opening may cost it.
     fn deepen(&mut self) {
-        let price = |one: &Candidate| one.production.as_f64() / one.scored.max(1) as f64;
+        let price = |one: &Candidate| one.bill.mean;
         let open = |at: &usize| self.candidates[*at].depth == self.started;
         let mut chosen: Vec<usize> = self.trials.iter().copied().filter(open).collect();
         chosen.sort_by(|&a, &b| price(&self.candidates[a]).total_cmp(&price(&self.candidates[b])).then(a.cmp(&b)));
@@ -88,8 +93,8 @@ impl Race {
             return FAMILIES_UNLIMITED.saturating_sub(self.tried_families());
         };
         let mut least: BTreeMap<usize, f64> = BTreeMap::new();
-        for one in self.trials.iter().map(|&at| &self.candidates[at]).filter(|one| one.scored > 0) {
-            let price = one.production.as_f64() / one.scored as f64;
+        for one in self.trials.iter().map(|&at| &self.candidates[at]).filter(|one| one.bill.count > 0) {
+            let price = one.bill.mean;
             let known = least.entry(one.family).or_insert(price);
             *known = known.min(price);
         }

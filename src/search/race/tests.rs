@@ -153,3 +153,41 @@ fn in_rounds_it_needs_few_of_them_and_finds_as_good() {
     assert!(most <= 8 && least > most, "{most} rounds where the usual way takes {least}");
     assert!(regret / 3.0 < 0.05, "{regret}");
 }
+
+#[test]
+fn what_is_too_dear_by_its_prompt_alone_costs_nothing() {
+    let table = table(4, 40);
+    let cap = Usd::from_pico(9_000);
+    let problem =
+        Problem { inference_budget: Some(cap), may_drop: true, ..table.problem(Some(table.price().share(0.2)), 3) };
+    let trace = play(&table, &problem);
+    // Model b's prompts cost 10,000.
+    assert!(!trace.told.is_empty() && trace.rows.iter().all(|&row| row < 12), "{:?}", trace.rows);
+}
+
+#[test]
+fn the_baseline_is_brought_to_the_leaders_instances() {
+    let table = table(4, 60);
+    let baseline = table.configurations[0].clone();
+    let problem = Problem { first: vec![baseline], baseline: true, ..table.problem(Some(table.price().share(0.3)), 2) };
+    let trace = play(&table, &problem);
+    let seen = |row: usize| trace.told.iter().filter(|told| trace.rows[told.trial] == row).count();
+    let winner = trace.recommendation.unwrap();
+    assert!(winner != 0 && seen(0) >= seen(winner).min(50), "{} {}", seen(0), seen(winner));
+}
+
+#[test]
+fn what_is_perfect_ends_the_search() {
+    let mut all = (*table(4, 60)).clone();
+    all.scores[0] = vec![Some(1.0); 60];
+    // Nearly as good, and therefore worth many looks where more than perfect is thought possible.
+    all.scores[3] = (0..60).map(|at| Some(f64::from(u8::from(at != 50)))).collect();
+    let all = Arc::new(all);
+    let spent = |ceiling: Option<f64>| {
+        let problem = Problem { ceiling, ..all.problem(Some(all.price()), 2) };
+        let trace = play(&all, &problem);
+        (trace.spent, found(&all, &trace))
+    };
+    let (with, without) = (spent(Some(1.0)), spent(None));
+    assert!(with.0 < without.0 && with.1 >= 0.95, "{with:?} {without:?}");
+}

@@ -49,11 +49,13 @@ pub(super) struct Plan {
     open: Vec<bool>,
     /// The probability of each row that production can afford it.
     within: Vec<f64>,
+    /// No mean is larger.
+    ceiling: f64,
     nodes: Vec<(f64, f64)>,
 }
 
 impl Plan {
-    pub(super) fn new(belief: &Belief, instances: usize, open: Vec<bool>, within: Vec<f64>) -> Plan {
+    pub(super) fn new(belief: &Belief, instances: usize, open: Vec<bool>, within: Vec<f64>, ceiling: f64) -> Plan {
         Plan {
             mean: belief.mean.clone(),
             outlook: belief.outlook.clone(),
@@ -61,6 +63,7 @@ impl Plan {
             instances: instances as f64,
             open,
             within,
+            ceiling,
             nodes: nodes(),
         }
     }
@@ -72,6 +75,7 @@ impl Plan {
         let before = (0..self.mean.len()).filter(|&at| self.open[at]).map(|at| self.mean[at]).fold(f64::MIN, f64::max);
         // To find anything that production can afford is worth what lies above the worst.
         let before = if before == f64::MIN { self.mean.iter().copied().fold(f64::MAX, f64::min) } else { before };
+        let before = before.min(self.ceiling);
         // Only rows that can reach the top at three standard deviations matter.
         let low = rows().map(|at| self.mean[at] - 3.0 * change[at].abs()).fold(f64::MIN, f64::max);
         let lines: Vec<(f64, f64)> = rows()
@@ -81,7 +85,9 @@ impl Plan {
         let expected: f64 = self
             .nodes
             .iter()
-            .map(|(z, weight)| weight * lines.iter().map(|(mean, change)| mean + change * z).fold(f64::MIN, f64::max))
+            .map(|(z, weight)| {
+                weight * lines.iter().map(|(mean, change)| mean + change * z).fold(f64::MIN, f64::max).min(self.ceiling)
+            })
             .sum();
         self.within[row] * (expected - before).max(0.0)
     }

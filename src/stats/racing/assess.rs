@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rand_chacha::ChaCha12Rng;
 use serde_json::Value;
 
-use super::costs::{Costs, normal_cdf};
+use super::costs::{Bill, Costs, Input, normal_cdf};
 use super::kinship::Kinship;
 use super::linear::{Square, dot};
 use super::{Belief, Line, Model, Place, Prior, Sheet, Variances};
@@ -30,8 +30,10 @@ pub struct Evidence<'a> {
     pub configurations: &'a [&'a BTreeMap<String, Value>],
     /// Of each instance that was looked at, what was observed on it: (configuration, value), larger is better, finite.
     pub lines: &'a [Line],
-    /// Of each configuration, its mean production cost in dollars an instance, and over how many instances.
-    pub production: &'a [Option<(f64, usize)>],
+    /// Of each configuration, what production would pay for what it was looked at on.
+    pub production: &'a [Bill],
+    /// Of each configuration, what its input costs an instance, where that is known without asking.
+    pub inputs: &'a [Option<Input>],
     /// How many instances there are.
     pub instances: usize,
 }
@@ -48,8 +50,9 @@ pub struct Assessment {
 
 /// Fits the model. `known` are variances learnt before; `rounds` how often they are improved.
 pub fn assess(evidence: &Evidence, prior: &Prior, known: Option<Variances>, rounds: usize) -> Assessment {
-    let kinship = Kinship::new(evidence.configurations);
-    let costs = Costs::fit(&kinship, evidence.production);
+    let mut kinship = Kinship::new(evidence.configurations);
+    let costs = Costs::fit(&kinship, evidence.production, evidence.inputs);
+    kinship.samples = effective_samples(&kinship, evidence, prior);
     let places = places(&kinship, costs.as_ref());
     let sheet = Sheet::new(&kinship, evidence.lines, evidence.instances);
     let model = Model::new(&kinship, &places, prior);
@@ -63,6 +66,53 @@ pub fn assess(evidence: &Evidence, prior: &Prior, known: Option<Variances>, roun
     }
     let belief = model.fit(&sheet, &variances);
     Assessment { belief, costs, variances }
+}
+
+/// How many instances with samples of one and of ten what is expected of the agreement of samples weighs.
+const AGREEMENT: f64 = 12.0;
+/// The least and the most that samples are taken to differ.
+const DIVERSITY: (f64, f64) = (0.02, 2.0);
+
+/// The numbers of samples as far as samples differ: n to the power of how much a family's values change with n on the same
+/// instance, as a share of what independent samples would make them change. At temperature 0, all samples are one.
+fn effective_samples(kinship: &Kinship, evidence: &Evidence, prior: &Prior) -> Vec<f64> {
+    let setting = |row: usize, name: &str| evidence.configurations[row].get(name).and_then(Value::as_f64);
+    let expected = |row: usize| {
+        (setting(row, "temperature").unwrap_or(1.0).min(1.0) * setting(row, "top_p").unwrap_or(1.0)).clamp(0.0, 1.0)
+    };
+    let (mut count, mut mean, mut squares) = (0.0, 0.0, 0.0);
+    for (_, value) in evidence.lines.iter().flatten() {
+        count += 1.0;
+        let step = value - mean;
+        mean += step / count;
+        squares += step * (value - mean);
+    }
+    let noise = prior.instance.1 * if count > 1.0 && squares > 0.0 { squares / count } else { 1.0 };
+    let differ = |few: f64, many: f64| 2.0 * noise * (1.0 - (few / many).powf(prior.decay));
+    // By family: how much values changed, and how much independent samples would have made them.
+    let families = kinship.family.iter().max().map_or(0, |most| most + 1);
+    let mut changes = vec![(0.0, 0.0); families];
+    let mut seen: Vec<(usize, f64, f64)> = Vec::new();
+    for line in evidence.lines {
+        seen.clear();
+        seen.extend(
+            line.iter().map(|&(row, value)| (kinship.family[row as usize], kinship.samples[row as usize], value)),
+        );
+        seen.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        for pair in seen.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
+            let (change, independent) = &mut changes[pair[0].0];
+            *change += (pair[1].2 - pair[0].2).powi(2);
+            *independent += differ(pair[0].1, pair[1].1);
+        }
+    }
+    let weight = AGREEMENT * differ(1.0, 10.0);
+    (0..kinship.len())
+        .map(|row| {
+            let (change, independent) = changes[kinship.family[row]];
+            let share = (change + weight * expected(row)) / (independent + weight);
+            kinship.samples[row].powf(share.clamp(DIVERSITY.0, DIVERSITY.1))
+        })
+        .collect()
 }
 
 /// Places on the lines of the prior mean.
@@ -123,7 +173,8 @@ pub fn standings(evidence: &Evidence, eligible: &[bool], seed: u64) -> Vec<Optio
     let mut standings: Vec<Option<Standing>> = (0..size)
         .map(|row| {
             let (mean, sd) = (additive.mean[row]?, additive.sd[row]?);
-            let dollars = evidence.production[row].map(|(dollars, _)| dollars);
+            let bill = &evidence.production[row];
+            let dollars = (bill.count > 0).then_some(bill.mean);
             Some(Standing { mean, sd, best: 0.0, dollars, dollars_log_sd: 0.0 })
         })
         .collect();
@@ -142,17 +193,22 @@ pub fn standings(evidence: &Evidence, eligible: &[bool], seed: u64) -> Vec<Optio
     let scale = scale(evidence.lines);
     let lines: Vec<Line> = evidence.lines.iter().map(|line| select(line, &place, scale)).collect();
     let configurations: Vec<_> = rows.iter().map(|&row| evidence.configurations[row]).collect();
-    let production: Vec<_> = rows.iter().map(|&row| evidence.production[row]).collect();
+    let production: Vec<_> = rows.iter().map(|&row| evidence.production[row].clone()).collect();
+    let inputs: Vec<_> = rows.iter().map(|&row| evidence.inputs[row]).collect();
     let part = Evidence {
         configurations: &configurations,
         lines: &lines,
         production: &production,
+        inputs: &inputs,
         instances: evidence.instances,
     };
     let Assessment { belief, costs, .. } = assess(&part, &Prior::default(), None, ROUNDS);
+    // No mean is above or below everything that was seen.
+    let values = || evidence.lines.iter().flatten().map(|(_, value)| *value);
+    let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
     for (at, &row) in rows.iter().enumerate() {
         if let Some(standing) = &mut standings[row] {
-            standing.mean = super::super::finite(belief.mean[at] * scale);
+            standing.mean = super::super::finite(belief.mean[at] * scale).clamp(low, high);
             standing.sd = super::super::finite(belief.covariance.at(at, at).max(0.0).sqrt() * scale);
             standing.dollars = costs.as_ref().map(|costs| costs.dollars(at));
             standing.dollars_log_sd = costs.as_ref().map_or(0.0, |costs| costs.sd[at]);
@@ -231,8 +287,10 @@ mod tests {
 
     fn judge(configurations: &[BTreeMap<String, Value>], lines: &[Line], instances: usize) -> Vec<Option<Standing>> {
         let configurations: Vec<_> = configurations.iter().collect();
-        let production = vec![None; configurations.len()];
-        let evidence = Evidence { configurations: &configurations, lines, production: &production, instances };
+        let production = vec![Bill::default(); configurations.len()];
+        let inputs = vec![None; configurations.len()];
+        let evidence =
+            Evidence { configurations: &configurations, lines, production: &production, inputs: &inputs, instances };
         standings(&evidence, &vec![true; configurations.len()], 1)
     }
 
@@ -277,12 +335,63 @@ mod tests {
         }
         let all = maps(&all);
         let kinship = Kinship::new(&all.iter().collect::<Vec<_>>());
-        let seen = [Some((1e-4, 20)), Some((3e-4, 20)), Some((1e-2, 20)), None, None];
-        let costs = Costs::fit(&kinship, &seen).unwrap();
+        let bill = |mean: f64, count: usize| Bill { count, mean, input: None, squares: 0.05 * mean * mean * 19.0 };
+        let seen = [bill(1e-4, 20), bill(3e-4, 20), bill(1e-2, 20), Bill::default(), Bill::default()];
+        let costs = Costs::fit(&kinship, &seen, &[None; 5]).unwrap();
         assert!((costs.dollars(3) / 3e-2).ln().abs() < 0.5, "{}", costs.dollars(3));
         assert!(costs.dollars(4) > 2e-4 && costs.dollars(4) < 1e-3, "{}", costs.dollars(4));
         assert!(costs.sd[3] > costs.sd[2] && costs.within(0, 1.2e-4) > 0.9 && costs.within(0, 0.8e-4) < 0.1);
-        assert!(Costs::fit(&kinship, &[None; 5]).is_none());
+        assert!(Costs::fit(&kinship, &vec![Bill::default(); 5], &[None; 5]).is_none());
+        // With the inputs known, the costs of a sibling follow: 6e-5 for the prompt and ten completions of 4e-5 each.
+        let inputs = [6e-5, 1e-4, 6e-3, 1e-2, 6e-5].map(|dollars| Some(Input { dollars, exact: true }));
+        let seen = [0, 1, 2].map(|at| Bill { input: Some(inputs[at].unwrap().dollars), ..seen[at].clone() });
+        let seen = [&seen[..], &vec![Bill::default(); 2]].concat();
+        let costs = Costs::fit(&kinship, &seen, &inputs).unwrap();
+        assert!((costs.dollars(4) / 4.6e-4 - 1.0).abs() < 0.05, "{}", costs.dollars(4));
+        assert!(costs.dollars(3) > 1e-2 && costs.within(3, 0.99e-2) < 0.3);
+        // Guessed inputs are corrected by what was billed: half of the guess.
+        let twice = inputs.map(|input| Some(Input { dollars: 2.0 * input.unwrap().dollars, exact: false }));
+        let guessed = Costs::fit(&kinship, &seen, &twice).unwrap();
+        assert!((guessed.dollars(4) / costs.dollars(4) - 1.0).abs() < 0.05, "{}", guessed.dollars(4));
+        assert!(guessed.sd[4] > costs.sd[4]);
+    }
+
+    #[test]
+    fn samples_that_agree_count_for_one() {
+        let of = |temperature: f64, n: usize| json!({"temperature": temperature, "n": n});
+        let all = maps(&[of(0.0, 1), of(0.0, 9), of(1.0, 1), of(1.0, 9)]);
+        let configurations: Vec<_> = all.iter().collect();
+        let kinship = Kinship::new(&configurations);
+        let effective = |lines: &[Line]| {
+            let evidence = Evidence {
+                configurations: &configurations,
+                lines,
+                production: &vec![Bill::default(); 4],
+                inputs: &[None; 4],
+                instances: 40,
+            };
+            effective_samples(&kinship, &evidence, &Prior::default())
+        };
+        let before = effective(&[]);
+        assert!(before[1] < 1.1 && (before[3] - 9.0).abs() < 1e-9, "{before:?}");
+        // Votes change nothing at temperature 1 either, as is seen on 40 instances; then they differ much at 0.
+        let line = |at: usize, same: bool| {
+            let value = |vote: usize| f64::from(u8::from((at + if same { 0 } else { vote }).is_multiple_of(2)));
+            (0..4_u32).map(|row| (row, value(row as usize % 2))).collect::<Line>()
+        };
+        let agreed = effective(&(0..40).map(|at| line(at, true)).collect::<Vec<_>>());
+        assert!(agreed[3] < 4.0 && agreed[1] < 1.1, "{agreed:?}");
+        let differing = effective(&(0..40).map(|at| line(at, false)).collect::<Vec<_>>());
+        assert!(differing[1] > 9.0, "{differing:?}");
+    }
+
+    #[test]
+    fn nothing_is_expected_beyond_what_was_seen() {
+        // The dear one was seen once, and everything is right.
+        let all = maps(&[json!({"model": "cheap"}), json!({"model": "dear"})]);
+        let mut lines: Vec<Line> = (0..30).map(|_| vec![(0, 1.0)]).collect();
+        lines[0].push((1, 1.0));
+        assert!(judge(&all, &lines, 30).iter().all(|standing| standing.unwrap().mean == 1.0));
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 
 use super::kinship::Kinship;
 use super::linear::{Square, posterior};
+use crate::money::Usd;
 
 /// Prior variances of the logarithm of a cost: the level, the main effect of each parameter, a combination, its near n.
 const LEVEL: f64 = 50.0;
@@ -10,9 +11,67 @@ const FAMILY: f64 = 0.04;
 const NEAR: f64 = 0.05;
 /// The growth with n: the expected exponent and its standard deviation.
 const EXPONENT: (f64, f64) = (0.6, 0.25);
-/// Variance of the logarithm of one instance's cost around its configuration's, and what stays however many are seen.
-const INSTANCE: f64 = 0.05;
+/// Variance of one instance's cost over the square of its configuration's mean, as expected, and how many observations that
+/// expectation weighs; and what stays however many are seen.
+const INSTANCE: f64 = 0.1;
+const WEIGHT: f64 = 10.0;
+/// How far off an input may be whose tokens are guessed from bytes.
+const GUESS: f64 = 0.4;
 const LEAST: f64 = 1e-4;
+
+/// What production would pay for what was looked at, in dollars an instance.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Bill {
+    /// How many instances.
+    pub count: usize,
+    /// The mean.
+    pub mean: f64,
+    /// The mean of the part that is input, where that is known of all.
+    pub input: Option<f64>,
+    /// The sum of squared differences from the mean, of the rest where the input is known.
+    pub squares: f64,
+}
+
+impl Bill {
+    /// One instance more.
+    pub fn add(&mut self, production: Usd, input: Option<Usd>) {
+        let known = if self.count == 0 { Some(0.0) } else { self.input };
+        let before = self.mean - self.input.unwrap_or(0.0);
+        self.count += 1;
+        let count = self.count as f64;
+        self.mean += (production.as_f64() - self.mean) / count;
+        self.input = known.zip(input).map(|(mean, input)| mean + (input.as_f64() - mean) / count);
+        let value = production.as_f64() - input.map_or(0.0, Usd::as_f64);
+        self.squares += (value - before) * (value - (self.mean - self.input.unwrap_or(0.0)));
+    }
+
+    /// What is not input, by the completion; all of it where the input is not known.
+    fn completion(&self, samples: f64) -> f64 {
+        match self.input {
+            Some(input) => (self.mean - input).max(0.0) / samples,
+            None => self.mean,
+        }
+    }
+}
+
+/// What input costs an instance in production.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Input {
+    /// The mean.
+    pub dollars: f64,
+    /// Counted by the model's own tokenizer: what is billed is no other number.
+    pub exact: bool,
+}
+
+/// How much one instance's cost differs from its configuration's mean: the variance over the square of the mean.
+fn spread(bills: &[Bill], usual: f64) -> f64 {
+    let rest = |bill: &Bill| bill.mean - bill.input.unwrap_or(0.0);
+    let seen = |bill: &&Bill| bill.count > 1 && rest(bill) > 0.0;
+    let (sum, count) = bills.iter().filter(seen).fold((0.0, 0.0), |(sum, count), bill| {
+        (sum + bill.squares / rest(bill).powi(2), count + bill.count as f64 - 1.0)
+    });
+    (sum + usual * WEIGHT) / (count + WEIGHT)
+}
 
 /// Costs as logarithms of dollars per instance.
 #[derive(Clone, Debug, Default)]
@@ -24,47 +83,50 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// Learns from the mean costs that were seen: (dollars per instance, instances), `None` for what was not looked at.
-    /// `None` where nothing above 0 was seen.
-    pub fn fit(kinship: &Kinship, seen: &[Option<(f64, usize)>]) -> Option<Costs> {
-        let logs: Vec<Option<(f64, f64)>> = seen
-            .iter()
-            .map(|seen| {
-                seen.filter(|(cost, _)| *cost > 0.0)
-                    .map(|(cost, count)| (cost.ln(), LEAST + INSTANCE / count.max(1) as f64))
-            })
-            .collect();
-        let known = logs.iter().flatten().count() as f64;
-        if known == 0.0 {
+    /// Learns from what was seen. Where inputs are known, only completions are left to be learnt: one costs the same
+    /// whatever n is. `None` where nothing above 0 was seen.
+    pub fn fit(kinship: &Kinship, bills: &[Bill], inputs: &[Option<Input>]) -> Option<Costs> {
+        let all: Option<Vec<Input>> = inputs.iter().copied().collect();
+        let seen = || bills.iter().filter(|bill| bill.count > 0);
+        match all.filter(|_| seen().all(|bill| bill.input.is_some())) {
+            Some(inputs) => Costs::of_completions(kinship, bills, &inputs),
+            None => {
+                let (log, variance) = logs(kinship, bills, false)?;
+                Some(Costs { log, sd: variance.into_iter().map(f64::sqrt).collect() })
+            }
+        }
+    }
+
+    fn of_completions(kinship: &Kinship, bills: &[Bill], inputs: &[Input]) -> Option<Costs> {
+        if bills.iter().all(|bill| bill.mean <= 0.0) {
             return None;
         }
-        let size = kinship.len();
-        let line = |row: usize| kinship.samples[row].ln();
-        let rest = |row: usize| logs[row].map(|(log, noise)| (log - EXPONENT.0 * line(row), noise));
-        let centre = (0..size).filter_map(rest).map(|(rest, _)| rest).sum::<f64>() / known;
-        let prior = Square::symmetric(size, |a, b| {
-            let mut all = 1.0;
-            let mut sum = LEVEL + EXPONENT.1 * EXPONENT.1 * line(a) * line(b);
-            for parameter in 0..kinship.parameters.len() {
-                let alike = kinship.alike(parameter, a, b);
-                all *= alike;
-                sum += MAIN * alike;
-            }
-            sum += all * (FAMILY + NEAR * kinship.near(a, b));
-            if a == b { sum + 1e-6 } else { sum }
-        });
-        let precision = Square::symmetric(size, |a, b| match rest(a) {
-            Some((_, noise)) if a == b => 1.0 / noise,
-            _ => 0.0,
-        });
-        let covariance = posterior(&prior, &precision);
-        let information: Vec<f64> =
-            (0..size).map(|row| rest(row).map_or(0.0, |(rest, noise)| (rest - centre) / noise)).collect();
-        let log = covariance.times(&information);
-        Some(Costs {
-            log: log.iter().enumerate().map(|(row, log)| log + centre + EXPONENT.0 * line(row)).collect(),
-            sd: (0..size).map(|row| covariance.at(row, row).max(0.0).sqrt()).collect(),
-        })
+        // Where tokens can only be guessed from bytes, bills say how far off that is.
+        let (billed, guessed) = bills.iter().zip(inputs).filter(|(bill, input)| bill.count > 0 && !input.exact).fold(
+            (0.0, 0.0),
+            |(billed, guessed), (bill, input)| {
+                let count = bill.count as f64;
+                (billed + bill.input.unwrap_or(0.0) * count, guessed + input.dollars * count)
+            },
+        );
+        let off = if guessed > 0.0 { billed / guessed } else { 1.0 };
+        let completions = logs(kinship, bills, true);
+        let (mut log, mut sd) = (Vec::new(), Vec::new());
+        for (row, input) in inputs.iter().enumerate() {
+            let (input, unsure) = match (input.exact, bills[row].count) {
+                (true, _) => (input.dollars, 0.0),
+                (false, 0) => (input.dollars * off, if guessed > 0.0 { 0.1 } else { GUESS }),
+                (false, count) => (bills[row].input.unwrap_or(0.0), 0.1 / (count as f64).sqrt()),
+            };
+            let (output, doubt) = completions.as_ref().map_or((0.0, 0.0), |(log, variance)| {
+                let output = log[row].exp() * kinship.samples[row];
+                (output, output * variance[row].sqrt())
+            });
+            let dollars = (input + output).max(f64::MIN_POSITIVE);
+            log.push(dollars.ln());
+            sd.push((doubt.powi(2) + (unsure * input).powi(2)).sqrt() / dollars);
+        }
+        Some(Costs { log, sd })
     }
 
     /// Expected dollars per instance.
@@ -77,6 +139,49 @@ impl Costs {
         let z = (budget.max(f64::MIN_POSITIVE).ln() - self.log[row]) / self.sd[row].max(1e-9);
         normal_cdf(z)
     }
+}
+
+/// Expected logarithms and their variances: of what one completion costs, or of all that an instance costs. `None` where
+/// nothing above 0 was seen.
+fn logs(kinship: &Kinship, bills: &[Bill], completions: bool) -> Option<(Vec<f64>, Vec<f64>)> {
+    let spread = spread(bills, INSTANCE);
+    let (exponent, near) = if completions { ((0.0, 0.0), 0.0) } else { (EXPONENT, NEAR) };
+    let value = |row: usize| {
+        let bill = &bills[row];
+        let value = if completions { bill.completion(kinship.samples[row]) } else { bill.mean };
+        (bill.count > 0 && value > 0.0).then(|| (value.ln(), LEAST + spread / bill.count as f64))
+    };
+    let line = |row: usize| kinship.samples[row].ln();
+    let rest: Vec<Option<(f64, f64)>> =
+        (0..kinship.len()).map(|row| value(row).map(|(log, noise)| (log - exponent.0 * line(row), noise))).collect();
+    let known = rest.iter().flatten().count() as f64;
+    if known == 0.0 {
+        return None;
+    }
+    let centre = rest.iter().flatten().map(|(rest, _)| rest).sum::<f64>() / known;
+    let prior = Square::symmetric(kinship.len(), |a, b| {
+        let mut all = 1.0;
+        let mut sum = LEVEL + exponent.1 * exponent.1 * line(a) * line(b);
+        for parameter in 0..kinship.parameters.len() {
+            let alike = kinship.alike(parameter, a, b);
+            all *= alike;
+            sum += MAIN * alike;
+        }
+        sum += all * (FAMILY + near * kinship.near(a, b));
+        if a == b { sum + 1e-6 } else { sum }
+    });
+    let precision = Square::symmetric(kinship.len(), |a, b| match rest[a] {
+        Some((_, noise)) if a == b => 1.0 / noise,
+        _ => 0.0,
+    });
+    let covariance = posterior(&prior, &precision);
+    let information: Vec<f64> =
+        rest.iter().map(|seen| seen.map_or(0.0, |(rest, noise)| (rest - centre) / noise)).collect();
+    let log = covariance.times(&information);
+    Some((
+        log.iter().enumerate().map(|(row, log)| log + centre + exponent.0 * line(row)).collect(),
+        (0..kinship.len()).map(|row| covariance.at(row, row).max(0.0)).collect(),
+    ))
 }
 
 /// The standard normal distribution function.
