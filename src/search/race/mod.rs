@@ -363,10 +363,12 @@ impl Race {
             return !self.queue.is_empty();
         }
         let mut options = self.options(&working, costs.as_ref(), &within);
-        let ceiling = self.problem.ceiling.map_or(f64::MAX, |ceiling| ceiling / scale);
         let leader = (0..working.len())
             .filter(|&row| open[row])
             .max_by(|&a, &b| belief.mean[a].total_cmp(&belief.mean[b]).then(b.cmp(&a)));
+        // What is known of the leader in full is no luck: only then does it matter that nothing can be better than perfect.
+        let known = leader.is_some_and(|row| belief.count[row] >= self.problem.instances);
+        let ceiling = self.problem.ceiling.filter(|_| known).map_or(f64::MAX, |ceiling| ceiling / scale);
         // As deep as any that may come out best: the last fit is a new one.
         let sd = |row: usize| belief.covariance.at(row, row).max(0.0).sqrt();
         let best = leader.map_or(f64::MAX, |row| belief.mean[row]);

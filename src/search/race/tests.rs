@@ -189,5 +189,10 @@ fn what_is_perfect_ends_the_search() {
         (trace.spent, found(&all, &trace))
     };
     let (with, without) = (spent(Some(1.0)), spent(None));
+    // Two instances on which everything is right are no reason to stop.
+    let lucky = |row: &Vec<Option<f64>>| [vec![Some(1.0); 4], row[4..].to_vec()].concat();
+    let begun = Arc::new(Table { scores: table(4, 60).scores.iter().map(lucky).collect(), ..(*all).clone() });
+    let problem = Problem { ceiling: Some(1.0), ..begun.problem(Some(all.price()), 2) };
+    assert!(play(&begun, &problem).told.iter().any(|told| told.instance > 8));
     assert!(with.0 < without.0 && with.1 >= 0.95, "{with:?} {without:?}");
 }
