@@ -338,7 +338,7 @@ fn export(arguments: &ExportArguments) -> Result<()> {
         ));
     }
     if sources.iter().any(|source| source != &sources[0]) {
-        eprintln!("Note: answers of several sources go into one cassette; --source NAME takes those of one.");
+        say!("Note: answers of several sources go into one cassette; --source NAME takes those of one.");
     }
     let to_stdout = arguments.file == Path::new("-");
     let name = arguments.file.display().to_string();
@@ -391,7 +391,7 @@ fn export(arguments: &ExportArguments) -> Result<()> {
         let _ = std::fs::remove_file(&part);
     }
     placed?;
-    eprintln!("{requests} requests written to {name}.");
+    say!("{requests} requests written to {name}.");
     Ok(())
 }
 
@@ -474,7 +474,7 @@ fn remove(store: &SharedStore, chosen: Vec<Item>) -> Result<u64> {
 /// Gives room back to the disk. Where that cannot be done now, the room is used again.
 fn compact(store: &SharedStore) {
     if let Err(error) = store.compact() {
-        eprintln!("Note: the file stays as large as it was, and its room is used again: {error}");
+        say!("Note: the file stays as large as it was, and its room is used again: {error}");
     }
 }
 
@@ -487,7 +487,8 @@ fn clear(arguments: &ClearArguments) -> Result<()> {
             return Err(Error::usage(format!("{what} would be removed from {location}, and nobody can be asked"))
                 .help("add --yes"));
         }
-        eprint!("Remove {what} from {location}? They would have to be bought again. [y/N] ");
+        let question = format!("Remove {what} from {location}? They would have to be bought again. [y/N] ");
+        drop(std::io::stderr().write_all(question.as_bytes()));
         let mut answer = String::new();
         std::io::stdin().read_line(&mut answer).map_err(|error| Error::internal(error.to_string()))?;
         if !["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {

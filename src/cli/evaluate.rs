@@ -116,7 +116,7 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     // What cannot be rendered is found before anything is sent.
     plan.request(&instances[0]).map_err(|failure| Error::usage(failure.message))?;
     if !capped && !common.quiet {
-        eprintln!("No --budget is given: this evaluation is not capped.");
+        say!("No --budget is given: this evaluation is not capped.");
     }
     let seed = common.seed.unwrap_or(1);
     let purse = Purse::new(arguments.budget, false, Usd::ZERO);

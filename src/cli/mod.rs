@@ -1,6 +1,14 @@
 //! The command line: one file a subcommand. What was typed becomes what it means; results go to standard output,
 //! progress and errors to standard error; exit codes as documented in `farthing --help`.
 
+/// Says a line on standard error. One that nobody can read (`2>&1 | head`, a full disk) is no reason to leave what is being
+/// paid for.
+macro_rules! say {
+    ($($words:tt)*) => {
+        drop(std::io::Write::write_fmt(&mut std::io::stderr().lock(), format_args!("{}\n", format_args!($($words)*))))
+    };
+}
+
 mod arguments;
 mod batch;
 mod cache;
@@ -24,6 +32,7 @@ mod progress;
 mod report;
 mod run;
 mod serve;
+mod signals;
 mod subject;
 mod test;
 mod tune;
@@ -253,14 +262,19 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print(&text)
 }
 
-/// A runtime that runs `work` and listens to Ctrl-C meanwhile: once to stop gracefully, twice to stop at once.
+/// A runtime that runs `work` and listens to the user's wish to stop meanwhile: once to stop gracefully, twice to stop at
+/// once. Ctrl-C says so, and so do those that end programs: `timeout`, CI, containers, a terminal that is closed.
 fn with_runtime<T>(quiet: bool, work: impl Future<Output = Result<T>>, stop: Arc<Stop>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::internal(format!("no runtime can be started: {error}")))?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        signals::Signals::listen()
+    };
     runtime.spawn(async move {
-        while tokio::signal::ctrl_c().await.is_ok() {
+        while signals.next().await {
             let pressed = stop.press();
             if pressed > 1 {
                 // What does not even notice that it should stop at once is ended. What is durable stays so.
@@ -270,13 +284,10 @@ fn with_runtime<T>(quiet: bool, work: impl Future<Output = Result<T>>, stop: Arc
                 });
             }
             if !quiet {
-                eprintln!(
-                    "{}",
-                    match pressed {
-                        1 => "Stopping: what is in flight lands first. Ctrl-C again stops at once.",
-                        _ => "Stopping at once.",
-                    }
-                );
+                match pressed {
+                    1 => say!("Stopping: what is in flight lands first. Ctrl-C again stops at once."),
+                    _ => say!("Stopping at once."),
+                }
             }
         }
     });

@@ -52,7 +52,7 @@ impl Subject {
     /// Says on standard error where the task is not what it was when the run was begun.
     pub fn note_changes(&self, workload: &Workload) {
         if let Some(study) = self.study.as_ref().filter(|study| folder::task_hash(workload) != study.hashes.task) {
-            eprintln!("Note: the task `{}` changed since the run was begun.", study.inputs.name);
+            say!("Note: the task `{}` changed since the run was begun.", study.inputs.name);
         }
     }
 

@@ -79,7 +79,7 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         workload = workload.with_test(rows)?;
     }
     if let Some(note) = tuned_on(&workload.task.tune, &workload.task.test) {
-        eprintln!("{note}");
+        say!("{note}");
     }
     if workload.task.test.is_empty() {
         return Err(
@@ -114,7 +114,7 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
     // A run that is being worked on is not tested: that is found out before anything is spent.
     let locked = subject.run.as_ref().map(|(path, ..)| RunFolder::open(path)).transpose()?;
     if arguments.budget.is_none() && !common.quiet {
-        eprintln!("No --budget is given: this test is not capped.");
+        say!("No --budget is given: this test is not capped.");
     }
     let seed =
         common.seed.or(subject.run.as_ref().map(|(_, file, _)| file.settings.seed)).unwrap_or(Settings::default().seed);
@@ -169,7 +169,7 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         (_, None, _) => Fault::Endpoint.exit_code(),
         (_, Some(score), Some(least)) if direction.gain(score) < direction.gain(least) => {
             if !common.quiet {
-                eprintln!("The score {score:.4} is not as good as --min-score {least}.");
+                say!("The score {score:.4} is not as good as --min-score {least}.");
             }
             Fault::Gate.exit_code()
         }
