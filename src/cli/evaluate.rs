@@ -95,7 +95,10 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
             workload.check_space(&space)?;
             let mut given: BTreeMap<_, _> = served.map(|served| served.config.0).unwrap_or_default();
             for (name, value) in &given {
-                space.check_setting(name, value)?;
+                space.check_setting(name, value).map_err(|error| match &arguments.config {
+                    Some(path) => Served::located(path, name, error),
+                    None => error,
+                })?;
             }
             for text in &arguments.set {
                 let (name, value) = inputs::setting(&space, text)?;

@@ -74,7 +74,9 @@ impl Subject {
         }
         let space = self.space(embedded, workload)?.ok_or_else(|| inputs::no_space(workload))?;
         let given = &self.served.config.0;
-        given.iter().try_for_each(|(name, value)| space.check_setting(name, value))?;
+        given.iter().try_for_each(|(name, value)| {
+            space.check_setting(name, value).map_err(|error| Served::located(&self.file, name, error))
+        })?;
         let settled = inputs::configuration(&space, given)?;
         let model = settled.get("model").and_then(|model| model.as_str()).ok_or_else(none)?.to_owned();
         let bounded = settled.get("max_tokens").or(settled.get("max_completion_tokens")).is_some();
