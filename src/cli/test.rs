@@ -113,6 +113,8 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
     };
     // A run that is being worked on is not tested: that is found out before anything is spent.
     let locked = subject.run.as_ref().map(|(path, ..)| RunFolder::open(path)).transpose()?;
+    // So is one whose ranking cannot be read.
+    let rows = subject.run.as_ref().map(|(path, ..)| report::rows_of(path)).transpose()?;
     if arguments.budget.is_none() && !common.quiet {
         say!("No --budget is given: this test is not capped.");
     }
@@ -137,12 +139,11 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
     let tested = with_runtime(common.quiet, work, stop)?;
     let holdout = tested.holdout;
     let spent_usd = pipeline.runner.store().spent(&scope)?.total();
-    let complete = subject.run.zip(locked).filter(|_| tested.ending == Ending::Done);
-    if let Some(((path, _, mut summary), folder)) = complete {
+    let complete = subject.run.zip(locked).zip(rows).filter(|_| tested.ending == Ending::Done);
+    if let Some((((_, _, mut summary), folder), rows)) = complete {
         summary.claims.hold_out(&holdout);
         summary.holdout = Some(holdout.clone());
         summary.holdout_cost_usd = tested.cost;
-        let rows = report::rows_of(&path)?;
         report::write(&folder, &summary, &rows)?;
         if !common.json {
             print(&table::holdout_text(&holdout, &summary))?;
