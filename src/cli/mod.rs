@@ -5,7 +5,7 @@
 /// paid for.
 macro_rules! say {
     ($($words:tt)*) => {
-        drop(std::io::Write::write_fmt(&mut std::io::stderr().lock(), format_args!("{}\n", format_args!($($words)*))))
+        crate::cli::say(&format!($($words)*))
     };
 }
 
@@ -27,6 +27,7 @@ mod live;
 mod logging;
 mod mock;
 mod models;
+mod output;
 mod plot;
 mod progress;
 mod report;
@@ -44,7 +45,7 @@ use std::sync::Arc;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use miette::{GraphicalReportHandler, GraphicalTheme};
 
-use crate::diagnostic::{Error, Fault, Result};
+use crate::diagnostic::{Error, Fault, Result, harmless};
 use crate::evaluate::Workload;
 use crate::space::Space;
 use crate::study::Stop;
@@ -231,6 +232,11 @@ fn quiet(matches: &clap::ArgMatches) -> bool {
 fn colour(stream: &impl IsTerminal) -> bool {
     let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     stream.is_terminal() && !forbidden && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// What `say!` does. Nothing of it speaks to the terminal: some of the words are a data file's or a server's.
+fn say(words: &str) {
+    drop(writeln!(std::io::stderr(), "{}", harmless(words)));
 }
 
 fn print_error(error: &Error) {
