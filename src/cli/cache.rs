@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::cli::arguments::store_location;
+use crate::cli::output::Output;
 use crate::cli::{print, print_json};
 use crate::diagnostic::{Error, Result, nearest};
 use crate::money::Usd;
@@ -342,16 +343,12 @@ fn export(arguments: &ExportArguments) -> Result<()> {
     }
     let to_stdout = arguments.file == Path::new("-");
     let name = arguments.file.display().to_string();
-    let part = {
-        let mut part = arguments.file.file_name().unwrap_or_default().to_owned();
-        part.push(".part");
-        arguments.file.with_file_name(part)
-    };
-    let out: Box<dyn Write> = match to_stdout {
-        true => Box::new(std::io::stdout()),
-        false => Box::new(
-            std::fs::File::create(&part).map_err(|error| Error::usage(format!("cannot write {name}: {error}")))?,
-        ),
+    let (output, out): (_, Box<dyn Write>) = match to_stdout {
+        true => (None, Box::new(std::io::stdout())),
+        false => {
+            let (output, file) = Output::create(&arguments.file)?;
+            (Some(output), Box::new(file))
+        }
     };
     let mut requests = 0;
     let write = || -> std::io::Result<Result<()>> {
@@ -380,17 +377,9 @@ fn export(arguments: &ExportArguments) -> Result<()> {
         Err(error) => Err(Error::internal(format!("cannot write {name}: {error}"))),
         Ok(written) => written,
     };
-    if to_stdout {
-        return written;
-    }
-    let placed = written.and_then(|()| {
-        std::fs::rename(&part, &arguments.file).map_err(|error| Error::usage(format!("cannot write {name}: {error}")))
-    });
-    if placed.is_err() {
-        // What is left of it helps nobody; the error to tell is the other one.
-        let _ = std::fs::remove_file(&part);
-    }
-    placed?;
+    written?;
+    let Some(output) = output else { return Ok(()) };
+    output.finish()?;
     say!("{requests} requests written to {name}.");
     Ok(())
 }

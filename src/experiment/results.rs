@@ -243,8 +243,10 @@ fn by_rename(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>
     let draft = path
         .with_file_name(format!(".{}.new", path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default()));
     let mut out = BufWriter::with_capacity(1 << 16, File::create(&draft).map_err(broken)?);
-    write(&mut out)?;
-    out.flush().and_then(|()| out.get_ref().sync_all()).and_then(|()| fs::rename(&draft, path)).map_err(broken)
+    let written = write(&mut out).and_then(|()| {
+        out.flush().and_then(|()| out.get_ref().sync_all()).and_then(|()| fs::rename(&draft, path)).map_err(broken)
+    });
+    written.inspect_err(|_| drop(fs::remove_file(&draft)))
 }
 
 /// Goes through the rows of a file of records.
