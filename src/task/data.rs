@@ -345,11 +345,11 @@ mod tests {
             ("jsonl", b"{\"idd\": 1}", "data.jsonl:1:1 | this row has no `id`, the column that names an instance"),
             ("jsonl", b"", " | data.jsonl holds no rows"),
             ("jsonl", b"{\"id\": \"\xff\"}", "data.jsonl:1:9 | data.jsonl is not UTF-8: byte 0xff"),
-            ("jsonl", b"{\"id\": 1, \"a\": {\"b\": 1}, \"a\": 2}", "data.jsonl:1:27 | the column `a` is there twice"),
+            ("jsonl", b"{\"id\": 1, \"a\": {\"b\": 1}, \"a\": 2}", "data.jsonl:1:26 | the column `a` is there twice"),
             (
                 "jsonl",
                 b"{\"id\": \"a\", \"q\": [-1e30, 18446744073709551616]}",
-                "data.jsonl:1:27 | the integer 18446744073709551616 does not fit 64 bits; write it as a text",
+                "data.jsonl:1:26 | the integer 18446744073709551616 does not fit 64 bits; write it as a text",
             ),
             (
                 "csv",
