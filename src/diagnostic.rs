@@ -140,6 +140,31 @@ struct Place {
     label: String,
 }
 
+/// A control character other than those that only move text: what a data file or a server puts into a message must not
+/// speak to the terminal.
+fn is_control(c: char) -> bool {
+    c.is_control() && !matches!(c, '\n' | '\t')
+}
+
+/// A text without control characters: they are written as in source code.
+pub fn harmless(text: &str) -> std::borrow::Cow<'_, str> {
+    if !text.contains(is_control) {
+        return text.into();
+    }
+    let shown = |c: char| if is_control(c) { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect::<String>().into()
+}
+
+/// The same text with marks of the same length in their place, so that what points into it still does.
+fn without_controls(text: &str) -> String {
+    let mark = |c: char| match c {
+        _ if !is_control(c) => c,
+        _ if c.is_ascii() => '?',
+        _ => '·',
+    };
+    text.chars().map(mark).collect()
+}
+
 impl Place {
     /// A span of a line, with as much of the line as people can read: a line of a data file may be megabytes long.
     fn of(name: String, line: usize, text: &str, span: Range<usize>, label: String) -> Place {
@@ -153,12 +178,12 @@ impl Place {
         let (before, after) = (if start > 0 { MARK } else { "" }, if end < text.len() { MARK } else { "" });
         let moved = |at: usize| at - start + before.len();
         Place {
-            name,
-            lines: format!("{before}{}{after}", &text[start..end]),
+            name: harmless(&name).into_owned(),
+            lines: format!("{before}{}{after}", without_controls(&text[start..end])),
             first_line: line,
             skipped: text[..start].chars().count().saturating_sub(before.chars().count()),
             span: moved(from)..moved(to),
-            label,
+            label: harmless(&label).into_owned(),
         }
     }
 }
@@ -205,6 +230,10 @@ impl Error {
             std::borrow::Cow::Owned(short) => short,
             std::borrow::Cow::Borrowed(_) => message,
         };
+        let message = match harmless(&message) {
+            std::borrow::Cow::Owned(escaped) => escaped,
+            std::borrow::Cow::Borrowed(_) => message,
+        };
         Error(Box::new(Inner { fault, message, help: None, place: None }))
     }
 
@@ -226,14 +255,14 @@ impl Error {
     /// Says what to do.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Error {
-        self.0.help = Some(help.into());
+        self.0.help = Some(harmless(&help.into()).into_owned());
         self
     }
 
     /// Says what to do, where there is something to say.
     #[must_use]
     pub fn help_if(mut self, help: Option<String>) -> Error {
-        self.0.help = help.or(self.0.help);
+        self.0.help = help.map(|help| harmless(&help).into_owned()).or(self.0.help);
         self
     }
 
@@ -375,6 +404,19 @@ fn listing<'a>(known: impl IntoIterator<Item = &'a str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_in_an_error_speaks_to_the_terminal() {
+        let row = "{\"id\": \"\u{1b}]0;x\u{7}\u{9b}2J\" x}";
+        let error = Error::usage("no \u{1b}[31mx\n\there").help("\r").at_line("a\u{1b}b", 0, row, 18..19, "\u{7f}");
+        assert_eq!((error.message(), error.advice()), ("no \\u{1b}[31mx\n\there", Some("\\r")));
+        assert_eq!(error.location().as_deref(), Some("a\\u{1b}b:1:18"));
+        let mut shown = String::new();
+        let theme = miette::GraphicalTheme::unicode_nocolor();
+        miette::GraphicalReportHandler::new_themed(theme).render_report(&mut shown, &error).unwrap();
+        assert!(shown.contains("{\"id\": \"?]0;x?·2J\" x}"), "{shown}");
+        assert!(!shown.contains(|c: char| is_control(c)), "{shown:?}");
+    }
 
     #[test]
     fn an_error_knows_its_place() {

@@ -62,6 +62,9 @@
 //! - Decisions depend on the order in which work was asked for, never on the order in which replies came back
 //!   ([`study::pipeline`]): the same seed gives the same answer at any concurrency.
 
+// One that cannot be written would panic, and leave what is being paid for.
+#![deny(clippy::print_stderr)]
+
 pub mod backend;
 pub mod batch;
 pub mod cli;

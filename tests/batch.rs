@@ -441,6 +441,25 @@ fn a_poll_that_fails_is_tried_again() {
 }
 
 #[test]
+fn results_that_are_not_whole_are_read_again_and_never_deleted() {
+    // One error page is read over; so many that the batch stays open for the next look are no loss either.
+    for rules in [
+        &["html:path=/v1/files:from=2:to=2", "cut_json:path=/v1/files:from=3:to=3"][..],
+        &["html:path=/v1/files:from=2:to=9"],
+        &["cut_json:path=/v1/files:from=2:to=9"],
+    ] {
+        let server = quick(|_| {});
+        server.set_rules(rules.iter().map(|rule| rule.parse::<Rule>().unwrap()).collect::<Vec<_>>());
+        let batches = Batches::with_options(endpoints(&server, "openai", ""), MemoryStore::new(), buying());
+        run(async {
+            let report = batch::invoke(&batches, many(6)).await.unwrap();
+            whole(&report, &server, 6);
+            assert_eq!((report.status.batches.len(), files_left(&server).await), (1, 0), "{rules:?}");
+        });
+    }
+}
+
+#[test]
 fn the_budget_holds_over_everything_that_is_out() {
     let server = quick(|batches| batches.duration = Duration::from_secs(1000));
     let store: SharedStore = MemoryStore::new();

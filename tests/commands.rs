@@ -427,6 +427,27 @@ fn settings_are_names_values_or_texts() {
 }
 
 #[test]
+fn a_task_is_found_by_its_bare_file_name_with_its_endpoints() {
+    let home = Home::new(4);
+    for file in ["task.toml", "tune.jsonl", "test.jsonl", "space.toml"] {
+        home.write(file, home.read(&format!("task/{file}")));
+    }
+    let done = home.run("evaluate task.toml --set n=1 --json --quiet", &[]).ended(0).json();
+    assert_eq!(done["instances"], 4, "{done:#}");
+}
+
+#[test]
+fn a_test_whose_result_could_not_be_kept_is_not_begun() {
+    let home = Home::new(12);
+    home.run("tune task --budget 0.02 --out run --quiet", &[]).ended(0);
+    std::fs::remove_file(home.path("run/ranking.csv")).unwrap();
+    let entries = || home.run("cache stats --json", &[]).ended(0).json()["ledger"]["entries"].clone();
+    let before = entries();
+    home.run("test run --quiet", &[]).ended(2);
+    assert_eq!(entries(), before, "nothing was bought");
+}
+
+#[test]
 fn a_winner_is_tested_and_gated() {
     let home = Home::new(30);
     let tuned = home.run("tune task --budget 0.05 --out run --json --quiet", &[]).ended(0).json();

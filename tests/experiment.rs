@@ -433,7 +433,7 @@ fn killed_or_stopped_it_goes_on_and_nothing_is_paid_twice() {
         "numeric:expected={{ answer }}",
     ];
     let mut lives = 0;
-    for (goal, signal) in [(25, "-KILL"), (60, "-INT"), (95, "-KILL")] {
+    for (goal, signal) in [(25, "-KILL"), (55, "-INT"), (80, "-TERM"), (100, "-KILL")] {
         let mut child = home.command(&line).spawn().unwrap();
         while server.ledger().requests < goal && child.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(2));
@@ -443,12 +443,12 @@ fn killed_or_stopped_it_goes_on_and_nothing_is_paid_twice() {
             lives += 1;
         }
         let code = child.wait().unwrap().code();
-        if signal == "-INT" {
-            assert_eq!(code, Some(130));
+        if signal != "-KILL" {
+            assert_eq!(code, Some(130), "{signal}");
             assert_eq!(home.summary("out")["stop_reason"], "interrupted");
         }
     }
-    assert_eq!(lives, 3);
+    assert_eq!(lives, 4);
     let home_completed = home.read("out/completed.jsonl");
     home.write("out/completed.jsonl", format!("{home_completed}{{\"half\": \"a rec"));
     let done = home.run("run --resume out --json --quiet --concurrency 4", &[]).ended(0).json();
@@ -485,6 +485,60 @@ fn an_endpoint_that_is_not_there_ends_it_with_exit_5_and_what_was_not_asked_is_a
     let mut command = home.command(&["run", "--resume", "out", "--json", "--quiet"]);
     let done = support::done(command.env("OPENAI_API_KEY", "right")).ended(0).json();
     assert_eq!((&done["answered"], &done["failed"]), (&json!(300), &json!(0)));
+}
+
+#[test]
+fn a_short_outage_is_waited_for_and_not_taken_for_the_end() {
+    // More failures at once than there are tries for single rows: they are of one moment.
+    let faults = Arc::new(|call: &Call| (20..44).contains(&call.number).then(|| Fault::status(500).at_once()));
+    let server = server(Options { faults, latency: Latency::Fixed(Duration::from_millis(5)), ..Options::default() });
+    let home = Home::over_http(1, &server.url(), "");
+    home.write("x.jsonl", rows(80, ""));
+    let done = home.run("run x.jsonl --out out --json --quiet --concurrency 16", &[]).ended(0).json();
+    assert_eq!((&done["answered"], &done["stop_reason"]), (&json!(80), &json!("done")), "{done:#}");
+    assert_eq!(done["requests"], json!(104), "requests that failed are counted: {done:#}");
+}
+
+#[test]
+fn a_service_that_goes_out_leaves_no_row_waiting() {
+    // The last rows of a round are given up while others wait for the next one.
+    let faults = Arc::new(|call: &Call| {
+        (call.number > 10).then(|| Fault::status(if call.number < 40 { 500 } else { 401 }).at_once())
+    });
+    let server = server(Options { faults, ..Options::default() });
+    let home = Home::over_http(1, &server.url(), "");
+    home.write("x.jsonl", rows(120, ""));
+    let line = "run x.jsonl --out out --json --quiet --concurrency 16 --max-attempts 100";
+    let done = home.run(line, &[]).ended(5).json();
+    assert_eq!((&done["not_reached"], &done["stop_reason"]), (&json!(0), &json!("outage")), "{done:#}");
+}
+
+#[test]
+fn a_model_that_refuses_every_request_is_not_asked_for_all_rows() {
+    let faults = Arc::new(|_: &Call| Some(Fault::status(400).at_once()));
+    let server = server(Options { faults, ..Options::default() });
+    let home = Home::over_http(1, &server.url(), "");
+    home.write("x.jsonl", rows(400, ""));
+    let done = home.run("run x.jsonl --out out --quiet --concurrency 4", &[]).ended(5);
+    assert!(server.ledger().requests < 60, "{}", server.ledger().requests);
+    assert!(flat(&done.stderr).contains("the model `mock-small` could not be asked"), "{}", done.stderr);
+    // Fewer rows than it takes to be sure: why is said all the same.
+    home.write("y.jsonl", rows(3, ""));
+    let done = home.run("run y.jsonl --out few --quiet", &[]).ended(5);
+    assert!(flat(&done.stderr).contains("no row was answered; most of them failed so"), "{}", done.stderr);
+    assert_eq!(home.summary("few")["requests"], json!(3));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_standard_error_that_cannot_be_written_ends_nothing() {
+    let home = Home::new(1);
+    home.write("x.jsonl", rows(5, ""));
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = home.command(&["run", "x.jsonl", "--out", "out"]);
+    let status = command.env("RUST_LOG", "debug").stderr(full).stdout(std::process::Stdio::null()).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(home.summary("out")["answered"], json!(5));
 }
 
 #[test]

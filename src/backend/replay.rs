@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::backend::{Answer, Backend, CallError, ModelKind};
@@ -31,6 +32,7 @@ struct Entry {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Line {
     model: String,
     messages: Option<Vec<RecordedMessage>>,
@@ -41,6 +43,15 @@ struct Line {
     samples: Vec<String>,
     usage: Option<RecordedUsage>,
     error: Option<Value>,
+    // What `cache export` writes for people and other programs.
+    #[serde(default, rename = "finish_reasons")]
+    _finish_reasons: IgnoredAny,
+    #[serde(default, rename = "tool_calls")]
+    _tool_calls: IgnoredAny,
+    #[serde(default, rename = "logprobs")]
+    _logprobs: IgnoredAny,
+    #[serde(default, rename = "source")]
+    _source: IgnoredAny,
 }
 
 #[derive(Deserialize)]
@@ -235,6 +246,19 @@ mod tests {
     fn line(params: Value) -> Value {
         json!({"model": "m", "prompt": "p", "params": params, "samples": ["a", "b", "c"],
             "usage": {"prompt_tokens": 5, "completion_tokens": [1, 2]}})
+    }
+
+    #[test]
+    fn a_key_that_nothing_reads_is_named() {
+        let with = |key: &str| {
+            let mut line = line(json!({}));
+            line[key] = json!(["x"]);
+            cassette(&[line])
+        };
+        let problem = with("sample").unwrap_err().to_string();
+        assert!(problem.contains("`sample`"), "{problem}");
+        // `cache export` writes these.
+        assert!(["finish_reasons", "tool_calls", "logprobs", "source"].into_iter().all(|key| with(key).is_ok()));
     }
 
     #[test]

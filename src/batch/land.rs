@@ -29,6 +29,42 @@ fn failed(failure: Failure, closing: Closing) -> Outcome {
     Outcome::Failed(LineFailure { failure, retryable }, closing)
 }
 
+/// What one reading of a batch's results brought.
+#[derive(Default)]
+struct Reading {
+    /// Lines that say what became of a request, ours or not.
+    lines: u64,
+    ours: u64,
+    /// What is to be written down when all were read.
+    outcomes: Vec<(u32, Outcome)>,
+    /// A file is not there any more, so that nothing is to be had by reading again.
+    gone: bool,
+    /// Why a file broke off, or a line of one cannot be read.
+    broken: Option<Failure>,
+}
+
+impl Reading {
+    /// Why these are not all results: a proxy's error page, half a file or an empty one come with status 200, too.
+    fn incomplete(&self, expected: u64) -> Option<String> {
+        match &self.broken {
+            Some(failure) => Some(failure.to_string()),
+            None if self.lines < expected && !self.gone => {
+                Some(format!("{} lines of {expected} that the provider counts", self.lines))
+            }
+            None => None,
+        }
+    }
+}
+
+/// At least so many lines the results of a batch have: as many as the provider counts, else all that it was sent, where it
+/// says that it is through with them.
+fn expected(phase: Phase, record: &BatchRecord, [total, completed, failed]: [u64; 3]) -> u64 {
+    match phase {
+        Phase::Completed if total == 0 => record.lines[0] - record.lines[1] - record.lines[2],
+        _ => completed + failed,
+    }
+}
+
 impl Inner {
     /// Takes in what a batch that is over has brought.
     pub(super) async fn land(&self, mut record: BatchRecord) -> Result<BatchRecord> {
@@ -36,62 +72,26 @@ impl Inner {
         let mut notes = Notes::read(&record.progress.notes);
         let phase = State::of(Stage::Ended, &record.progress.word).phase;
         let price = plan::price(&service.model).unwrap_or(Price::FREE);
-        let mut ours = 0_u64;
-        let mut all = Vec::new();
         let remote = record.progress.remote.clone().unwrap_or_default();
-        for file in &notes.results {
-            let mut reading = 0;
-            loop {
-                let lines = match link.results(&remote, file).await {
-                    Ok(lines) => lines,
-                    Err(failure) if failure.kind.transient() => {
-                        tracing::warn!(batch = remote, %failure, "the results cannot be read now");
-                        return Ok(record);
-                    }
-                    Err(failure) => return Err(unusable(&record.endpoint, &failure)),
-                };
-                let Some(mut lines) = lines else {
-                    tracing::warn!(batch = remote, file, "these results are gone");
-                    break;
-                };
-                let broken = loop {
-                    let mut page = Vec::with_capacity(PAGE);
-                    let end = loop {
-                        match lines.next().await {
-                            Ok(Some(line)) => match link.dialect.result(&line) {
-                                Ok((custom_id, result)) => match line_of(&record.progress.intent, &custom_id) {
-                                    Some(number) => page.push((number, result)),
-                                    None => tracing::debug!(custom_id, "a result that is not ours"),
-                                },
-                                Err(failure) => {
-                                    tracing::warn!(batch = remote, %failure, "a line of results is left out")
-                                }
-                            },
-                            Ok(None) => break Some(None),
-                            Err(error) => break Some(Some(error)),
-                        }
-                        if page.len() == PAGE {
-                            break None;
-                        }
-                    };
-                    ours += page.len() as u64;
-                    let outcomes = self.outcomes(&link, &service, &price, &record, page)?;
-                    match notes.grouped {
-                        true => all.extend(outcomes),
-                        false => drop(self.store.land_lines(record.id, Cache::Use, outcomes).await?),
-                    }
-                    if let Some(end) = end {
-                        break end;
-                    }
-                };
-                let Some(error) = broken else { break };
-                reading += 1;
-                if reading == READINGS {
-                    tracing::warn!(batch = remote, failure = %error.error.failure, "the results break off again and again");
+        let expected = expected(phase, &record, notes.counts);
+        let mut readings = 1;
+        let Reading { ours, outcomes: mut all, .. } = loop {
+            let reading = match self.read_results(&link, &service, &price, &record, &notes).await {
+                Ok(reading) => reading?,
+                Err(failure) if failure.kind.transient() => {
+                    tracing::warn!(batch = remote, %failure, "the results cannot be read now");
                     return Ok(record);
                 }
+                Err(failure) => return Err(unusable(&record.endpoint, &failure)),
+            };
+            let Some(why) = reading.incomplete(expected) else { break reading };
+            if readings == READINGS {
+                // Nothing is closed or deleted: what was read is kept, and the next look reads them again.
+                tracing::warn!(batch = remote, "the results are not whole, and stay where they are: {why}");
+                return Ok(record);
             }
-        }
+            readings += 1;
+        };
         if notes.tentative && ours == 0 {
             // Another program's batch of the same size: ours was not made, or is another one.
             (notes.tentative, notes.results) = (false, Vec::new());
@@ -124,6 +124,57 @@ impl Inner {
         self.close_open(&record, &rest.0, rest.1).await?;
         let to = Progress { stage: Stage::Landed, ..record.progress.clone() };
         self.step(record, to).await
+    }
+
+    /// Reads all results of a batch once. The inner error is an endpoint that does not give them.
+    async fn read_results(
+        &self,
+        link: &Link,
+        service: &Service,
+        price: &Price,
+        record: &BatchRecord,
+        notes: &Notes,
+    ) -> std::result::Result<Result<Reading>, Failure> {
+        let remote = record.progress.remote.as_deref().unwrap_or_default();
+        let mut reading = Reading::default();
+        for file in &notes.results {
+            let Some(mut lines) = link.results(remote, file).await? else {
+                tracing::warn!(batch = remote, file, "these results are gone");
+                reading.gone = true;
+                continue;
+            };
+            let mut ended = false;
+            while !ended {
+                let mut page = Vec::with_capacity(PAGE);
+                while !ended && page.len() < PAGE {
+                    match lines.next().await {
+                        Ok(Some(line)) => match link.dialect.result(&line) {
+                            Ok((custom_id, result)) => {
+                                reading.lines += 1;
+                                match line_of(&record.progress.intent, &custom_id) {
+                                    Some(number) => page.push((number, result)),
+                                    None => tracing::debug!(custom_id, "a result that is not ours"),
+                                }
+                            }
+                            Err(failure) => reading.broken = Some(failure),
+                        },
+                        Ok(None) => ended = true,
+                        Err(error) => (reading.broken, ended) = (Some(error.error.failure), true),
+                    }
+                }
+                reading.ours += page.len() as u64;
+                match self.outcomes(link, service, price, record, page) {
+                    Ok(outcomes) if notes.grouped => reading.outcomes.extend(outcomes),
+                    Ok(outcomes) => {
+                        if let Err(error) = self.store.land_lines(record.id, Cache::Use, outcomes).await {
+                            return Ok(Err(error));
+                        }
+                    }
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+        }
+        Ok(Ok(reading))
     }
 
     /// What lines without a result are told.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::backend::Endpoints;
 use crate::batch::{Answer, Batch, Batches, JobStatus, Options, input};
 use crate::cli::arguments::{dollars, store_location};
+use crate::cli::output::{Output, cannot_write};
 use crate::cli::{print, print_json, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
 use crate::money::Usd;
@@ -368,12 +369,12 @@ fn deliver(shared: &Shared, batches: &Batches, status: &JobStatus, left: &[Strin
             }
         };
     };
-    let wrong = |error: std::io::Error| Error::usage(format!("cannot write {}: {error}", path.display()));
-    let part = path.with_added_extension("part");
-    let mut file = std::io::BufWriter::new(std::fs::File::create(&part).map_err(wrong)?);
+    let (output, file) = Output::create(path)?;
+    let mut file = std::io::BufWriter::new(file);
     let mut line = |answer: &Answer| writeln!(file, "{}", answer.to_json());
     let written = pages(&mut line)?;
-    written.and_then(|()| file.flush()).and_then(|()| std::fs::rename(&part, path)).map_err(wrong)?;
+    written.and_then(|()| file.flush()).map_err(|error| cannot_write(path, &error))?;
+    output.finish()?;
     show(shared, status, left, None)
 }
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::cli::arguments::store_location;
+use crate::cli::output::Output;
 use crate::cli::{print, print_json};
 use crate::diagnostic::{Error, Result, nearest};
 use crate::money::Usd;
@@ -338,20 +339,16 @@ fn export(arguments: &ExportArguments) -> Result<()> {
         ));
     }
     if sources.iter().any(|source| source != &sources[0]) {
-        eprintln!("Note: answers of several sources go into one cassette; --source NAME takes those of one.");
+        say!("Note: answers of several sources go into one cassette; --source NAME takes those of one.");
     }
     let to_stdout = arguments.file == Path::new("-");
     let name = arguments.file.display().to_string();
-    let part = {
-        let mut part = arguments.file.file_name().unwrap_or_default().to_owned();
-        part.push(".part");
-        arguments.file.with_file_name(part)
-    };
-    let out: Box<dyn Write> = match to_stdout {
-        true => Box::new(std::io::stdout()),
-        false => Box::new(
-            std::fs::File::create(&part).map_err(|error| Error::usage(format!("cannot write {name}: {error}")))?,
-        ),
+    let (output, out): (_, Box<dyn Write>) = match to_stdout {
+        true => (None, Box::new(std::io::stdout())),
+        false => {
+            let (output, file) = Output::create(&arguments.file)?;
+            (Some(output), Box::new(file))
+        }
     };
     let mut requests = 0;
     let write = || -> std::io::Result<Result<()>> {
@@ -380,18 +377,10 @@ fn export(arguments: &ExportArguments) -> Result<()> {
         Err(error) => Err(Error::internal(format!("cannot write {name}: {error}"))),
         Ok(written) => written,
     };
-    if to_stdout {
-        return written;
-    }
-    let placed = written.and_then(|()| {
-        std::fs::rename(&part, &arguments.file).map_err(|error| Error::usage(format!("cannot write {name}: {error}")))
-    });
-    if placed.is_err() {
-        // What is left of it helps nobody; the error to tell is the other one.
-        let _ = std::fs::remove_file(&part);
-    }
-    placed?;
-    eprintln!("{requests} requests written to {name}.");
+    written?;
+    let Some(output) = output else { return Ok(()) };
+    output.finish()?;
+    say!("{requests} requests written to {name}.");
     Ok(())
 }
 
@@ -474,7 +463,7 @@ fn remove(store: &SharedStore, chosen: Vec<Item>) -> Result<u64> {
 /// Gives room back to the disk. Where that cannot be done now, the room is used again.
 fn compact(store: &SharedStore) {
     if let Err(error) = store.compact() {
-        eprintln!("Note: the file stays as large as it was, and its room is used again: {error}");
+        say!("Note: the file stays as large as it was, and its room is used again: {error}");
     }
 }
 
@@ -487,7 +476,8 @@ fn clear(arguments: &ClearArguments) -> Result<()> {
             return Err(Error::usage(format!("{what} would be removed from {location}, and nobody can be asked"))
                 .help("add --yes"));
         }
-        eprint!("Remove {what} from {location}? They would have to be bought again. [y/N] ");
+        let question = format!("Remove {what} from {location}? They would have to be bought again. [y/N] ");
+        drop(std::io::stderr().write_all(question.as_bytes()));
         let mut answer = String::new();
         std::io::stdin().read_line(&mut answer).map_err(|error| Error::internal(error.to_string()))?;
         if !["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {

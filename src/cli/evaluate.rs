@@ -95,7 +95,10 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
             workload.check_space(&space)?;
             let mut given: BTreeMap<_, _> = served.map(|served| served.config.0).unwrap_or_default();
             for (name, value) in &given {
-                space.check_setting(name, value)?;
+                space.check_setting(name, value).map_err(|error| match &arguments.config {
+                    Some(path) => Served::located(path, name, error),
+                    None => error,
+                })?;
             }
             for text in &arguments.set {
                 let (name, value) = inputs::setting(&space, text)?;
@@ -116,7 +119,7 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     // What cannot be rendered is found before anything is sent.
     plan.request(&instances[0]).map_err(|failure| Error::usage(failure.message))?;
     if !capped && !common.quiet {
-        eprintln!("No --budget is given: this evaluation is not capped.");
+        say!("No --budget is given: this evaluation is not capped.");
     }
     let seed = common.seed.unwrap_or(1);
     let purse = Purse::new(arguments.budget, false, Usd::ZERO);

@@ -32,7 +32,7 @@ pub fn configurations(
     for run in runs {
         let (found, left_out) = of_run(run, workload, space)?;
         if !quiet {
-            left_out.iter().for_each(|note| eprintln!("Note: {note}"));
+            left_out.iter().for_each(|note| say!("Note: {note}"));
         }
         all.extend(found);
     }

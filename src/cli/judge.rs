@@ -218,7 +218,7 @@ pub fn run(arguments: JudgeArguments) -> Result<u8> {
     let made = judge::write(&asked::answers(&arguments.answers)?, &judges, &templates, &draft.0)?;
     nothing(&arguments.answers, made, "an answer")?;
     if made.skipped > 0 && !common.quiet {
-        eprintln!("{} rows without an answer are not judged.", made.skipped);
+        say!("{} rows without an answer are not judged.", made.skipped);
     }
     let outcome = draft.run(&name, &arguments.answers, what, common, |settings| {
         (settings.scale, settings.extract) = (scale, arguments.extract.clone());

@@ -42,7 +42,10 @@ pub fn start(filter: Option<&str>, format: LogFormat, quiet: bool) -> Result<Log
         let whose = if filter.is_some() { "" } else { " (RUST_LOG)" };
         Error::usage(format!("`{text}` is no log filter{whose}: {error}")).help("like `info` or `farthing=debug`")
     })?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(Lines).with_ansi(super::colour(&std::io::stderr()));
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(Lines)
+        .log_internal_errors(false)
+        .with_ansi(super::colour(&std::io::stderr()));
     let lines: Layered = match (format, asked.is_some()) {
         // Spans by name and fields: tools find the attempt that an event belongs to.
         (LogFormat::Json, _) => lines.json().with_span_list(false).with_filter(filter).boxed(),
@@ -79,7 +82,7 @@ impl<'a> MakeWriter<'a> for Lines {
     fn make_writer(&'a self) -> std::io::Stderr {
         let stderr = std::io::stderr();
         if stderr.is_terminal() && super::colour(&stderr) {
-            eprint!("\r\x1b[2K");
+            drop(std::io::Write::write_all(&mut &stderr, b"\r\x1b[2K"));
         }
         stderr
     }

@@ -1,6 +1,14 @@
 //! The command line: one file a subcommand. What was typed becomes what it means; results go to standard output,
 //! progress and errors to standard error; exit codes as documented in `farthing --help`.
 
+/// Says a line on standard error. One that nobody can read (`2>&1 | head`, a full disk) is no reason to leave what is being
+/// paid for.
+macro_rules! say {
+    ($($words:tt)*) => {
+        crate::cli::say(&format!($($words)*))
+    };
+}
+
 mod arguments;
 mod batch;
 mod cache;
@@ -19,11 +27,13 @@ mod live;
 mod logging;
 mod mock;
 mod models;
+mod output;
 mod plot;
 mod progress;
 mod report;
 mod run;
 mod serve;
+mod signals;
 mod subject;
 mod test;
 mod tune;
@@ -35,7 +45,7 @@ use std::sync::Arc;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use miette::{GraphicalReportHandler, GraphicalTheme};
 
-use crate::diagnostic::{Error, Fault, Result};
+use crate::diagnostic::{Error, Fault, Result, harmless};
 use crate::evaluate::Workload;
 use crate::space::Space;
 use crate::study::Stop;
@@ -224,6 +234,11 @@ fn colour(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && !forbidden && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
+/// What `say!` does. Nothing of it speaks to the terminal: some of the words are a data file's or a server's.
+fn say(words: &str) {
+    drop(writeln!(std::io::stderr(), "{}", harmless(words)));
+}
+
 fn print_error(error: &Error) {
     let theme = match colour(&std::io::stderr()) {
         true => GraphicalTheme::unicode(),
@@ -253,14 +268,19 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print(&text)
 }
 
-/// A runtime that runs `work` and listens to Ctrl-C meanwhile: once to stop gracefully, twice to stop at once.
+/// A runtime that runs `work` and listens to the user's wish to stop meanwhile: once to stop gracefully, twice to stop at
+/// once. Ctrl-C says so, and so do those that end programs: `timeout`, CI, containers, a terminal that is closed.
 fn with_runtime<T>(quiet: bool, work: impl Future<Output = Result<T>>, stop: Arc<Stop>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::internal(format!("no runtime can be started: {error}")))?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        signals::Signals::listen()
+    };
     runtime.spawn(async move {
-        while tokio::signal::ctrl_c().await.is_ok() {
+        while signals.next().await {
             let pressed = stop.press();
             if pressed > 1 {
                 // What does not even notice that it should stop at once is ended. What is durable stays so.
@@ -270,13 +290,10 @@ fn with_runtime<T>(quiet: bool, work: impl Future<Output = Result<T>>, stop: Arc
                 });
             }
             if !quiet {
-                eprintln!(
-                    "{}",
-                    match pressed {
-                        1 => "Stopping: what is in flight lands first. Ctrl-C again stops at once.",
-                        _ => "Stopping at once.",
-                    }
-                );
+                match pressed {
+                    1 => say!("Stopping: what is in flight lands first. Ctrl-C again stops at once."),
+                    _ => say!("Stopping at once."),
+                }
             }
         }
     });

@@ -133,7 +133,7 @@ impl Reader for Bar {
         if last {
             self.bar.finish_and_clear();
             self.state.best = None;
-            eprintln!("{}", self.state.text(sums));
+            say!("{}", self.state.text(sums));
         }
     }
 }
@@ -160,7 +160,7 @@ impl Reader for Lines {
         let due = self.last.elapsed() > Duration::from_secs(5) || matches!(event, Event::Finished { .. });
         if due {
             self.last = Instant::now();
-            eprintln!("{}", self.state.text(sums));
+            say!("{}", self.state.text(sums));
         }
     }
 }

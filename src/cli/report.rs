@@ -106,7 +106,7 @@ pub fn run(arguments: &ReportArguments) -> Result<u8> {
     };
     print(&path.display().to_string())?;
     for gap in runs.iter().flat_map(|run| &run.gaps) {
-        eprintln!("{gap}");
+        say!("{gap}");
     }
     if arguments.open {
         open(&path)?;

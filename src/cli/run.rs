@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::backend::Endpoints;
 use crate::cli::arguments::{Common, dollars};
 use crate::cli::{print, print_error, print_json, with_runtime};
-use crate::diagnostic::{Error, Result, Source};
+use crate::diagnostic::{Error, Fault, Result, Source};
 use crate::experiment::pipeline::{Next, Pipeline};
 use crate::experiment::{Beginning, Declared, Experiment, MaxQueries, Outcome, Progress, Settings, Summary, Watcher};
 use crate::money::Usd;
@@ -235,27 +235,27 @@ fn shown(mut builder: Builder, common: &Common, stop: Arc<Stop>) -> Builder {
 /// What will be asked, before it is.
 fn tell(beginning: &Beginning) {
     for line in &beginning.wrong {
-        eprintln!("{line}");
+        say!("{line}");
     }
     if beginning.wrong_rows > 0 {
         let more = beginning.wrong_rows - beginning.wrong.len();
         let more = if more > 0 { format!(" ({more} more of them)") } else { String::new() };
-        eprintln!("{} rows are wrong and are not asked{more}; --strict would have sent nothing.", beginning.wrong_rows);
+        say!("{} rows are wrong and are not asked{more}; --strict would have sent nothing.", beginning.wrong_rows);
     }
     if beginning.done > 0 {
-        eprintln!("{} rows are done already.", beginning.done);
+        say!("{} rows are done already.", beginning.done);
     }
     if beginning.duplicates > 0 {
-        eprintln!(
+        say!(
             "{} rows ask the same as an earlier one and share its answer; --distinct asks for each.",
             beginning.duplicates
         );
     }
     if beginning.same_ids > 0 {
-        eprintln!("{} rows have the id of an earlier one: their order tells them apart.", beginning.same_ids);
+        say!("{} rows have the id of an earlier one: their order tells them apart.", beginning.same_ids);
     }
     for group in &beginning.groups {
-        eprintln!("{group}");
+        say!("{group}");
     }
 }
 
@@ -301,7 +301,7 @@ fn display() -> Watcher {
                     bar.finish_and_clear();
                 }
             }
-            None => eprintln!("{} of {} rows, {words}", progress.done, progress.rows),
+            None => say!("{} of {} rows, {words}", progress.done, progress.rows),
         }
     })
 }
@@ -318,7 +318,14 @@ pub fn finish(outcome: &Outcome, common: &Common) -> Result<u8> {
                 .help(format!("go on with: farthing run --resume {}", outcome.summary.folder.display())),
         );
     }
-    Ok(outcome.fault().map_or(0, |fault| fault.exit_code()))
+    let fault = outcome.fault();
+    if fault == Some(Fault::Endpoint)
+        && outcome.summary.not_usable.is_empty()
+        && let Some(why) = &outcome.summary.commonest_error
+    {
+        print_error(&Error::endpoint(format!("no row was answered; most of them failed so: {why}")));
+    }
+    Ok(fault.map_or(0, |fault| fault.exit_code()))
 }
 
 fn text(summary: &Summary) -> String {
@@ -367,7 +374,7 @@ fn watch_folder(arguments: &RunArguments, watch: &Path) -> Result<u8> {
     // What is wrong with the command line is said before anything is waited for.
     what.settings(arguments.template.as_deref())?;
     if !common.quiet {
-        eprintln!("Watching {}; outputs go to {}.", pipeline.folder().display(), pipeline.out().display());
+        say!("Watching {}; outputs go to {}.", pipeline.folder().display(), pipeline.out().display());
     }
     let stop = Arc::new(Stop::default());
     let (mut worst, mut summaries) = (0, Vec::new());
@@ -388,7 +395,7 @@ fn watch_folder(arguments: &RunArguments, watch: &Path) -> Result<u8> {
                 }
             };
             if !common.quiet {
-                eprintln!("{}:", path.display());
+                say!("{}:", path.display());
             }
             let builder = match &folder {
                 Some(folder) => resumed(folder, what, common),

@@ -52,7 +52,7 @@ impl Subject {
     /// Says on standard error where the task is not what it was when the run was begun.
     pub fn note_changes(&self, workload: &Workload) {
         if let Some(study) = self.study.as_ref().filter(|study| folder::task_hash(workload) != study.hashes.task) {
-            eprintln!("Note: the task `{}` changed since the run was begun.", study.inputs.name);
+            say!("Note: the task `{}` changed since the run was begun.", study.inputs.name);
         }
     }
 
@@ -74,7 +74,9 @@ impl Subject {
         }
         let space = self.space(embedded, workload)?.ok_or_else(|| inputs::no_space(workload))?;
         let given = &self.served.config.0;
-        given.iter().try_for_each(|(name, value)| space.check_setting(name, value))?;
+        given.iter().try_for_each(|(name, value)| {
+            space.check_setting(name, value).map_err(|error| Served::located(&self.file, name, error))
+        })?;
         let settled = inputs::configuration(&space, given)?;
         let model = settled.get("model").and_then(|model| model.as_str()).ok_or_else(none)?.to_owned();
         let bounded = settled.get("max_tokens").or(settled.get("max_completion_tokens")).is_some();

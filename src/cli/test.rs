@@ -79,7 +79,7 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         workload = workload.with_test(rows)?;
     }
     if let Some(note) = tuned_on(&workload.task.tune, &workload.task.test) {
-        eprintln!("{note}");
+        say!("{note}");
     }
     if workload.task.test.is_empty() {
         return Err(
@@ -113,8 +113,10 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
     };
     // A run that is being worked on is not tested: that is found out before anything is spent.
     let locked = subject.run.as_ref().map(|(path, ..)| RunFolder::open(path)).transpose()?;
+    // So is one whose ranking cannot be read.
+    let rows = subject.run.as_ref().map(|(path, ..)| report::rows_of(path)).transpose()?;
     if arguments.budget.is_none() && !common.quiet {
-        eprintln!("No --budget is given: this test is not capped.");
+        say!("No --budget is given: this test is not capped.");
     }
     let seed =
         common.seed.or(subject.run.as_ref().map(|(_, file, _)| file.settings.seed)).unwrap_or(Settings::default().seed);
@@ -137,12 +139,11 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
     let tested = with_runtime(common.quiet, work, stop)?;
     let holdout = tested.holdout;
     let spent_usd = pipeline.runner.store().spent(&scope)?.total();
-    let complete = subject.run.zip(locked).filter(|_| tested.ending == Ending::Done);
-    if let Some(((path, _, mut summary), folder)) = complete {
+    let complete = subject.run.zip(locked).zip(rows).filter(|_| tested.ending == Ending::Done);
+    if let Some((((_, _, mut summary), folder), rows)) = complete {
         summary.claims.hold_out(&holdout);
         summary.holdout = Some(holdout.clone());
         summary.holdout_cost_usd = tested.cost;
-        let rows = report::rows_of(&path)?;
         report::write(&folder, &summary, &rows)?;
         if !common.json {
             print(&table::holdout_text(&holdout, &summary))?;
@@ -169,7 +170,7 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         (_, None, _) => Fault::Endpoint.exit_code(),
         (_, Some(score), Some(least)) if direction.gain(score) < direction.gain(least) => {
             if !common.quiet {
-                eprintln!("The score {score:.4} is not as good as --min-score {least}.");
+                say!("The score {score:.4} is not as good as --min-score {least}.");
             }
             Fault::Gate.exit_code()
         }

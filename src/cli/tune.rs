@@ -101,7 +101,7 @@ pub fn run(arguments: TuneArguments, embedded: &Embedded) -> Result<u8> {
     };
     let shown = folder.path.clone();
     if !arguments.common.quiet {
-        eprintln!("{} {}", if going_on.is_some() { "Going on in" } else { "Run's folder:" }, shown.display());
+        say!("{} {}", if going_on.is_some() { "Going on in" } else { "Run's folder:" }, shown.display());
     }
     if let Some(log) = EventLog::create(&shown.join("events.jsonl")) {
         study.add_reader(Box::new(log));
@@ -223,7 +223,7 @@ const GLANCE: (usize, usize) = (32, 64);
 fn confirm(arguments: &TuneArguments, study: &Study, prepared: &Prepared, budget: Usd) -> Result<()> {
     let estimate = prepared.estimate(study, GLANCE.0, GLANCE.1)?;
     if !arguments.common.quiet {
-        eprintln!("{}", estimate::text::line(&estimate, budget));
+        say!("{}", estimate::text::line(&estimate, budget));
     }
     // A search that looks at everything and is done spends less than it may.
     let grid = estimate.grid.and_then(|grid| grid.high).filter(|_| study.settings().test_share == 0.0);

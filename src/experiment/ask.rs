@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
@@ -254,11 +255,11 @@ impl Shared {
                 }
             }
             let wish = Wish { missed: stored.is_empty().then_some(look), retries: Some(0), ..Wish::default() };
-            match self.runner.answer_as(wish, service, &whole, &print, &self.scope, hold).await? {
-                Ok(done) => {
-                    answered.requests += done.requests;
-                    stored = done.stored;
-                }
+            let sent = AtomicU64::new(0);
+            let done = self.runner.answer_counted(wish, service, &whole, &print, &self.scope, hold, &sent).await?;
+            answered.requests += sent.into_inner();
+            match done {
+                Ok(done) => stored = done.stored,
                 Err(failure) => return Ok(Err(failure)),
             }
         }

@@ -16,7 +16,8 @@ use crate::provider::{Failure, FailureKind};
 use crate::runner::Hold;
 use crate::study::Stop;
 
-/// So many failures in a row that are not the rows' own make a queue wait, and then try one row at a time.
+/// So many failures in a row that are not the rows' own make a queue wait, and then try one row at a time. So many refusals
+/// of a request's form before the first answer say that it is not the rows' own either.
 const OUTAGE: u32 = 8;
 
 /// So many single rows are tried, each after twice the wait of the one before, from a second on.
@@ -93,6 +94,8 @@ struct Queue {
     /// Failures in a row that are not the rows' own.
     streak: u32,
     probing: bool,
+    /// The row in flight is the one that is tried.
+    probed: bool,
     probes: u32,
     started: Option<Instant>,
     end: QueueEnd,
@@ -101,6 +104,11 @@ struct Queue {
 impl Queue {
     fn empty(&self) -> bool {
         self.rows.is_empty() && self.held.is_empty() && self.unadmitted == 0
+    }
+
+    /// Nothing is left of this round, but there is of another.
+    fn waits_for_a_round(&self) -> bool {
+        self.empty() && self.flying == 0 && !self.again.is_empty()
     }
 
     fn done(&self) -> bool {
@@ -123,6 +131,8 @@ pub struct Engine<'a> {
     width: usize,
     out: BTreeMap<u32, Failure>,
     answered: Vec<bool>,
+    /// Requests of each service that were refused in their form before it had answered one.
+    refused: Vec<u32>,
     stop: Arc<Stop>,
     watcher: Option<Watcher>,
     progress: Progress,
@@ -175,6 +185,7 @@ impl<'a> Engine<'a> {
         Engine {
             attempts: vec![0; shared.entries.len()],
             answered: vec![false; shared.services.len()],
+            refused: vec![0; shared.services.len()],
             most_attempts: plan.attempts.clamp(1, 255),
             // Those that are being written down are not being sent: as many more, and the endpoint need not wait for the
             // disk. One at a time means one after the other, in order.
@@ -206,6 +217,10 @@ impl<'a> Engine<'a> {
             } else {
                 self.next_rounds();
                 self.dispatch()?;
+                // Rows of a service that is out are given up on the way: where that ended a round, the next one begins.
+                if self.queues.iter().any(Queue::waits_for_a_round) {
+                    continue;
+                }
             }
             if self.tasks.is_empty() && (stopping || self.queues.iter().all(Queue::done)) {
                 self.ended.interrupted = stopping;
@@ -255,12 +270,16 @@ impl<'a> Engine<'a> {
     /// Begins the next round of a queue whose round is over.
     fn next_rounds(&mut self) {
         for queue in &mut self.queues {
-            if queue.empty() && queue.flying == 0 && !queue.again.is_empty() {
+            if queue.waits_for_a_round() {
                 let mut rows = std::mem::take(&mut queue.again);
                 rows.sort_unstable();
                 let wait = (ROUND * 2_u32.saturating_pow(queue.round.min(8) - 1)).min(Duration::from_secs(30));
                 queue.round += 1;
-                queue.not_before = Some(Instant::now() + wait);
+                // Those that will not be asked need not wait.
+                let asked = |row: &u32| !self.out.contains_key(&self.shared.entries[*row as usize].service);
+                if rows.iter().any(asked) {
+                    queue.not_before = Some(Instant::now() + wait);
+                }
                 if self.shared.capped && self.sequential {
                     // Before those of later queues, which do not go before this one is done.
                     queue.unadmitted += rows.len();
@@ -305,6 +324,7 @@ impl<'a> Engine<'a> {
                 }
                 let queue = &mut self.queues[at];
                 queue.flying += 1;
+                queue.probed = queue.probing;
                 queue.started.get_or_insert(now);
                 self.attempts[row as usize] = self.attempts[row as usize].saturating_add(1);
                 self.ended.attempts += 1;
@@ -411,13 +431,18 @@ impl<'a> Engine<'a> {
         if !failure.kind.transient() {
             // Money that others lost is not this row's fault.
             self.ended.over_budget |= failure.kind == FailureKind::Budget;
+            if failure.kind == FailureKind::BadRequest && landed.requests > 0 && !self.answered[entry.service as usize]
+            {
+                let refused = &mut self.refused[entry.service as usize];
+                *refused += 1;
+                if *refused == OUTAGE {
+                    self.put_out(entry.service, &failure);
+                }
+            }
             return self.record(&landed, failure.kind == FailureKind::Budget);
         }
         self.suspect(entry.service, entry.queue, &failure, now);
-        if attempts >= self.most_attempts && !self.out.contains_key(&entry.service) {
-            return self.record(&landed, true);
-        }
-        if self.out.contains_key(&entry.service) {
+        if attempts >= self.most_attempts || self.out.contains_key(&entry.service) {
             return self.record(&landed, true);
         }
         self.queues[entry.queue as usize].again.push(landed.row);
@@ -427,13 +452,18 @@ impl<'a> Engine<'a> {
 
     /// A failure that is not the row's own: the endpoint may be away.
     fn suspect(&mut self, service: u32, queue: u32, failure: &Failure, now: Instant) {
+        if self.out.contains_key(&service) {
+            return;
+        }
         let known = self.answered[service as usize];
         let state = &mut self.queues[queue as usize];
         state.streak += 1;
         if state.streak < OUTAGE {
             return;
         }
-        if state.probing {
+        // Those that were in flight when it went away tell no more than the first of them did: only a row that was sent to
+        // find out counts.
+        if std::mem::take(&mut state.probed) {
             state.probes += 1;
         }
         // Where nobody was ever reached there is nobody to wait for.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::fields::{Fields, Row};
 use super::row::Fault;
 use crate::diagnostic::{Error, Result, unreadable};
+use crate::task::data::{Quotes, altered, unclosed_quote};
 
 /// What the file is made of.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +19,9 @@ enum Form {
     Lines,
     Csv(Vec<String>),
 }
+
+/// A compressed file may unpack to so many bytes on the disk.
+const UNPACKED: u64 = 64 << 30;
 
 /// Where a row stands in the plain file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,12 +97,19 @@ impl Input {
                     .write(true)
                     .open(scratch)
                     .map_err(|error| Error::usage(format!("cannot write {}: {error}", scratch.display())))?;
-                std::io::copy(&mut unpacked, &mut plain).map_err(|error| broken(name, &error))?;
+                let size = std::io::copy(&mut unpacked.by_ref().take(UNPACKED + 1), &mut plain);
+                if size.map_err(|error| broken(name, &error))? > UNPACKED {
+                    drop(std::fs::remove_file(scratch));
+                    return Err(Error::usage(format!("{name} unpacks to more than {} GiB", UNPACKED >> 30)));
+                }
                 (plain, Some(scratch.to_owned()))
             }
         };
         let form = match ending {
-            "csv" => Form::Csv(headers(name, &mut file)?),
+            "csv" => {
+                quotes(name, &mut file)?;
+                Form::Csv(headers(name, &mut file)?)
+            }
             _ => Form::Lines,
         };
         Ok(Input { name: name.to_owned(), form, file: Mutex::new(file), scratch })
@@ -213,6 +224,9 @@ fn json_row(bytes: &[u8]) -> Result<Row, Fault> {
     let text = std::str::from_utf8(bytes)
         .map_err(|error| Fault::new(format!("this row is not UTF-8 from byte {} on", error.valid_up_to() + 1)))?;
     let text = text.trim();
+    if let Some((at, what)) = altered(text) {
+        return Err(Fault::new(format!("{what} (column {})", at.start + 1)));
+    }
     match serde_json::from_str::<Fields>(text) {
         Ok(fields) => Ok(Row { text: text.to_owned(), fields }),
         Err(error) if error.is_data() => Err(Fault::new("this row is not a JSON object")),
@@ -237,6 +251,24 @@ fn cells(headers: &[String], record: &csv::ByteRecord) -> Result<Row, Fault> {
         Err(_) => Err(Fault::new(format!("the cell `{name}` is not UTF-8"))),
     };
     Ok(Row::new(Fields(headers.iter().zip(record).map(cell).collect::<Result<_, _>>()?)))
+}
+
+/// A quote that is never closed would make one cell of all rows behind it.
+fn quotes(name: &str, file: &mut File) -> Result<()> {
+    let first = start(name, file)?;
+    let (mut quotes, mut bytes) = (Quotes::default(), vec![0; 1 << 16]);
+    loop {
+        match file.read(&mut bytes).map_err(|error| broken(name, &error))? {
+            0 => break,
+            read => quotes.read(&bytes[..read]),
+        }
+    }
+    let Some((line, begin, column)) = quotes.unclosed() else { return Ok(()) };
+    let mut text = Vec::new();
+    file.seek(SeekFrom::Start(first + begin))
+        .and_then(|_| BufReader::new(file.take(column as u64 + 200)).read_until(b'\n', &mut text))
+        .map_err(|error| broken(name, &error))?;
+    Err(unclosed_quote(name, line, String::from_utf8_lossy(&text).trim_end(), column))
 }
 
 fn headers(name: &str, file: &mut File) -> Result<Vec<String>> {
@@ -355,6 +387,20 @@ mod tests {
         assert_eq!(rows("x.jsonl.gz", &packed.finish().unwrap()).len(), 2);
         let packed = zstd::encode_all(&b"a,b\n1,2\n"[..], 1).unwrap();
         assert_eq!(rows("x.csv.zst", &packed), [(2, Ok(r#"{"a":"1","b":"2"}"#.to_owned()))]);
+    }
+
+    #[test]
+    fn what_would_be_read_as_something_else_is_refused() {
+        let read =
+            rows("x.jsonl", b"{\"a\": 1, \"b\": {\"a\": 2}}\n{\"a\": 1, \"a\": 2}\n{\"a\": 123456789012345678901}");
+        assert_eq!(read[0].1, Ok("{\"a\": 1, \"b\": {\"a\": 2}}".to_owned()));
+        assert_eq!(read[1], (2, Err("the column `a` is there twice (column 10)".into())));
+        assert!(read[2].1.as_ref().unwrap_err().contains("123456789012345678901 does not fit 64 bits"), "{read:?}");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.csv");
+        std::fs::write(&path, "\u{feff}id,prompt\na,\"b \"\"c\"\"\"\nd,\"e\nf,g\n").unwrap();
+        let error = Input::open(&path, "x.csv", &folder.path().join("plain")).err().unwrap();
+        assert_eq!(error.location().as_deref(), Some("x.csv:3:3"), "{error}");
     }
 
     #[test]

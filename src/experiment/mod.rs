@@ -119,6 +119,9 @@ impl Outcome {
     }
 }
 
+/// Why a model is not asked any more, though its endpoint is there.
+const ROWS_OWN: [FailureKind; 2] = [FailureKind::UnknownModel, FailureKind::BadRequest];
+
 impl Experiment {
     /// Begins one of a file's rows.
     pub fn builder(input: impl Into<PathBuf>) -> ExperimentBuilder {
@@ -316,8 +319,8 @@ impl Experiment {
             folder: folder.path().to_owned(),
             stop_reason: match &ended {
                 ended if ended.interrupted => "interrupted",
-                // A model that there is not is the rows' own fault.
-                ended if ended.out.iter().any(|(_, failure)| failure.kind != FailureKind::UnknownModel) => "outage",
+                // A model that there is not, or takes no such request, is the rows' own fault.
+                ended if ended.out.iter().any(|(_, failure)| !ROWS_OWN.contains(&failure.kind)) => "outage",
                 ended if ended.over_budget => "budget",
                 _ => "done",
             }

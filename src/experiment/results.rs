@@ -67,6 +67,9 @@ pub struct Summary {
     pub not_reached: usize,
     /// Why rows failed.
     pub failures: BTreeMap<String, usize>,
+    /// The commonest of their errors, where no row has an answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commonest_error: Option<String>,
     /// Rows that ask the same as an earlier one.
     pub duplicates: usize,
     /// The cap.
@@ -188,12 +191,16 @@ fn cell(value: &Value) -> String {
     }
 }
 
+/// So many different errors are told apart.
+const ERRORS: usize = 1000;
+
 /// Writes `results.jsonl`, `results.csv` and (where built with it) `results.parquet`, each by one rename, and adds what
 /// the rows say to the summary. No row but one is in memory at a time.
 pub fn write(folder: &mut Folder, records: &[Option<Record>], summary: &mut Summary) -> Result<()> {
     folder.flush()?;
     let path = folder.path().join(RESULTS);
     let mut columns = Columns::default();
+    let mut errors: HashMap<String, usize> = HashMap::new();
     by_rename(&path, |out| {
         let mut text = String::new();
         for record in records.iter().flatten() {
@@ -203,10 +210,19 @@ pub fn write(folder: &mut Folder, records: &[Option<Record>], summary: &mut Summ
             let fields: Fields = serde_json::from_str(&text)
                 .map_err(|error| Error::internal(format!("a record cannot be read again: {error}")))?;
             count(&fields, summary);
+            if let Some(error) = fields.get("error").and_then(Value::as_str)
+                && (errors.len() < ERRORS || errors.contains_key(error))
+            {
+                *errors.entry(error.to_owned()).or_insert(0) += 1;
+            }
             columns.note(fields);
         }
         Ok(())
     })?;
+    if summary.answered == 0 {
+        let commonest = errors.into_iter().max_by(|a, b| a.1.cmp(&b.1).then_with(|| b.0.cmp(&a.0)));
+        summary.commonest_error = commonest.map(|(error, _)| error);
+    }
     let table = folder.path().join("results.csv");
     by_rename(&table, |out| {
         let mut csv = csv::Writer::from_writer(out);
@@ -227,8 +243,10 @@ fn by_rename(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>
     let draft = path
         .with_file_name(format!(".{}.new", path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default()));
     let mut out = BufWriter::with_capacity(1 << 16, File::create(&draft).map_err(broken)?);
-    write(&mut out)?;
-    out.flush().and_then(|()| out.get_ref().sync_all()).and_then(|()| fs::rename(&draft, path)).map_err(broken)
+    let written = write(&mut out).and_then(|()| {
+        out.flush().and_then(|()| out.get_ref().sync_all()).and_then(|()| fs::rename(&draft, path)).map_err(broken)
+    });
+    written.inspect_err(|_| drop(fs::remove_file(&draft)))
 }
 
 /// Goes through the rows of a file of records.

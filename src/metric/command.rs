@@ -92,8 +92,9 @@ impl Metric for CommandMetric {
         // serde_json escapes line breaks in texts, so this is one line.
         let mut question = json!({"id": id, "instance": fields, "responses": responses}).to_string();
         question.push('\n');
-        let answer = self.pool.ask(&question.into())?;
-        understand(&answer, id, &self.name).map_err(|reason| format!("the program `{}` {reason}", self.pool.name()))?
+        self.pool.ask(&question.into(), |answer| {
+            understand(answer, id, &self.name).map_err(|reason| format!("the program `{}` {reason}", self.pool.name()))
+        })?
     }
 }
 

@@ -400,8 +400,14 @@ impl Building<'_> {
             .map_err(|error| self.misread(&error))
     }
 
-    /// A template over an instance's fields; what it needs is noted.
+    /// A template over an instance's fields, none of which is null where it is written: nothing is expected then. What it
+    /// needs is noted.
     pub fn template(&mut self, text: &Spanned<String>) -> Result<Template> {
+        self.template_with_null(text).map(Template::without_null)
+    }
+
+    /// The same where null is a value as any other.
+    pub fn template_with_null(&mut self, text: &Spanned<String>) -> Result<Template> {
         let template = Template::new(text.get_ref(), &self.table.source, text.span())?;
         for name in template.variables() {
             self.fields.entry(name.clone()).or_insert_with(|| text.span());

@@ -95,7 +95,7 @@ impl Json {
                 }
             }
             toml::Value::String(text) => {
-                let template = building.template(&Spanned::new(place.span(), text.clone()))?;
+                let template = building.template_with_null(&Spanned::new(place.span(), text.clone()))?;
                 all.push((path, Wanted::Template(template)));
             }
             other => {

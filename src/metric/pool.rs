@@ -37,8 +37,17 @@ pub struct Program {
 pub enum Trouble {
     /// The program ended, or cannot be started: asking another one may help.
     Crashed(String),
-    /// It did not answer in time, or not one line for one question.
+    /// It did not answer in time, or with something that makes no sense.
     Failed(String),
+    /// It wrote a line that nothing had asked for: no line of its can be told to belong to a question.
+    OutOfStep(String),
+}
+
+impl Trouble {
+    fn reason(&self) -> &String {
+        let (Trouble::Crashed(reason) | Trouble::Failed(reason) | Trouble::OutOfStep(reason)) = self;
+        reason
+    }
 }
 
 /// Some instances of one program, started when they are needed. Dropping the pool ends them.
@@ -54,6 +63,8 @@ struct State {
     idle: Vec<Worker>,
     /// Idle ones and those at work.
     running: usize,
+    /// Why nothing is asked any more.
+    out_of_step: Option<String>,
     /// Why nothing is started any more.
     given_up: Option<String>,
 }
@@ -76,6 +87,18 @@ impl Drop for Place<'_> {
     }
 }
 
+impl Drop for Pool {
+    fn drop(&mut self) {
+        // One that was out of step at the last question is found out here.
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for worker in &state.idle {
+            if matches!(worker.answers.try_recv(), Ok(Ok(_))) {
+                let _ = worker.out_of_step();
+            }
+        }
+    }
+}
+
 impl Pool {
     /// A pool of at most `most` (at least 1) instances; none is started yet.
     pub fn new(program: Program, most: usize) -> Pool {
@@ -92,17 +115,18 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks one question, a line with its line feed, and gives the answer's line. If the program crashes, it is asked
-    /// once more, in a new instance.
-    pub fn ask(&self, question: &Arc<str>) -> Result<Vec<u8>, String> {
-        match self.ask_once(question) {
-            Err(Trouble::Crashed(_)) if self.program.restart => self.ask_once(question),
+    /// Asks one question, a line with its line feed, and gives what `understand` makes of the answer's line. An instance
+    /// whose answer makes no sense is ended, for its next line may be the answer to this question. If the program crashes,
+    /// it is asked once more, in a new instance.
+    pub fn ask<T>(&self, question: &Arc<str>, understand: impl Fn(&[u8]) -> Result<T, String>) -> Result<T, String> {
+        match self.ask_once(question, &understand) {
+            Err(Trouble::Crashed(_)) if self.program.restart => self.ask_once(question, &understand),
             other => other,
         }
-        .map_err(|(Trouble::Crashed(reason) | Trouble::Failed(reason))| reason)
+        .map_err(|trouble| trouble.reason().clone())
     }
 
-    fn ask_once(&self, question: &Arc<str>) -> Result<Vec<u8>, Trouble> {
+    fn ask_once<T>(&self, question: &Arc<str>, understand: &impl Fn(&[u8]) -> Result<T, String>) -> Result<T, Trouble> {
         let mut place = self.place()?;
         let deadline = Instant::now() + self.program.timeout;
         let worker = match place.worker.take() {
@@ -111,13 +135,26 @@ impl Pool {
         };
         let answer = worker.and_then(|mut worker| {
             let answer = worker.ask(question, deadline, self.program.timeout)?;
+            let answer = understand(&answer).map_err(Trouble::Failed)?;
             place.worker = Some(worker);
             Ok(answer)
         });
-        if let Err(Trouble::Crashed(reason) | Trouble::Failed(reason)) = &answer
-            && !self.program.restart
-        {
-            self.lock().given_up.get_or_insert_with(|| format!("not started again after: {reason}"));
+        match &answer {
+            Err(Trouble::OutOfStep(reason)) => {
+                // Another instance would do the same, and be found out as late.
+                let mut state = self.lock();
+                state.out_of_step.get_or_insert_with(|| reason.clone());
+                let idle = std::mem::take(&mut state.idle);
+                state.running -= idle.len();
+                drop(state);
+                drop(idle);
+                self.freed.notify_all();
+            }
+            Err(trouble) if !self.program.restart => {
+                let reason = || format!("not started again after: {}", trouble.reason());
+                self.lock().given_up.get_or_insert_with(reason);
+            }
+            _ => {}
         }
         answer
     }
@@ -126,6 +163,9 @@ impl Pool {
     fn place(&self) -> Result<Place<'_>, Trouble> {
         let mut state = self.lock();
         loop {
+            if let Some(reason) = &state.out_of_step {
+                return Err(Trouble::Failed(reason.clone()));
+            }
             if let Some(worker) = state.idle.pop() {
                 return Ok(Place { pool: self, worker: Some(worker) });
             }
@@ -205,17 +245,13 @@ impl Worker {
         match self.answers.try_recv() {
             Err(TryRecvError::Empty) => {}
             Err(TryRecvError::Disconnected) => return Err(self.crashed()),
-            Ok(_) => {
-                let reason = format!(
-                    "`{}` wrote a line that nothing had asked for; it must write one line for each it reads",
-                    self.name
-                );
-                return Err(Trouble::Failed(reason));
-            }
+            Ok(_) => return Err(self.out_of_step()),
         }
         // Where the writer has ended, the program has closed its input: what it still says, or its end, is to come.
         let _ = self.questions.send(question.clone());
         match self.answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            // Two lines for one question: which of them is the answer?
+            Ok(Ok(_)) if matches!(self.answers.try_recv(), Ok(Ok(_))) => Err(self.out_of_step()),
             Ok(Ok(line)) => Ok(line),
             Ok(Err(reason)) => Err(Trouble::Failed(format!("`{}` {reason}", self.name))),
             Err(RecvTimeoutError::Disconnected) => Err(self.crashed()),
@@ -225,6 +261,17 @@ impl Worker {
                 Err(Trouble::Failed(self.with_last_words(reason)))
             }
         }
+    }
+
+    /// It wrote a line too many, now or some questions ago.
+    fn out_of_step(&self) -> Trouble {
+        let name = &self.name;
+        tracing::error!(
+            "`{name}` wrote a line that nothing had asked for: unless it repeats the `id` of each question, its earlier scores may belong to other instances"
+        );
+        Trouble::OutOfStep(format!(
+            "`{name}` wrote a line that nothing had asked for; it must write one line for each it reads, so it is not asked any more"
+        ))
     }
 
     /// It has closed its output: ends it, and tells how it ended.

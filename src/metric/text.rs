@@ -318,6 +318,16 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn nothing_is_expected_where_the_answer_is_null_and_truth_is_as_in_json() {
+        let exact = "type = \"exact_match\"\nexpected = \"{{ answer }}\"";
+        let problem = try_score(exact, serde_json::json!({"answer": null}), &["None"]).unwrap_err();
+        assert_eq!(problem, "what is expected (`{{ answer }}`) cannot be rendered: `answer` is null");
+        assert_eq!(score(exact, serde_json::json!({"answer": true}), &["true"]), 1.0);
+        let equals = "type = \"json\"\nequals = { a = \"{{ answer }}\" }";
+        assert_eq!(score(equals, serde_json::json!({"answer": null}), &["{\"a\": null}"]), 1.0);
+    }
+
+    #[test]
     fn extraction_takes_group_1_or_the_whole_match() {
         let apply = |pattern: &str, take: Take, text: &'static str| {
             Extract::new(Some(Regex::new(pattern).unwrap()), take).apply(text)

@@ -44,7 +44,8 @@ pub struct MessageTable {
     pub content: Spanned<String>,
 }
 
-const ROLES: [&str; 5] = ["system", "user", "assistant", "developer", "tool"];
+/// Who may speak in a conversation.
+pub const ROLES: [&str; 5] = ["system", "user", "assistant", "developer", "tool"];
 
 /// A prompt, compiled.
 #[derive(Clone, Debug)]

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use minijinja::value::{Object, ObjectRepr, Serde};
-use minijinja::{Environment, UndefinedBehavior, Value};
+use minijinja::value::{Object, ObjectRepr, Serde, ValueKind};
+use minijinja::{Environment, Output, State, UndefinedBehavior, Value};
 
 use crate::diagnostic::{Error, Result, Source};
 
@@ -19,7 +19,42 @@ pub fn environment() -> Environment<'static> {
     // A template that loops for ever ends with an error after some seconds at most.
     environment.set_fuel(Some(20_000_000));
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_formatter(|out, state, value| write_value(out, state, value, true));
     environment
+}
+
+/// What a template may render to, in bytes.
+const LONGEST: usize = 64 << 20;
+
+/// Why a null was not written.
+const NULL: &str = "a value is null";
+
+/// Truth values and null are written as JSON writes them, not as Python does: that is how the data has them.
+fn write_value(out: &mut Output, state: &mut State, value: &Value, nulls: bool) -> Result<(), minijinja::Error> {
+    match value.kind() {
+        ValueKind::Bool => out.write_str(if value.is_true() { "true" } else { "false" }).map_err(Into::into),
+        ValueKind::None if nulls => out.write_str("null").map_err(Into::into),
+        ValueKind::None => Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, NULL)),
+        _ => minijinja::escape_formatter(out, state, value),
+    }
+}
+
+/// Takes what a template renders to, as long as it is not too long.
+#[derive(Default)]
+struct Bounded(Vec<u8>);
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > LONGEST {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A compiled template and the text it came from.
@@ -58,6 +93,13 @@ impl Template {
         Ok(Template { environment: Arc::new(environment), text: text.into(), variables: Arc::new(variables), literal })
     }
 
+    /// The same template for what must be there: a null that would be written is an error, as an undefined variable is.
+    pub fn without_null(self) -> Template {
+        let mut environment = (*self.environment).clone();
+        environment.set_formatter(|out, state, value| write_value(out, state, value, false));
+        Template { environment: Arc::new(environment), ..self }
+    }
+
     /// The template as written.
     pub fn text(&self) -> &str {
         &self.text
@@ -74,10 +116,20 @@ impl Template {
             return Ok(self.text.to_string());
         }
         let template = self.environment.get_template("template").map_err(|error| describe(&error))?;
-        template.render(context.value()).map_err(|error| self.undefined(context, &error))
+        let mut text = Bounded::default();
+        template.render_captured_to(context.value(), &mut text).map_err(|error| self.problem(context, &error))?;
+        String::from_utf8(text.0).map_err(|error| error.to_string())
     }
 
-    fn undefined(&self, context: &Context<'_>, error: &minijinja::Error) -> String {
+    fn problem(&self, context: &Context<'_>, error: &minijinja::Error) -> String {
+        if error.kind() == minijinja::ErrorKind::WriteFailure {
+            return format!("it renders to more than {} MiB", LONGEST >> 20);
+        }
+        if error.detail() == Some(NULL) {
+            let null = |name: &&String| context.get(name).is_some_and(Value::is_none);
+            let names: Vec<String> = self.variables.iter().filter(null).map(|name| format!("`{name}`")).collect();
+            return if names.is_empty() { NULL.to_owned() } else { format!("{} is null", names.join(", ")) };
+        }
         if error.kind() == minijinja::ErrorKind::UndefinedError {
             let missing: Vec<String> = self
                 .variables
@@ -177,13 +229,23 @@ mod tests {
         for (template, rendered) in [
             ("{{ text }}\n", "a <b> & \"c\"\n\n"),
             ("{{ count }}|{{ ratio }}|{{ whole }}", "3|0.5|2.0"),
-            ("{{ list|join(', ') }}|{{ yes }}|{{ none }}", "x, 1|True|None"),
+            ("{{ list|join(', ') }}|{{ yes }}|{{ none }}", "x, 1|true|null"),
             ("{% if yes %}y{% endif %}{# note #}\n", "y\n"),
             ("{{ list|tojson }}", "[\"x\", 1]"),
             ("no tags: {x}", "no tags: {x}"),
         ] {
             assert_eq!(render(template, fields.clone()).as_deref(), Ok(rendered), "{template}");
         }
+    }
+
+    #[test]
+    fn what_must_be_there_is_not_null_and_nothing_is_endless() {
+        let (fields, none) = (Fields::new(json!({"a": null, "b": 1}).as_object().unwrap()), Fields::new([]));
+        let strict = |text: &str| Template::compile(text).unwrap().without_null().render(&Context::new(&fields, &none));
+        assert_eq!(strict("{{ b }} {{ a }}"), Err("`a` is null".into()));
+        assert_eq!(strict("{{ a if a is not none else b }}").as_deref(), Ok("1"));
+        let bomb = "{% set x = 'x' * 100000 %}{% for i in range(10000) %}{{ x }}{% endfor %}";
+        assert_eq!(render(bomb, json!({})), Err("it renders to more than 64 MiB".into()));
     }
 
     #[test]

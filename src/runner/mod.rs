@@ -449,9 +449,25 @@ impl Runner {
         scope: &str,
         hold: &mut Hold,
     ) -> Result<Result<Answered, Failure>> {
+        self.answer_counted(wish, service, request, fingerprint, scope, hold, &AtomicU64::new(0)).await
+    }
+
+    /// As [`Runner::answer_as`]; the requests that are sent are added to `sent`, those that fail too.
+    #[allow(clippy::too_many_arguments, reason = "one more than for an answer")]
+    pub async fn answer_counted(
+        &self,
+        wish: Wish,
+        service: &Service,
+        request: &Request,
+        fingerprint: &Fingerprint,
+        scope: &str,
+        hold: &mut Hold,
+        sent: &AtomicU64,
+    ) -> Result<Result<Answered, Failure>> {
         let flight = self.flight(fingerprint);
         let lock = flight.lock().await;
-        let outcome = purchase::Buyer { runner: self, service, request, fingerprint, scope, wish }.buy(hold).await;
+        let buyer = purchase::Buyer { runner: self, service, request, fingerprint, scope, wish };
+        let outcome = buyer.buy(hold, sent).await;
         drop(lock);
         self.land(fingerprint, flight);
         outcome

@@ -101,13 +101,12 @@ impl Turn {
 }
 
 impl Buyer<'_> {
-    /// Buys what is missing.
-    pub async fn buy(&self, hold: &mut Hold) -> Result<Result<Answered, Failure>> {
+    /// Buys what is missing; `sent` counts the requests, of failures too.
+    pub async fn buy(&self, hold: &mut Hold, sent: &AtomicU64) -> Result<Result<Answered, Failure>> {
         let mut stored = match self.runner.still_missing(self.wish.missed, self.fingerprint) {
             true => Stored::default(),
             false => self.runner.store.stored(self.fingerprint)?,
         };
-        let sent = AtomicU64::new(0);
         let n = self.request.n as usize;
         if stored.len() < n {
             self.warn_of_zero();
@@ -115,16 +114,16 @@ impl Buyer<'_> {
         while stored.len() < n {
             let missing = n - stored.len();
             let bought = if missing == 1 || self.service.several(self.request) {
-                self.obtain(self.request, stored.len(), hold, &sent, None).await?
+                self.obtain(self.request, stored.len(), hold, sent, None).await?
             } else {
-                self.one_by_one(stored.len(), hold, &sent).await?
+                self.one_by_one(stored.len(), hold, sent).await?
             };
             match bought {
                 Ok(all) => stored = all,
                 Err(failure) => return Ok(Err(failure)),
             }
         }
-        Ok(Ok(Answered { stored, requests: sent.into_inner() }))
+        Ok(Ok(Answered { stored, requests: sent.load(Ordering::Relaxed) }))
     }
 
     /// The endpoint gives one completion a request: as many requests as are missing, side by side.

@@ -204,7 +204,10 @@ pub fn replace(path: &Path, contents: &[u8]) -> Result<()> {
     let written = fs::write(&draft, contents)
         .and_then(|()| fs::File::open(&draft)?.sync_all())
         .and_then(|()| fs::rename(&draft, path));
-    written.map_err(|error| cannot_write(path, &error))
+    written.map_err(|error| {
+        drop(fs::remove_file(&draft));
+        cannot_write(path, &error)
+    })
 }
 
 fn cannot_write(path: &Path, error: &std::io::Error) -> Error {

@@ -1,7 +1,7 @@
 //! `task.toml`: a task as a folder.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -62,7 +62,8 @@ pub fn load(path: &Path) -> Result<Task> {
         return Err(Error::usage(format!("there is no task at {}", path.display()))
             .help(format!("a task is a folder with a task.toml; looked for {}", file.display())));
     }
-    let folder = file.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);
+    // The folder of a bare file name is "".
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
     let source = Source::read(&file)?;
     let mut root = declaration::parse(&source)?;
     let metrics = MetricTable::all(&source, root.get_ref(), &folder)?;

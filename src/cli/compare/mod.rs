@@ -152,7 +152,7 @@ pub fn run(arguments: CompareArguments, embedded: &Embedded) -> Result<u8> {
     }
     let notes = notes(&arguments, &subjects, split);
     if !capped && !common.quiet {
-        eprintln!("No --budget is given: this comparison is not capped.");
+        say!("No --budget is given: this comparison is not capped.");
     }
     let seed = common.seed.unwrap_or(Settings::default().seed);
     let scope: Arc<str> = crate::store::fresh_name("compare").into();

@@ -162,7 +162,7 @@ fn single(
         }
         served => {
             let space = space.ok_or_else(|| inputs::no_space(workload))?;
-            let configuration = configuration(space, served, &arguments.set)?;
+            let configuration = configuration(space, served, arguments)?;
             let model = configuration.get("model").and_then(|model| model.as_str()).unwrap_or_default().to_owned();
             let bounded = configuration.get("max_tokens").or(configuration.get("max_completion_tokens")).is_some();
             let runner = open(model, bounded)?;
@@ -177,12 +177,15 @@ fn single(
     Estimator::new(space, &runner, instances, order, arguments.sample).by_batch(arguments.batch).plan(plan)
 }
 
-fn configuration(space: &Space, served: Option<Served>, set: &[String]) -> Result<Configuration> {
+fn configuration(space: &Space, served: Option<Served>, arguments: &EstimateArguments) -> Result<Configuration> {
     let mut given: BTreeMap<_, _> = served.map(|served| served.config.0).unwrap_or_default();
     for (name, value) in &given {
-        space.check_setting(name, value)?;
+        space.check_setting(name, value).map_err(|error| match &arguments.config {
+            Some(path) => Served::located(path, name, error),
+            None => error,
+        })?;
     }
-    for text in set {
+    for text in &arguments.set {
         let (name, value) = inputs::setting(space, text)?;
         given.insert(name, value);
     }

@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
+use crate::cli::output::{cannot_write, write_new};
 use crate::cli::{inputs, print};
 use crate::diagnostic::{Error, Result, suggestion};
 use crate::models;
@@ -154,12 +155,20 @@ pub fn run(arguments: &InitArguments) -> Result<u8> {
         let rows: String = SAMPLE.lines().take(SAMPLE_ROWS).map(|line| format!("{line}\n")).collect();
         written.push(("data.jsonl", rows));
     }
-    let cannot = |path: &Path, error: std::io::Error| Error::usage(format!("cannot write {}: {error}", path.display()));
+    let cannot = |path: &Path, error: std::io::Error| cannot_write(path, &error);
+    let made = !folder.exists();
     std::fs::create_dir_all(folder).map_err(|error| cannot(folder, error))?;
     let mut shown = String::new();
-    for (file, text) in &written {
+    for (at, (file, text)) in written.iter().enumerate() {
         let path = folder.join(file);
-        write_new(&path, text).map_err(|error| cannot(&path, error))?;
+        write_new(&path, text).map_err(|error| {
+            // Half a task would be in the way of the next try.
+            written[..at].iter().for_each(|(file, _)| drop(std::fs::remove_file(folder.join(file))));
+            if made {
+                drop(std::fs::remove_dir(folder));
+            }
+            cannot(&path, error)
+        })?;
         shown += &format!("  {}\n", path.display());
     }
     let folder = crate::report::table::shell_word(&folder.display().to_string());
@@ -174,12 +183,6 @@ pub fn run(arguments: &InitArguments) -> Result<u8> {
          farthing estimate {folder}\n  farthing tune {folder} --budget 0.10"
     ))?;
     Ok(0)
-}
-
-/// Writes a file that must not be there.
-fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
-    use std::io::Write;
-    std::fs::OpenOptions::new().write(true).create_new(true).open(path)?.write_all(text.as_bytes())
 }
 
 fn plan(arguments: &InitArguments, name: String) -> Result<Plan> {
