@@ -328,6 +328,8 @@ pub fn versus(versus: &Versus, direction: Direction) -> String {
     let p = if versus.p_value < 0.001 { "p < 0.001".to_owned() } else { format!("p = {:.3}", versus.p_value) };
     let test = match versus.test.as_str() {
         "mcnemar_exact" => "McNemar's exact test".to_owned(),
+        "paired_permutation" => "paired permutation test".to_owned(),
+        // As runs of earlier versions say.
         "paired_bootstrap" => "paired bootstrap".to_owned(),
         other => line(other),
     };
