@@ -136,7 +136,8 @@ fn sign_flips(differences: &[f64], seed: u64) -> f64 {
         let mut positive = 0.0;
         for sizes in sizes.chunks(64) {
             let signs: u64 = rng.random();
-            positive += sizes.iter().enumerate().filter(|(at, _)| signs >> at & 1 == 1).map(|(_, size)| size).sum::<f64>();
+            positive +=
+                sizes.iter().enumerate().filter(|(at, _)| signs >> at & 1 == 1).map(|(_, size)| size).sum::<f64>();
         }
         2.0 * positive - all
     };
