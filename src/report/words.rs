@@ -230,7 +230,10 @@ pub fn claims(summary: &Summary) -> Vec<String> {
         let metric = line(&cut(&summary.metric, 60));
         let score = scored(Some(score), claims.corrected_ci95);
         let mut text = format!("Corrected for having been chosen among many, its {metric} is {score}.");
-        let outside = |raw: f64| claims.corrected_ci95.is_some_and(|[low, high]| raw < low || raw > high);
+        // Where all values are equal, rounding alone may part them.
+        let near = |raw: f64| 1e-9 * raw.abs();
+        let outside =
+            |raw: f64| claims.corrected_ci95.is_some_and(|[low, high]| raw < low - near(raw) || raw > high + near(raw));
         if best.score.is_some_and(outside) {
             text += " The score above lies outside of that: the instances that chose it flatter it so much.";
         }
@@ -295,10 +298,7 @@ pub fn spent(summary: &Summary) -> String {
         text += &format!(", {} of it on requests that were lost, at their worst case", dollars(summary.lost_usd));
     }
     if summary.study_cost_usd < summary.spent_usd {
-        text += &format!(
-            "; what this result rests on cost {}, the rest was lost or bought for other looks before it was resumed",
-            dollars(summary.study_cost_usd)
-        );
+        text += &format!("; what this result rests on cost {}", dollars(summary.study_cost_usd));
         if summary.budget_usd.is_some() {
             text += ", and the budget limits both";
         }
@@ -464,7 +464,7 @@ mod tests {
         // A correction that leaves the score that is shown outside says why.
         summary.claims.method = Some("bootstrap_oob".into());
         (summary.claims.corrected_score, summary.claims.corrected_ci95) = (Some(0.2), Some([0.1, 0.3]));
-        for (score, told) in [(0.25, false), (0.35, true)] {
+        for (score, told) in [(0.25, false), (0.3 + 1e-15, false), (0.35, true)] {
             summary.best.as_mut().unwrap().score = Some(score);
             assert_eq!(claims(&summary)[1].contains("lies outside of that"), told);
         }
