@@ -87,9 +87,10 @@ fn a_margin_stops_a_study_that_would_gain_little() {
     let done = home.run("tune task --budget 0.1 --out run --margin 0.05 --quiet", &[]).ended(0);
     let summary = home.summary("run");
     assert_eq!(summary["stop_reason"], "converged");
-    assert!(summary["claims"]["expected_gain"].as_f64().unwrap() < 0.06, "{summary:#}");
+    // As it was when it stopped: what was in flight still landed.
+    assert!(summary["claims"]["expected_gain"].as_f64().unwrap() < 0.05, "{summary:#}");
     assert!(dollars(&summary, "study_cost_usd") < dollars(&whole, "study_cost_usd"));
-    assert!(done.stdout.contains("It stopped because"), "{}", done.stdout);
+    assert!(done.stdout.contains("It stopped because going on is expected to gain"), "{}", done.stdout);
     assert!(home.read("run/study.toml").contains("margin = 0.05"));
     // Going on does the same again; another margin would be another study.
     home.run("tune --resume run --quiet", &[]).ended(0);

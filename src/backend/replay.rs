@@ -136,14 +136,15 @@ impl Cassette {
     }
 
     fn answer(&self, request: &Request, first: usize) -> Result<Response, Failure> {
-        let missing = |what: String| Failure::new(FailureKind::NotRecorded, what);
+        let unknown = |what: String| Failure::new(FailureKind::NotRecorded, what);
         let Some(entry) = self.entries.get(&key(&request.model, &request.input, &request.params)) else {
-            return Err(missing(match self.models.contains(&request.model) {
+            return Err(unknown(match self.models.contains(&request.model) {
                 true => "this request is not in the cassette".to_owned(),
                 false => format!("the cassette holds nothing of the model `{}`", request.model),
             }));
         };
         let wanted = request.n as usize;
+        let missing = |what: String| Failure::new(entry.kind(), what);
         let because = entry.error.as_ref().map_or(String::new(), |error| format!(" (recorded error: {error})"));
         if entry.samples.len() < wanted {
             return Err(missing(format!("{wanted} samples are wanted, {} are recorded{because}", entry.samples.len())));
@@ -157,6 +158,17 @@ impl Cassette {
         };
         let samples = entry.samples[first.min(wanted)..wanted].iter().map(sample).collect::<Result<_, _>>()?;
         Ok(Response { samples, prompt_tokens, ..Response::default() })
+    }
+}
+
+impl Entry {
+    /// Why there is nothing more of it: what counts against a configuration, where that was recorded by its word. Other
+    /// errors were the recording's misfortune, and trying again finds nothing else here.
+    fn kind(&self) -> FailureKind {
+        let own =
+            [FailureKind::ContentFilter, FailureKind::ContextTooLong, FailureKind::Refused, FailureKind::BadRequest];
+        let recorded = |kind: &FailureKind| self.error.as_deref() == Some(kind.word());
+        own.into_iter().find(recorded).unwrap_or(FailureKind::NotRecorded)
     }
 }
 
@@ -295,6 +307,21 @@ mod tests {
         failed["error"] = json!("rate limit");
         let problem = cassette(&[failed]).unwrap().answer(&request(json!({}), 1), 0).unwrap_err();
         assert_eq!(problem.message, "the tokens of the prompt are not recorded (recorded error: rate limit)");
+        assert_eq!(problem.kind, FailureKind::NotRecorded);
+    }
+
+    #[test]
+    fn what_was_filtered_counts_against_the_configuration() {
+        let kind = |error: &str, n: u32| {
+            let mut cut = line(json!({}));
+            cut["error"] = json!(error);
+            cassette(&[cut]).unwrap().answer(&request(json!({}), n), 0).map_err(|failure| failure.kind)
+        };
+        assert_eq!(kind("content_filter", 4), Err(FailureKind::ContentFilter));
+        assert_eq!(kind("context_too_long", 4), Err(FailureKind::ContextTooLong));
+        assert!(kind("content_filter", 2).is_ok(), "the samples that it has are served");
+        // Nobody is to wait for a cassette.
+        assert_eq!(kind("rate_limit", 4), Err(FailureKind::NotRecorded));
     }
 
     #[test]

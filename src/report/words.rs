@@ -212,6 +212,16 @@ pub fn claims(summary: &Summary) -> Vec<String> {
             "Nothing differs, as far as was seen: the configurations are no further apart than chance puts them. \
              {may} may be best; P(best) of this one is {is}."
         ),
+        1..=100 if claims.may_be_best.iter().all(|one| one.id != best.id) => {
+            let likeliest = claims.may_be_best.first();
+            let likeliest = likeliest.map(|one| {
+                format!("; the likeliest is {} ({})", configuration(&one.config, 40), probability(one.p_best))
+            });
+            format!(
+                "On further instances {may} may be best, and this one, with a P(best) of {is}, is not among them{}.",
+                likeliest.unwrap_or_default()
+            )
+        }
         0 | 1 if summary.trials > 1 => format!("No other configuration tried may still be best: P(best) is {is}."),
         0 | 1 => return Vec::new(),
         _ => format!("{may} may still be best; P(best) of this one is {is}."),
@@ -219,7 +229,15 @@ pub fn claims(summary: &Summary) -> Vec<String> {
     if let Some(score) = claims.corrected_score.filter(|_| claims.method.as_deref() == Some("bootstrap_oob")) {
         let metric = line(&cut(&summary.metric, 60));
         let score = scored(Some(score), claims.corrected_ci95);
-        texts.push(format!("Corrected for having been chosen among many, its {metric} is {score}."));
+        let mut text = format!("Corrected for having been chosen among many, its {metric} is {score}.");
+        // Where all values are equal, rounding alone may part them.
+        let near = |raw: f64| 1e-9 * raw.abs();
+        let outside =
+            |raw: f64| claims.corrected_ci95.is_some_and(|[low, high]| raw < low - near(raw) || raw > high + near(raw));
+        if best.score.is_some_and(outside) {
+            text += " The score above lies outside of that: the instances that chose it flatter it so much.";
+        }
+        texts.push(text);
     }
     if let Some(versus) = &claims.versus_baseline {
         let [low, high] = versus.confidence_sequence;
@@ -254,6 +272,9 @@ pub fn stopped(summary: &Summary) -> String {
                 "It stopped because going on is expected to gain {}, below the margin of {margin}.",
                 number(gain)
             ),
+            (Some(margin), _) => format!(
+                "It stopped because no further look was likely to change the answer by more than the margin of {margin}."
+            ),
             _ => "It stopped because no further look could change the answer.".to_owned(),
         },
         StopReason::Exhausted => "It stopped because everything there is was evaluated.".to_owned(),
@@ -276,7 +297,12 @@ pub fn spent(summary: &Summary) -> String {
     if summary.lost_usd > Usd::ZERO {
         text += &format!(", {} of it on requests that were lost, at their worst case", dollars(summary.lost_usd));
     }
-    if summary.study_cost_usd != summary.spent_usd {
+    if summary.study_cost_usd < summary.spent_usd {
+        text += &format!("; what this result rests on cost {}", dollars(summary.study_cost_usd));
+        if summary.budget_usd.is_some() {
+            text += ", and the budget limits both";
+        }
+    } else if summary.study_cost_usd != summary.spent_usd {
         text += &format!("; with an empty store the study would have cost {}", dollars(summary.study_cost_usd));
         if summary.budget_usd.is_some() {
             text += ", which is what the budget limits";
@@ -328,6 +354,8 @@ pub fn versus(versus: &Versus, direction: Direction) -> String {
     let p = if versus.p_value < 0.001 { "p < 0.001".to_owned() } else { format!("p = {:.3}", versus.p_value) };
     let test = match versus.test.as_str() {
         "mcnemar_exact" => "McNemar's exact test".to_owned(),
+        "paired_permutation" => "paired permutation test".to_owned(),
+        // As runs of earlier versions say.
         "paired_bootstrap" => "paired bootstrap".to_owned(),
         other => line(other),
     };
@@ -411,5 +439,46 @@ mod tests {
         for (given, wanted) in table {
             assert_eq!(value(&given, 32), wanted);
         }
+    }
+
+    #[test]
+    fn claims_do_not_contradict_each_other() {
+        let mut summary = crate::report::testing::outcome().summary;
+        let mut other = crate::study::claims::Candidate {
+            trial: 99,
+            id: "other".into(),
+            config: Configuration([("n".to_owned(), json!(10))].into()),
+            p_best: 0.98,
+            score: Some(0.5),
+            ci95: None,
+        };
+        (summary.claims.nothing_differs, summary.claims.p_best) = (false, Some(0.004));
+        (summary.claims.may_be_best, summary.claims.may_be_best_count) = (vec![other.clone()], 1);
+        assert_eq!(
+            claims(&summary)[0],
+            "On further instances 1 configuration may be best, and this one, with a P(best) of <0.01, is not among them; \
+             the likeliest is n=10 (0.98)."
+        );
+        other.id = summary.best.as_ref().unwrap().id.clone();
+        (summary.claims.may_be_best, summary.claims.p_best) = (vec![other], Some(0.98));
+        assert_eq!(claims(&summary)[0], "No other configuration tried may still be best: P(best) is 0.98.");
+        // A correction that leaves the score that is shown outside says why.
+        summary.claims.method = Some("bootstrap_oob".into());
+        (summary.claims.corrected_score, summary.claims.corrected_ci95) = (Some(0.2), Some([0.1, 0.3]));
+        for (score, told) in [(0.25, false), (0.3 + 1e-15, false), (0.35, true)] {
+            summary.best.as_mut().unwrap().score = Some(score);
+            assert_eq!(claims(&summary)[1].contains("lies outside of that"), told);
+        }
+        // The margin is the reason only where going on was expected to gain less.
+        (summary.stop_reason, summary.margin) = (StopReason::Converged, Some(0.2));
+        for (gain, told) in
+            [(0.1, "expected to gain 0.100, below the margin of 0.2"), (0.3, "more than the margin of 0.2")]
+        {
+            summary.claims.expected_gain = Some(gain);
+            assert!(stopped(&summary).contains(told), "{}", stopped(&summary));
+        }
+        // More was paid than the result rests on: what was paid binds, too.
+        summary.spent_usd = summary.study_cost_usd + Usd::from_pico(1_000_000_000);
+        assert!(spent(&summary).ends_with("and the budget limits both."), "{}", spent(&summary));
     }
 }

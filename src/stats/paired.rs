@@ -4,29 +4,33 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use statrs::distribution::{Binomial, DiscreteCDF};
 
-use super::interval::{is_binary, normal_quantile};
+use super::interval::{is_binary, normal_quantile, t_interval};
 use super::{finite, mean_of, scale_of};
 
-/// How often the pairs are drawn anew.
-const RESAMPLES: usize = 10_000;
+/// Up to so many pairs that differ, all their signs are gone through.
+const EXACT: usize = 13;
+/// With more, so many draws of them are.
+const DRAWS: usize = 10_000;
+/// Where the p-value is greater, the interval holds 0.
+const LEVEL: f64 = 0.05;
 
 /// What is known of the difference between two systems.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Comparison {
     /// The mean of the first less the mean of the second.
     pub difference: f64,
-    /// Its 95 % confidence interval, which contains it: Tango's score interval for 0/1 pairs, else the percentiles of
-    /// the paired bootstrap.
+    /// Its 95 % confidence interval, which contains it: Tango's score interval for 0/1 pairs, else Student's t, widened
+    /// to 0 where the test does not exclude 0.
     pub ci95: (f64, f64),
     /// Two-sided, in `(0, 1]`: how likely so great a difference is where the systems are equally good.
     pub p_value: f64,
-    /// `mcnemar_exact` where every value is 0 or 1, else `paired_bootstrap`.
+    /// `mcnemar_exact` where every value is 0 or 1, else `paired_permutation`.
     pub test: &'static str,
     /// How many pairs there are.
     pub pairs: usize,
 }
 
-/// Compares two systems by their values on the same instances, in the same order; `seed` is the bootstrap's.
+/// Compares two systems by their values on the same instances, in the same order; `seed` is the draws'.
 ///
 /// `None` where the lengths differ, a value is not finite, or there is no pair (for values other than 0 and 1: fewer
 /// than two).
@@ -47,13 +51,18 @@ pub fn compare(a: &[f64], b: &[f64], seed: u64) -> Option<Comparison> {
     }
     let scale = scale_of(a.iter().chain(b).copied());
     let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| a / scale - b / scale).collect();
-    let (difference, (low, high), p_value) = bootstrap(&differences, seed);
+    let difference = mean_of(&differences);
+    let p_value = sign_flips(&differences, seed);
+    let (mut low, mut high) = t_interval(&differences, 0.95)?;
+    if p_value > LEVEL {
+        (low, high) = (low.min(0.0), high.max(0.0));
+    }
     let scaled = |value: f64| finite(value * scale);
     Some(Comparison {
         difference: scaled(difference),
         ci95: (scaled(low), scaled(high)),
         p_value,
-        test: "paired_bootstrap",
+        test: "paired_permutation",
         pairs,
     })
 }
@@ -104,24 +113,36 @@ pub fn tango(better: u64, worse: u64, pairs: u64, level: f64) -> Option<(f64, f6
     Some((low.min(estimate), high.max(estimate)))
 }
 
-/// The mean difference, its 95 % percentile interval and the two-sided p-value, from resampled pairs
-/// (Efron & Tibshirani 1993). The p-value is the share of resamples, moved to a mean of 0, that lie as far out as the
-/// data, with 1 added to both counts (Davison & Hinkley 1997), so it is never 0.
-fn bootstrap(differences: &[f64], seed: u64) -> (f64, (f64, f64), f64) {
+/// The permutation test of paired values (Fisher 1935): where the systems are equally good, either of a pair's values
+/// could have been the other's, so every difference could as well have had the other sign. The p-value is the share of
+/// all signs that give a sum as far from 0 as the data's: exact for any number of pairs, so with fewer than six that
+/// differ it is never below 0.05. With many pairs signs are drawn, and 1 is added to both counts, so it is never 0.
+fn sign_flips(differences: &[f64], seed: u64) -> f64 {
+    let sizes: Vec<f64> = differences.iter().map(|value| value.abs()).filter(|size| *size > 0.0).collect();
+    let all: f64 = sizes.iter().sum();
+    // Rounding must not make signs that equal the data's count as nearer. The values are at most 1.
+    let slack = 1e-12 * all + 4.0 * f64::EPSILON * sizes.len() as f64;
+    let seen = differences.iter().sum::<f64>().abs() - slack;
+    if sizes.len() <= EXACT {
+        // The first sign stays: the mirror image is as far from 0.
+        let mut sums = vec![sizes.first().copied().unwrap_or(0.0)];
+        for size in sizes.iter().skip(1) {
+            sums = sums.iter().flat_map(|sum| [sum + size, sum - size]).collect();
+        }
+        return sums.iter().filter(|sum| sum.abs() >= seen).count() as f64 / sums.len() as f64;
+    }
     let mut rng = ChaCha12Rng::seed_from_u64(seed);
-    let count = differences.len();
-    let mean = mean_of(differences);
-    let mut means: Vec<f64> = (0..RESAMPLES)
-        .map(|_| (0..count).map(|_| differences[rng.random_range(0..count)]).sum::<f64>() / count as f64)
-        .collect();
-    means.sort_by(f64::total_cmp);
-    // Rounding must not make a resample that equals the data count as nearer.
-    let slack = 1e-12 * scale_of(differences.iter().copied());
-    let extreme = means.iter().filter(|resample| (*resample - mean).abs() >= mean.abs() - slack).count();
-    let p_value = (extreme + 1) as f64 / (RESAMPLES + 1) as f64;
-    let tail = RESAMPLES / 40;
-    let interval = (means[tail].min(mean), means[RESAMPLES - 1 - tail].max(mean));
-    (mean, interval, p_value)
+    let mut drawn = || {
+        let mut positive = 0.0;
+        for sizes in sizes.chunks(64) {
+            let signs: u64 = rng.random();
+            positive +=
+                sizes.iter().enumerate().filter(|(at, _)| signs >> at & 1 == 1).map(|(_, size)| size).sum::<f64>();
+        }
+        2.0 * positive - all
+    };
+    let as_far = (0..DRAWS).filter(|_| drawn().abs() >= seen).count();
+    (as_far + 1) as f64 / (DRAWS + 1) as f64
 }
 
 #[cfg(test)]
@@ -179,19 +200,76 @@ mod tests {
         assert_eq!(compare(&a, &a, 1).unwrap().p_value, 1.0);
     }
 
+    // Reference values: scipy 1.17 `permutation_test(permutation_type="samples")` on all signs.
     #[test]
-    fn the_bootstrap_is_close_to_the_t_interval_on_plain_data() {
-        // 200 values spread evenly over 0..=1: both intervals nearly agree for so many pairs.
+    fn few_pairs_are_tested_by_all_signs() {
+        for (differences, p) in [
+            (vec![1.0, 1.01, 1.02], 0.25),
+            (vec![0.3, -0.1, 0.2, 0.4, 0.5, 0.6, 0.05], 0.046875),
+            // 0.1 + 0.2 is as far out as 0.3, whatever the rounding; what does not differ says nothing.
+            (vec![0.1, 0.2, 0.0, -0.3, 0.0], 1.0),
+        ] {
+            let zeros = vec![0.0; differences.len()];
+            let comparison = compare(&differences, &zeros, 1).unwrap();
+            assert_eq!((comparison.test, comparison.p_value), ("paired_permutation", p), "{differences:?}");
+            assert_eq!(comparison, compare(&differences, &zeros, 2).unwrap(), "nothing is drawn");
+            assert_eq!(compare(&zeros, &differences, 1).unwrap().p_value, p);
+        }
+        // So close together that t alone would be sure of three pairs: the interval says what the test says.
+        assert_eq!(compare(&[1.0, 1.01, 1.02], &[0.0; 3], 1).unwrap().ci95.0, 0.0);
+    }
+
+    #[test]
+    fn many_pairs_have_the_t_interval_and_drawn_signs() {
         let mut rng = ChaCha12Rng::seed_from_u64(5);
-        let mut differences: Vec<f64> = (0..200).map(|at| f64::from(at) / 199.0).collect();
+        let mut differences: Vec<f64> = (0..200).map(|at| f64::from(at) / 199.0 - 0.44).collect();
         differences.shuffle(&mut rng);
         let zeros = vec![0.0; 200];
         let comparison = compare(&differences, &zeros, 7).unwrap();
-        let (low, high) = super::super::t_interval(&differences, 0.95).unwrap();
-        assert!((comparison.ci95.0 - low).abs() < 0.005 && (comparison.ci95.1 - high).abs() < 0.005, "{comparison:?}");
-        assert_eq!(comparison.p_value, 1.0 / 10_001.0);
+        let (low, high) = t_interval(&differences, 0.95).unwrap();
+        assert!((comparison.ci95.0 - low).abs() < 1e-12 && (comparison.ci95.1 - high).abs() < 1e-12, "{comparison:?}");
+        // Student's t: 2.92 standard errors, p = 0.0039.
+        assert!((0.0015..0.0075).contains(&comparison.p_value), "{comparison:?}");
         assert_eq!(comparison, compare(&differences, &zeros, 7).unwrap());
-        assert_ne!(comparison.ci95, compare(&differences, &zeros, 8).unwrap().ci95);
+        let plain: Vec<f64> = (0..200).map(|at| f64::from(at) / 199.0).collect();
+        assert_eq!(compare(&plain, &zeros, 7).unwrap().p_value, 1.0 / 10_001.0);
+    }
+
+    /// A difference that is as likely to be positive as negative, with a few that are much larger than the rest.
+    fn difference(rng: &mut ChaCha12Rng) -> f64 {
+        let value = |rng: &mut ChaCha12Rng| super::super::selection::normal(rng).exp();
+        value(rng) - value(rng)
+    }
+
+    #[test]
+    fn equal_systems_are_told_apart_in_one_of_twenty_at_most() {
+        let mut rng = ChaCha12Rng::seed_from_u64(11);
+        for (pairs, studies) in [(2, 2_000), (3, 2_000), (5, 2_000), (8, 2_000), (20, 300)] {
+            let (mut wrong, mut excluded) = (0, 0);
+            for study in 0..studies {
+                let a: Vec<f64> = (0..pairs).map(|_| difference(&mut rng)).collect();
+                let comparison = compare(&a, &vec![0.0; pairs], study).unwrap();
+                wrong += u64::from(comparison.p_value <= 0.05);
+                excluded += u64::from(comparison.ci95.0 > 0.0 || comparison.ci95.1 < 0.0);
+            }
+            // Three standard errors above 5 %.
+            let most = 0.05 * studies as f64 + 3.0 * (0.05 * 0.95 * studies as f64).sqrt();
+            println!("{pairs} pairs: p <= 0.05 in {wrong}, 0 excluded in {excluded} of {studies}");
+            assert!((wrong as f64) < most && excluded <= wrong, "{pairs} pairs: {wrong} and {excluded} of {studies}");
+            assert!(pairs > 5 || wrong == 0, "{pairs} pairs: {wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_better_is_found_on_thirty_pairs() {
+        let mut rng = ChaCha12Rng::seed_from_u64(12);
+        // Better by 0.7 standard deviations of a difference: Student's t finds 96 % of that.
+        let found = (0..100).filter(|&study| {
+            let a: Vec<f64> = (0..30).map(|_| 0.7 + super::super::selection::normal(&mut rng)).collect();
+            let comparison = compare(&a, &[0.0; 30], study).unwrap();
+            comparison.p_value <= 0.05 && comparison.ci95.0 > 0.0
+        });
+        assert!(found.count() >= 88);
     }
 
     #[test]

@@ -9,12 +9,19 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
 use super::additive::{Observation, Posterior};
+use super::{finite, scale_of};
 
 /// Joint draws that probabilities and expectations rest on at most: a probability is right within about 0.015.
 const DRAWS: usize = 4_000;
 
 /// How often instances are drawn anew for the corrected score.
 const RESAMPLES: usize = 500;
+
+/// On fewer instances nothing can be told from those left out: a draw leaves out a third.
+const LEAST_COLUMNS: usize = 5;
+
+/// Sums of this many draws are still finite.
+const ROOM: f64 = 8_192.0;
 
 /// What a model believes of the values of some candidates, as joint draws: any model of the ranking can give these.
 pub trait Beliefs {
@@ -96,7 +103,8 @@ pub fn credible(p_best: &[f64], level: f64) -> Vec<usize> {
 }
 
 /// What stopping now is expected to lose: the expectation of the best value of all less that of the chosen one. `new` is a
-/// further candidate that could still be drawn, by mean and standard deviation. Never negative.
+/// further candidate that could still be drawn, by mean and standard deviation. Never negative; not a number where values cannot be
+/// told apart from the largest numbers there are.
 pub fn expected_loss(beliefs: &dyn Beliefs, chosen: usize, new: Option<(f64, f64)>, seed: u64) -> f64 {
     let mut rng = ChaCha12Rng::seed_from_u64(seed);
     let mut values = vec![0.0; beliefs.candidates()];
@@ -108,9 +116,9 @@ pub fn expected_loss(beliefs: &dyn Beliefs, chosen: usize, new: Option<(f64, f64
     for _ in 0..draws {
         beliefs.draw(&mut rng, &mut values);
         let fresh = new.map_or(f64::MIN, |(mean, sd)| mean + sd * normal(&mut rng));
-        loss += values.iter().copied().fold(fresh, f64::max) - values[chosen];
+        loss += values.iter().copied().fold(fresh, f64::max) / ROOM - values[chosen] / ROOM;
     }
-    loss / draws as f64
+    loss / draws as f64 * ROOM
 }
 
 /// A score without what it owes to having been chosen.
@@ -127,8 +135,8 @@ pub struct Corrected {
 /// scored on those that were left out.
 ///
 /// Cells may be missing in any pattern. A candidate is chosen by its shrunk effect, as the ranking does, with the
-/// variances and difficulties of `fitted`, which all data gave. `eligible` are the rows that may be chosen. `None` where
-/// nothing was left out for a winner in any draw.
+/// variances and difficulties of `fitted`, which all data gave. `eligible` are the rows that may be chosen. `None` on fewer
+/// than 5 instances, and where nothing was left out for a winner in any draw.
 pub fn corrected(cells: &[Observation], eligible: &[bool], fitted: &Fitted, seed: u64) -> Option<Corrected> {
     let mut rng = ChaCha12Rng::seed_from_u64(seed);
     let columns: Vec<usize> = {
@@ -137,7 +145,11 @@ pub fn corrected(cells: &[Observation], eligible: &[bool], fitted: &Fitted, seed
         columns.dedup();
         columns
     };
+    if columns.len() < LEAST_COLUMNS {
+        return None;
+    }
     let rows = eligible.len();
+    let value = |cell: &Observation| cell.value / fitted.scale;
     let chosen_from = |cell: &&Observation| cell.row < rows && eligible[cell.row];
     let cells: Vec<&Observation> = cells.iter().filter(chosen_from).collect();
     let most = columns.last().map_or(0, |last| last + 1);
@@ -149,7 +161,7 @@ pub fn corrected(cells: &[Observation], eligible: &[bool], fitted: &Fitted, seed
         count.fill(0.0);
         (0..columns.len()).for_each(|_| times[columns[rng.random_range(0..columns.len())]] += 1.0);
         for cell in &cells {
-            sum[cell.row] += times[cell.column] * (cell.value - fitted.difficulty(cell.column));
+            sum[cell.row] += times[cell.column] * (value(cell) - fitted.difficulty(cell.column));
             count[cell.row] += times[cell.column];
         }
         let effect = |row: &usize| fitted.shrunk(sum[*row], count[*row]);
@@ -158,7 +170,7 @@ pub fn corrected(cells: &[Observation], eligible: &[bool], fitted: &Fitted, seed
         let Some(winner) = seen.rev().max_by(|a, b| effect(a).total_cmp(&effect(b))) else { continue };
         let (mut left_out, mut total) = (0.0, 0.0);
         for cell in cells.iter().filter(|cell| cell.row == winner && times[cell.column] == 0.0) {
-            total += cell.value;
+            total += value(cell);
             left_out += 1.0;
         }
         if left_out > 0.0 {
@@ -180,11 +192,14 @@ pub fn corrected(cells: &[Observation], eligible: &[bool], fitted: &Fitted, seed
         reached.or(scores.last()).map_or(0.0, |(score, _)| *score)
     };
     let score = scores.iter().map(|(score, weight)| score * weight).sum::<f64>() / weights;
-    Some(Corrected { score, ci95: (at(0.025).min(score), at(0.975).max(score)) })
+    let scaled = |value: f64| finite(value * fitted.scale);
+    Some(Corrected { score: scaled(score), ci95: (scaled(at(0.025).min(score)), scaled(at(0.975).max(score))) })
 }
 
 /// What an additive model learnt of a table: enough to say whom other draws of its columns would choose.
 pub struct Fitted {
+    /// What everything else is divided by: a power of two, so that sums and squares of the largest values are finite.
+    scale: f64,
     difficulties: Vec<f64>,
     level: f64,
     /// Noise variance over the variance of the rows' effects.
@@ -194,20 +209,23 @@ pub struct Fitted {
 impl Fitted {
     /// From a posterior and the cells that it was fitted to.
     pub fn of(posterior: &Posterior, cells: &[Observation]) -> Fitted {
+        let scale = scale_of(cells.iter().map(|cell| cell.value));
         let mut sums: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
         for cell in cells {
             let effect = posterior.beyond.get(cell.row).copied().flatten().map_or(posterior.level, |effect| effect.0);
             let (sum, count) = sums.entry(cell.column).or_default();
-            *sum += cell.value - effect;
+            *sum += cell.value / scale - effect / scale;
             *count += 1.0;
         }
-        let (noise, column) = (posterior.noise_sd.powi(2), posterior.column_sd.powi(2));
+        let variance = |sd: f64| (sd / scale).powi(2);
+        let (noise, column) = (variance(posterior.noise_sd), variance(posterior.column_sd));
         let ratio = if column > 0.0 { noise / column } else { f64::INFINITY };
         let most = sums.last_key_value().map_or(0, |(column, _)| column + 1);
         let mut difficulties = vec![0.0; most];
         sums.into_iter().for_each(|(column, (sum, count))| difficulties[column] = sum / (count + ratio));
-        let row = posterior.row_sd.powi(2);
-        Fitted { difficulties, level: posterior.level, ratio: if row > 0.0 { noise / row } else { 0.0 } }
+        let row = variance(posterior.row_sd);
+        let ratio = if row > 0.0 { noise / row } else { 0.0 };
+        Fitted { scale, difficulties, level: posterior.level / scale, ratio }
     }
 
     fn difficulty(&self, column: usize) -> f64 {
@@ -225,8 +243,11 @@ impl Fitted {
 /// share an instance, or all that share one agree: then nothing was seen to differ.
 pub fn difference_p_value(cells: &[Observation], rows: usize, seed: u64) -> Option<f64> {
     let mut columns: BTreeMap<usize, Vec<(usize, f64)>> = BTreeMap::new();
-    for cell in cells.iter().filter(|cell| cell.row < rows && cell.value.is_finite()) {
-        columns.entry(cell.column).or_default().push((cell.row, cell.value));
+    let sound = || cells.iter().filter(|cell| cell.row < rows && cell.value.is_finite());
+    // Squares of the largest values, and of the least, must be numbers.
+    let scale = scale_of(sound().map(|cell| cell.value));
+    for cell in sound() {
+        columns.entry(cell.column).or_default().push((cell.row, cell.value / scale));
     }
     // Only instances on which some rows differ can tell rows apart.
     let mut shared: Vec<Vec<(usize, f64)>> =
@@ -390,6 +411,26 @@ mod tests {
     }
 
     #[test]
+    fn the_size_of_the_values_changes_nothing() {
+        let plain = table(&[0.5, 0.6, 0.7, 0.4], 40, |row| 10 + row * 10, 3);
+        for size in [2.0_f64.powi(1016), 2.0_f64.powi(-1000)] {
+            let sized: Vec<Observation> =
+                plain.iter().map(|cell| Observation { value: cell.value * size, ..*cell }).collect();
+            let of = |cells: &[Observation]| {
+                let posterior = additive::fit(cells, 4, 40);
+                corrected(cells, &[true; 4], &Fitted::of(&posterior, cells), 5).unwrap()
+            };
+            let (is, should) = (of(&sized), of(&plain));
+            let near = |a: f64, b: f64| (a / size - b).abs() < 1e-9;
+            assert!(near(is.score, should.score) && near(is.ci95.0, should.ci95.0) && near(is.ci95.1, should.ci95.1));
+            assert_eq!(difference_p_value(&sized, 4, 5), difference_p_value(&plain, 4, 5));
+        }
+        let huge = Independent(vec![(1e306, 2e305), (1.1e306, 2e305), (0.9e306, 2e305)]);
+        let loss = expected_loss(&huge, 1, None, 1);
+        assert!(loss > 1e304 && loss < 2e305, "{loss}");
+    }
+
+    #[test]
     fn a_winner_is_found_in_the_model() {
         let chances = [0.5, 0.5, 0.85, 0.5];
         let cells = table(&chances, 120, |_| 120, 4);
@@ -406,5 +447,10 @@ mod tests {
         let one = [Observation { row: 0, column: 0, value: 1.0 }];
         let posterior = additive::fit(&one, 1, 4);
         assert_eq!(corrected(&one, &[true], &Fitted::of(&posterior, &one), 1), None);
+        // Of two the one drawn twice says nothing of the other: the winner of 1 and 0 would be held for 0.
+        let two: Vec<Observation> =
+            (0..4).map(|at| Observation { row: at / 2, column: at % 2, value: f64::from(u8::from(at == 0)) }).collect();
+        let posterior = additive::fit(&two, 2, 2);
+        assert_eq!(corrected(&two, &[true; 2], &Fitted::of(&posterior, &two), 1), None);
     }
 }

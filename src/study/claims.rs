@@ -38,7 +38,7 @@ pub struct Claims {
     pub may_be_best_count: usize,
     /// The winner's probability of being the best of those tried.
     pub p_best: Option<f64>,
-    /// The winner's score corrected for having been chosen.
+    /// The winner's score corrected for having been chosen; absent on fewer than 5 instances.
     pub corrected_score: Option<f64>,
     /// Its 95 % interval.
     pub corrected_ci95: Option<[f64; 2]>,
@@ -51,7 +51,8 @@ pub struct Claims {
     pub nothing_differs: bool,
     /// How likely so much difference is where nothing differs; absent where no difference was seen, or nothing compared.
     pub difference_p_value: Option<f64>,
-    /// What further looks are expected to gain, in units of the metric.
+    /// What further looks are expected to gain, in units of the metric; where the margin stopped the study, as worked out
+    /// at that moment: what was in flight still landed.
     pub expected_gain: Option<f64>,
 }
 
@@ -148,7 +149,7 @@ impl Evidence {
         let beliefs = Independent(beliefs);
         let best = (0..beliefs.candidates()).rev().max_by(|&a, &b| beliefs.mean(a).total_cmp(&beliefs.mean(b)))?;
         let new = open.then_some((self.posterior.level, self.posterior.row_sd));
-        Some(selection::expected_loss(&beliefs, best, new, seed))
+        Some(selection::expected_loss(&beliefs, best, new, seed)).filter(|loss| loss.is_finite())
     }
 
     /// Those that may still be best, by trial, the likeliest first.
@@ -230,8 +231,9 @@ pub fn claims(evidence: &Evidence, search: Search<'_>, seed: u64) -> Claims {
         if let Some((least, greatest)) = workload.range() {
             (low, high) = (low.clamp(least, greatest).min(score), high.clamp(least, greatest).max(score));
         }
+        let finite = |value: f64| value.clamp(f64::MIN, f64::MAX);
         claims.corrected_score = Some(score);
-        claims.corrected_ci95 = Some([low, high]);
+        claims.corrected_ci95 = Some([finite(low), finite(high)]);
         claims.method = Some("bootstrap_oob".to_owned());
     }
     claims.versus_baseline = against(&trials[best.trial], trials, workload, order, most);

@@ -37,7 +37,7 @@ pub struct Difference {
     pub ci95: [f64; 2],
     /// Two-sided: how likely so great a difference is where both are equally good.
     pub p_value: f64,
-    /// `mcnemar_exact` where every score is 0 or 1, else `paired_bootstrap`.
+    /// `mcnemar_exact` where every score is 0 or 1, else `paired_permutation`.
     pub test: String,
     /// Instances that both answered.
     pub pairs: usize,
@@ -327,7 +327,7 @@ mod tests {
         let compared = pairs_and_costs(&pairs(&scores), &[], 0, Direction::Minimize, 1);
         assert_eq!((compared.verdict, compared.improved.len(), compared.worsened.len()), (Verdict::Worse, 0, 30));
         assert_eq!(compared.worsened[0].id, "i11", "the greatest change first, then by id");
-        assert_eq!(compared.difference.as_ref().unwrap().test, "paired_bootstrap");
+        assert_eq!(compared.difference.as_ref().unwrap().test, "paired_permutation");
         let gate = |margin, strict| Gate { margin, strict }.failure(&compared, Direction::Minimize).is_some();
         assert_eq!((gate(0.0, false), gate(1.0, false), gate(5.0, false), gate(5.0, true)), (true, true, false, false));
     }

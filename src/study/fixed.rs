@@ -184,7 +184,7 @@ fn versus(winner: &Trial, baseline: &Trial, objective: &Objective, seed: u64) ->
         .filter_map(|(instance, value)| Some((value, *other.get(&instance)?)))
         .collect();
     let (a, b): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
-    let comparison = stats::compare(&a, &b, settings::stream(seed, "bootstrap"))?;
+    let comparison = stats::compare(&a, &b, settings::stream(seed, "signs"))?;
     Some(Versus {
         difference: comparison.difference,
         ci95: [comparison.ci95.0, comparison.ci95.1],

@@ -524,6 +524,7 @@ impl Study {
             p_best: &p_best,
         };
         let mut claims = claims::claims(&evidence, search, seed);
+        claims.expected_gain = converged.or(claims.expected_gain);
         let mut holdout = None;
         let (mut ending, mut holdout_failed) = (ending, 0);
         if settings.test_share > 0.0
@@ -546,7 +547,7 @@ impl Study {
         let stop_reason = match ending {
             Ending::Interrupted => StopReason::Interrupted,
             Ending::SpentOut => StopReason::Budget,
-            Ending::Done if converged => StopReason::Converged,
+            Ending::Done if converged.is_some() => StopReason::Converged,
             Ending::Done if refused > 0 => StopReason::Budget,
             Ending::Done if settings.max_trials.is_some_and(|most| trials.len() >= most) => StopReason::MaxTrials,
             Ending::Done if everything_seen => StopReason::Exhausted,

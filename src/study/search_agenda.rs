@@ -55,8 +55,8 @@ pub struct SearchAgenda {
     limits: Box<dyn Fn(Usd) -> (Usd, Usd) + Send>,
     /// The budget in all, where the user changed it.
     pub budget: Option<Usd>,
-    /// Going on is expected to gain less than the margin.
-    pub converged: bool,
+    /// Where the margin stopped the search: what going on was expected to gain then.
+    pub converged: Option<f64>,
 }
 
 /// What comes of something that the strategy asked.
@@ -142,7 +142,7 @@ impl SearchAgenda {
             margin: None,
             limits: Box::new(|budget| (budget, budget)),
             budget: None,
-            converged: false,
+            converged: None,
         }
     }
 
@@ -237,7 +237,7 @@ impl SearchAgenda {
     /// Looks whether going on still pays, at points that the order of telling decides alone, so whatever the strategy.
     fn converge(&mut self) {
         let Some(margin) = &mut self.margin else { return };
-        if self.converged || self.sums.evaluations < margin.next {
+        if self.converged.is_some() || self.sums.evaluations < margin.next {
             return;
         }
         // Working it out goes through all evaluations: later looks are further apart.
@@ -246,7 +246,7 @@ impl SearchAgenda {
         let budget = self.inference_budget;
         let evidence = Evidence::of(&self.trials, &self.workload, |trial| trial.barred(budget).is_none());
         let gain = evidence.expected_gain(open, margin.seed);
-        self.converged = gain.is_some_and(|gain| gain < margin.value);
+        self.converged = gain.filter(|gain| *gain < margin.value);
     }
 
     /// Tells the strategy of what was skipped, as far as its turn has come.
@@ -313,7 +313,7 @@ impl Agenda for SearchAgenda {
         if due && self.barren() {
             return Ok(Wanted::Done);
         }
-        if self.converged {
+        if self.converged.is_some() {
             return Ok(Wanted::Done);
         }
         loop {

@@ -83,7 +83,7 @@ pub struct Versus {
     pub ci95: [f64; 2],
     /// Two-sided.
     pub p_value: f64,
-    /// `mcnemar_exact` or `paired_bootstrap`.
+    /// `mcnemar_exact` or `paired_permutation`.
     pub test: String,
     /// Instances that both answered.
     pub pairs: usize,

@@ -87,7 +87,7 @@ fn verdict(report: &Report, colour: bool) -> String {
 fn test(known: &Difference) -> &'static str {
     match known.test.as_str() {
         "mcnemar_exact" => "McNemar's exact test; Tango's interval",
-        _ => "paired bootstrap",
+        _ => "paired permutation test; Student's t interval",
     }
 }
 
