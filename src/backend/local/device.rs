@@ -150,9 +150,11 @@ impl Device {
     pub(super) fn open(self) -> Result<Option<candle_core::Device>> {
         let opened = match self.found() {
             Device::Cuda(number) => candle_core::Device::new_cuda(number),
-            // Metal panics where there is no such device.
-            Device::Metal(number) => super::weights::caught(|| candle_core::Device::new_metal(number))
-                .map_err(|what| candle_core::Error::Msg(what).bt()),
+            Device::Metal(number) => {
+                // A number beyond the last is a panic there.
+                let made = std::panic::catch_unwind(|| candle_core::Device::new_metal(number));
+                made.unwrap_or_else(|_| Err(candle_core::Error::Msg("there is no such GPU".to_owned())))
+            }
             Device::Cpu | Device::Auto => return Ok(None),
         };
         let failed = |error: candle_core::Error| {

@@ -48,8 +48,11 @@ use settings::Settings;
 /// The most completions of one request.
 const MOST_SAMPLES: u32 = 1024;
 
-/// Models that are loaded in this process, by their source and device.
-static LOADED: OnceLock<Mutex<HashMap<(String, Device), Weak<Engine>>>> = OnceLock::new();
+/// Models by their source and device.
+type Models = HashMap<(String, Device), Weak<Engine>>;
+
+/// Those that are loaded in this process.
+static LOADED: OnceLock<Mutex<Models>> = OnceLock::new();
 
 /// A local model that answers.
 pub struct Local {
