@@ -118,3 +118,26 @@ fn another_kind_of_device_is_another_model() {
     // Which of several it is changes nothing.
     assert_eq!(on(Precision::F32, Device::Cuda(1)), on(Precision::F32, Device::Cuda(0)));
 }
+
+/// What tensors of the processor cannot show: the kernels of a GPU, where there is one.
+#[cfg(any(feature = "cuda", feature = "metal"))]
+#[test]
+fn a_gpu_is_held_to_transformers_or_said_to_be_missing() {
+    for (device, built) in [(Device::Cuda(0), cfg!(feature = "cuda")), (Device::Metal(0), cfg!(feature = "metal"))] {
+        let lies = match device.open() {
+            Ok(lies) => lies.unwrap(),
+            Err(error) => {
+                assert!(error.to_string().starts_with(&format!("the device {device} cannot be used: ")), "{error}");
+                eprintln!("{error} (built in: {built})");
+                continue;
+            }
+        };
+        every_architecture(Some(&lies), [(Precision::F32, 1e-4), (Precision::Bf16, 0.5)]);
+        gguf(Some(&lies));
+        for name in ["llama", "gemma2", "phi", "gpt2"] {
+            let folder = home(name);
+            let model = loaded(&Place::path(folder.path()).unwrap(), Precision::F32, Some(lies.clone()));
+            alone_and_among(&Local::of(Arc::new(Engine::start(model).unwrap())), name);
+        }
+    }
+}
