@@ -158,6 +158,60 @@ fn what_cannot_be_loaded_or_asked_is_said_before_anything_is_spent() {
 }
 
 #[test]
+fn a_device_is_said_in_farthing_toml_and_refused_where_it_is_not_built_in() {
+    let home = home("mine");
+    fixture(&home, "llama", "tiny");
+    let table = |lines: &str| {
+        home.write(
+            "farthing.toml",
+            format!("[models.mine]\npath = \"tiny\"\nprice = {{ input = 1, output = 2 }}\n{lines}\n"),
+        );
+    };
+    let arguments = [
+        "evaluate",
+        "task",
+        "--quiet",
+        "--json",
+        "--budget",
+        "0.05",
+        "--set",
+        "prompt=plain",
+        "--set",
+        "temperature=0.8",
+        "--set",
+        "n=3",
+    ];
+    let refused = |lines: &str| {
+        table(lines);
+        home.run("", &arguments).ended(2).stderr
+    };
+    if !cfg!(feature = "cuda") {
+        let stderr = refused("device = \"cuda:1\"");
+        for words in ["this farthing was built without `cuda`", "farthing.toml:4:10", "--release --features cuda`"] {
+            assert!(stderr.contains(words), "{words}: {stderr}");
+        }
+    }
+    if !cfg!(feature = "metal") {
+        assert!(refused("device = \"metal\"").contains("built without `metal`"));
+    }
+    for (lines, place, what) in [
+        ("device = \"gpu\"", "farthing.toml:4:10", "`gpu` is no device known here"),
+        ("dtype = \"f16\"", "farthing.toml:4:9", "f32 or bf16, not in f16"),
+        ("dtype = \"f64\"", "farthing.toml:4:9", "`f64` is no precision known here"),
+    ] {
+        let stderr = refused(lines);
+        assert!(stderr.contains(place) && stderr.contains(what), "{lines}: {stderr}");
+    }
+    // Where no device was built in, `auto` is the processor: the same model, so the second time costs nothing.
+    if !cfg!(any(feature = "cuda", feature = "metal")) {
+        table("device = \"auto\"");
+        assert!(usd(&home.run("", &arguments).ended(0).json()["spent_usd"]) > Usd::ZERO);
+        table("device = \"cpu\"");
+        assert_eq!(usd(&home.run("", &arguments).ended(0).json()["spent_usd"]), Usd::ZERO);
+    }
+}
+
+#[test]
 fn a_local_model_is_served_over_http() {
     let home = home("mite");
     let mut child = home

@@ -251,9 +251,9 @@ pub struct Model {
     /// local: where it lies.
     #[cfg(feature = "local")]
     pub place: Option<local::Place>,
-    /// local: what its weights are kept in.
+    /// local: what its weights are kept in, and where it computes.
     #[cfg(feature = "local")]
-    pub precision: local::Precision,
+    pub compute: local::Compute,
 }
 
 /// All endpoints and models of a `farthing.toml`, or what there is without one.
@@ -430,7 +430,7 @@ impl Model {
             #[cfg(feature = "local")]
             place: None,
             #[cfg(feature = "local")]
-            precision: local::Precision::default(),
+            compute: local::Compute::default(),
         }
     }
 }

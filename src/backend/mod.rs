@@ -107,7 +107,7 @@ impl Backend for ByModel {
     #[cfg(feature = "local")]
     fn of_model(&self, model: &Model) -> Result<Option<Arc<dyn Backend>>> {
         let place = model.place.as_ref().ok_or_else(|| endpoints::no_place(&model.name))?;
-        Ok(Some(Arc::new(local::Local::open(place, model.precision)?.limited(model))))
+        Ok(Some(Arc::new(local::Local::open(place, model.compute)?.limited(model))))
     }
 }
 

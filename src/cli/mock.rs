@@ -148,7 +148,7 @@ fn options(arguments: &MockArguments) -> Result<(Options, String)> {
 /// A local model, the name that it is served under, and its price.
 #[cfg(feature = "local")]
 fn local(model: &str) -> Result<(String, crate::backend::local::Local, Price)> {
-    use crate::backend::local::{self, Local, Place, Precision};
+    use crate::backend::local::{self, Compute, Local, Place};
     let (name, model) = match model.split_once('=') {
         Some((name, model)) if !name.is_empty() => (name, model),
         _ => (model, model),
@@ -162,7 +162,7 @@ fn local(model: &str) -> Result<(String, crate::backend::local::Local, Price)> {
             .map_err(|error| Error::internal(error.to_string()))?,
         _ => Price::FREE,
     };
-    let served = Local::open(&place, Precision::F32)?;
+    let served = Local::open(&place, Compute::default())?;
     let max_output_tokens = served.context() as u64;
     Ok((name.to_owned(), served, Price { max_output_tokens, ..price }))
 }

@@ -340,7 +340,7 @@ impl Study {
                     .to_string(),
                 #[cfg(feature = "local")]
                 None if model.place.is_some() => match &model.place {
-                    Some(place) => crate::backend::local::model::source(place, model.precision)?,
+                    Some(place) => crate::backend::local::model::source(place, model.compute)?,
                     None => String::new(),
                 },
                 None => String::new(),

@@ -160,9 +160,14 @@ struct ModelTable {
     /// local: the folder in Hugging Face's form, or the GGUF file, relative to this file.
     #[schemars(with = "Option<String>")]
     path: Option<Spanned<String>>,
-    /// local: what weights are kept in, `f32` (the default) or `bf16` (half the memory, slower).
+    /// local: what weights are kept in, `f32` (the default) or `bf16` (half the memory, slower on the processor); on
+    /// devices also `f16`.
     #[schemars(with = "Option<String>")]
     dtype: Option<Spanned<String>>,
+    /// local: what it computes with, `cpu` (the default), `cuda`, `cuda:1`, `metal` or `auto` (a device where there is one);
+    /// devices are features of the build.
+    #[schemars(with = "Option<String>")]
+    device: Option<Spanned<String>>,
     /// A `tokenizer.json` (as models on Hugging Face have it) that counts its tokens, relative to this file.
     #[schemars(with = "Option<String>")]
     tokenizer: Option<Spanned<String>>,
@@ -605,10 +610,8 @@ fn model(
 #[cfg_attr(not(feature = "local"), allow(unused_mut, unused_variables, reason = "then there are none"))]
 fn placed(source: &Source, folder: &Path, spec: &ModelTable, mut model: Model, endpoint: &Endpoint) -> Result<Model> {
     let local = endpoint.provider == ProviderKind::Local;
-    for (span, what) in
-        [(spec.path.as_ref().map(Spanned::span), "path"), (spec.dtype.as_ref().map(Spanned::span), "dtype")]
-    {
-        if let Some(span) = span.filter(|_| !local) {
+    for (said, what) in [(&spec.path, "path"), (&spec.dtype, "dtype"), (&spec.device, "device")] {
+        if let Some(span) = said.as_ref().map(Spanned::span).filter(|_| !local) {
             return Err(wrong(
                 source,
                 format!("only models of a `local` endpoint have a `{what}`"),
@@ -619,7 +622,7 @@ fn placed(source: &Source, folder: &Path, spec: &ModelTable, mut model: Model, e
     }
     #[cfg(feature = "local")]
     if local {
-        use crate::backend::local::{Place, model};
+        use crate::backend::local::{self, Place};
         let place = match &spec.path {
             Some(path) => Some((Place::path(&folder.join(path.get_ref())), path.span())),
             None if super::is_local(&model.id) => Some((Place::of(&model.id, folder), 0..0)),
@@ -634,12 +637,18 @@ fn placed(source: &Source, folder: &Path, spec: &ModelTable, mut model: Model, e
                 return Err(wrong(source, error.message(), span, "named here").help_if(advice));
             }
         };
+        let at = |error: Error, word: &Spanned<String>| {
+            let advice = error.advice().map(str::to_owned);
+            wrong(source, error.message(), word.span(), "here").help_if(advice)
+        };
         if let Some(word) = &spec.dtype {
-            let precision = model::precision(word.get_ref());
-            model.precision = precision.map_err(|error| {
-                let advice = error.advice().map(str::to_owned);
-                wrong(source, error.message(), word.span(), "here").help_if(advice)
-            })?;
+            model.compute.precision = local::Precision::read(word.get_ref()).map_err(|error| at(error, word))?;
+        }
+        if let Some(word) = &spec.device {
+            model.compute.device = local::Device::read(word.get_ref()).map_err(|error| at(error, word))?;
+        }
+        if let (Some(word), local::Device::Cpu) = (&spec.dtype, model.compute.device) {
+            model.compute.settled().map_err(|error| at(error, word))?;
         }
     }
     Ok(model)
@@ -691,6 +700,7 @@ mod tests {
             ("id = \"\"", "farthing.toml:4:6 an `id` is the model's name"),
             ("price = { input = 1e300, output = 1 }", "farthing.toml:4:19 `1e300` is more than"),
             ("context_window = \"large\"", "string \"large\" where a whole number belongs"),
+            ("device = \"cuda\"", "farthing.toml:4:10 only models of a `local` endpoint have a `device`"),
         ] {
             assert!(model(line).contains(said), "{line}: {}", model(line));
         }

@@ -2,11 +2,14 @@
 
 use farthing_kernels::Span;
 
+use super::forward::Seen;
+
 /// Keys and values of some tokens, by the layer. They grow by whole tokens.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Cache {
     layers: Vec<(Vec<f32>, Vec<f32>)>,
     width: usize,
+    /// Tokens whose keys and values are here in every layer.
     tokens: usize,
 }
 
@@ -14,11 +17,6 @@ impl Cache {
     /// Of no tokens, in a model of so many layers whose keys have so many elements.
     pub fn new(layers: usize, width: usize) -> Cache {
         Cache { layers: vec![(Vec::new(), Vec::new()); layers], width, tokens: 0 }
-    }
-
-    /// Tokens whose keys and values are here in every layer.
-    pub fn tokens(&self) -> usize {
-        self.tokens
     }
 
     /// Adds tokens' keys and values to one layer.
@@ -39,5 +37,11 @@ impl Cache {
         let range = from.min(to) * self.width..to * self.width;
         let (keys, values) = &self.layers[layer];
         Span { keys: &keys[range.clone()], values: &values[range] }
+    }
+}
+
+impl Seen for Cache {
+    fn tokens(&self) -> usize {
+        self.tokens
     }
 }

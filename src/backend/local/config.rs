@@ -466,9 +466,9 @@ impl Architecture {
         self.layers.len() as u64 * block + embeddings
     }
 
-    /// Bytes that one token's keys and values take.
-    pub fn bytes_per_token(&self) -> u64 {
-        (self.layers.len() * 2 * self.key_width() * size_of::<f32>()) as u64
+    /// Bytes that one token's keys and values take, at so many each.
+    pub fn bytes_per_token(&self, each: usize) -> u64 {
+        (self.layers.len() * 2 * self.key_width() * each) as u64
     }
 
     fn check(&self, fields: &Fields) -> Result<()> {
@@ -524,6 +524,6 @@ mod tests {
             "rope_scaling": {"type": "linear", "factor": 4.0}, "rope_theta": 100}"#;
         let read = read_text(llama).unwrap();
         assert_eq!(read.rotaries[0].frequencies, [0.25, 0.025]);
-        assert_eq!((read.head, read.key_width(), read.bytes_per_token()), (4, 8, 128));
+        assert_eq!((read.head, read.key_width(), read.bytes_per_token(4)), (4, 8, 128));
     }
 }

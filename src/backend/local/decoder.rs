@@ -1,4 +1,4 @@
-//! The decoder: one configurable forward pass for every architecture that is known here.
+//! The decoder on the processor: one configurable forward pass for every architecture that is known here.
 //!
 //! A call takes rows of many sequences at once, whether they belong to a prompt or are the next token of a sample. Matrix
 //! products go over all rows; everything else is done row by row, so no row's result hangs on the others.
@@ -8,63 +8,60 @@ use farthing_kernels as kernels;
 use farthing_kernels::Heads;
 
 use super::cache::Cache;
-use super::config::{Architecture, Family, Rotary};
+use super::config::{Architecture, Rotary};
+use super::forward::{self, Forward, Seen};
 use super::linear::Linear;
+use super::memory;
+use super::parts::{Make, Parts};
 use super::weights::Weights;
 use crate::diagnostic::{Error, Result};
 
 /// What normalizes a row.
-struct Norm {
+pub struct Norm {
     weight: Vec<f32>,
     /// A layer norm has one; a root-mean-square norm has none.
     bias: Option<Vec<f32>>,
 }
 
-/// One block.
-struct Layer {
-    before_attention: Norm,
-    queries_keys_values: Linear,
-    /// Of queries and keys, by the head.
-    head_norms: Option<(Norm, Norm)>,
-    output: Linear,
-    after_attention: Option<Norm>,
-    /// Phi has none: both parts start from the same norm.
-    before_inner: Option<Norm>,
-    up: Linear,
-    down: Linear,
-    after_inner: Option<Norm>,
-}
+/// Keeps matrices in this, and everything else in 32-bit floats.
+struct Kept(DType);
 
-/// Where embeddings come from.
-enum Embedding {
-    /// From a matrix of their own.
-    Own(Linear),
-    /// From the last layer.
-    Tied,
+impl Make for Kept {
+    type Matrix = Linear;
+    type Norm = Norm;
+    type Table = Vec<f32>;
+
+    fn matrix(&self, weight: &Tensor, bias: Option<Vec<f32>>) -> candle_core::Result<Linear> {
+        Linear::new(weight, bias, self.0)
+    }
+
+    fn transposed(&self, weight: &Tensor, bias: Option<Vec<f32>>) -> candle_core::Result<Linear> {
+        Linear::transposed(weight, bias, self.0)
+    }
+
+    fn norm(&self, weight: Vec<f32>, bias: Option<Vec<f32>>) -> candle_core::Result<Norm> {
+        Ok(Norm { weight, bias })
+    }
+
+    fn table(&self, rows: &Tensor) -> candle_core::Result<Vec<f32>> {
+        rows.flatten_all()?.to_vec1()
+    }
+
+    fn failed(&self, error: candle_core::Error) -> Error {
+        Error::internal(format!("a local model failed: {error}"))
+    }
 }
 
 /// A loaded model.
 pub struct Decoder {
-    /// What it is.
-    pub architecture: Architecture,
-    embedding: Embedding,
-    positions: Option<Vec<f32>>,
-    layers: Vec<Layer>,
-    norm: Norm,
-    head: Linear,
+    architecture: Architecture,
+    parts: Parts<Kept>,
 }
 
-/// Tokens of one sequence to go through the model.
-pub struct Run<'a> {
-    /// What the sequence began with, shared with others.
-    pub prefix: Option<&'a Cache>,
-    /// What it saw since; grows by the tokens.
-    pub own: &'a mut Cache,
-    /// The tokens.
-    pub tokens: &'a [u32],
-    /// The logits that are wanted: of the last so many tokens.
-    pub wanted: usize,
-}
+/// Models of fewer weights than this are shared out by rows; of larger ones a matrix product uses all threads.
+const SMALL: u64 = 50_000_000;
+
+type Run<'a> = forward::Run<'a, Cache>;
 
 /// Space that a pass needs, kept for the next one.
 #[derive(Default)]
@@ -80,173 +77,11 @@ pub struct Scratch {
     turns: Vec<Vec<f32>>,
 }
 
-/// Reads a model's parts, with names as its family has them.
-struct Loader<'a> {
-    weights: &'a mut Weights,
-    architecture: &'a Architecture,
-    dtype: DType,
-    prefix: &'static str,
-}
-
-fn internal(error: candle_core::Error) -> Error {
-    Error::internal(format!("a local model failed: {error}"))
-}
-
-impl Loader<'_> {
-    fn vector(&mut self, name: &str, length: usize) -> Result<Vec<f32>> {
-        let name = format!("{}{name}", self.prefix);
-        self.weights.tensor(&name, &[length])?.to_vec1().map_err(internal)
-    }
-
-    fn norm(&mut self, name: &str, length: usize, layer_norm: bool) -> Result<Norm> {
-        let weight = self.vector(&format!("{name}.weight"), length)?;
-        let bias = if layer_norm { Some(self.vector(&format!("{name}.bias"), length)?) } else { None };
-        Ok(Norm { weight, bias })
-    }
-
-    /// Several matrices as one that gives all their outputs side by side.
-    fn fused(&mut self, parts: &[(String, usize)], inputs: usize, bias: bool) -> Result<Linear> {
-        let mut matrices: Vec<Tensor> = Vec::new();
-        let mut biases = Vec::new();
-        for (name, outputs) in parts {
-            let full = format!("{}{name}.weight", self.prefix);
-            matrices.push(self.weights.tensor(&full, &[*outputs, inputs])?);
-            if bias {
-                biases.extend(self.vector(&format!("{name}.bias"), *outputs)?);
-            }
-        }
-        let whole = match matrices.len() {
-            1 => matrices.remove(0),
-            _ => Tensor::cat(&matrices, 0).map_err(internal)?,
-        };
-        Linear::new(&whole, bias.then_some(biases), self.dtype).map_err(internal)
-    }
-
-    /// A matrix that is stored by input and output, as GPT-2's are.
-    fn stored_transposed(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
-        let full = format!("{}{name}.weight", self.prefix);
-        let weight = self.weights.tensor(&full, &[inputs, outputs])?;
-        let bias = self.vector(&format!("{name}.bias"), outputs)?;
-        Linear::transposed(&weight, Some(bias), self.dtype).map_err(internal)
-    }
-
-    fn gpt2_layer(&mut self, at: usize) -> Result<Layer> {
-        let Architecture { hidden, inner, .. } = *self.architecture;
-        let name = |part: &str| format!("h.{at}.{part}");
-        Ok(Layer {
-            before_attention: self.norm(&name("ln_1"), hidden, true)?,
-            queries_keys_values: self.stored_transposed(&name("attn.c_attn"), hidden, 3 * hidden)?,
-            head_norms: None,
-            output: self.stored_transposed(&name("attn.c_proj"), hidden, hidden)?,
-            after_attention: None,
-            before_inner: Some(self.norm(&name("ln_2"), hidden, true)?),
-            up: self.stored_transposed(&name("mlp.c_fc"), hidden, inner)?,
-            down: self.stored_transposed(&name("mlp.c_proj"), inner, hidden)?,
-            after_inner: None,
-        })
-    }
-
-    fn layer(&mut self, at: usize) -> Result<Layer> {
-        let this = self.architecture.clone();
-        let (hidden, inner, family) = (this.hidden, this.inner, this.family);
-        let (wide, narrow) = (this.heads * this.head, this.key_width());
-        let name = |part: &str| format!("layers.{at}.{part}");
-        let phi = family == Family::Phi;
-        let projections = match family {
-            Family::Phi3 => vec![(name("self_attn.qkv_proj"), wide + 2 * narrow)],
-            _ => vec![
-                (name("self_attn.q_proj"), wide),
-                (name("self_attn.k_proj"), narrow),
-                (name("self_attn.v_proj"), narrow),
-            ],
-        };
-        let up = match family {
-            Family::Phi => vec![(name("mlp.fc1"), inner)],
-            Family::Phi3 => vec![(name("mlp.gate_up_proj"), 2 * inner)],
-            _ => vec![(name("mlp.gate_proj"), inner), (name("mlp.up_proj"), inner)],
-        };
-        let output = if phi { "self_attn.dense" } else { "self_attn.o_proj" };
-        let down = if phi { "mlp.fc2" } else { "mlp.down_proj" };
-        let (after_attention, before_inner, after_inner) = match family {
-            Family::Gemma => (
-                Some(self.norm(&name("post_attention_layernorm"), hidden, false)?),
-                Some(self.norm(&name("pre_feedforward_layernorm"), hidden, false)?),
-                Some(self.norm(&name("post_feedforward_layernorm"), hidden, false)?),
-            ),
-            Family::Phi => (None, None, None),
-            _ => (None, Some(self.norm(&name("post_attention_layernorm"), hidden, false)?), None),
-        };
-        let head_norms = match this.head_norms {
-            true => Some((
-                self.norm(&name("self_attn.q_norm"), this.head, false)?,
-                self.norm(&name("self_attn.k_norm"), this.head, false)?,
-            )),
-            false => None,
-        };
-        Ok(Layer {
-            before_attention: self.norm(&name("input_layernorm"), hidden, phi)?,
-            queries_keys_values: self.fused(&projections, hidden, this.attention_bias)?,
-            head_norms,
-            output: self.fused(&[(name(output), hidden)], wide, this.output_bias)?,
-            after_attention,
-            before_inner,
-            up: self.fused(&up, hidden, this.inner_bias)?,
-            down: self.fused(&[(name(down), hidden)], inner, this.inner_bias)?,
-            after_inner,
-        })
-    }
-}
-
 impl Decoder {
     /// Loads a model's weights. `dtype` is what matrices are kept in: 32-bit floats or bf16; sums are made in 32 bits.
     pub fn load(architecture: Architecture, weights: &mut Weights, dtype: DType) -> Result<Decoder> {
-        let this = &architecture;
-        let gpt2 = this.family == Family::Gpt2;
-        // Some files of GPT-2 name its parts without the `transformer` around them.
-        let prefix = match gpt2 {
-            true if weights.has("wte.weight") => "",
-            true => "transformer.",
-            false => "model.",
-        };
-        let (hidden, vocabulary) = (this.hidden, this.vocabulary);
-        let table = format!("{prefix}{}", if gpt2 { "wte.weight" } else { "embed_tokens.weight" });
-        let table = weights.tensor(&table, &[vocabulary, hidden])?;
-        // A file may hold a last layer although its configuration says that the embedding serves as one: then it is that.
-        let (embedding, head) = match this.tied || !weights.has("lm_head.weight") {
-            true => (Embedding::Tied, Linear::new(&table, None, dtype).map_err(internal)?),
-            false => {
-                let embedding = Linear::new(&table, None, dtype).map_err(internal)?;
-                let weight = weights.tensor("lm_head.weight", &[vocabulary, hidden])?;
-                let bias = match weights.has("lm_head.bias") {
-                    true => Some(weights.tensor("lm_head.bias", &[vocabulary])?.to_vec1().map_err(internal)?),
-                    false => None,
-                };
-                (Embedding::Own(embedding), Linear::new(&weight, bias, dtype).map_err(internal)?)
-            }
-        };
-        let positions = match this.learned_positions {
-            true => {
-                let table = weights.tensor(&format!("{prefix}wpe.weight"), &[this.context, hidden])?;
-                Some(table.flatten_all().and_then(|table| table.to_vec1()).map_err(internal)?)
-            }
-            false => None,
-        };
-        let mut loader = Loader { weights, architecture: this, dtype, prefix };
-        let layers = (0..this.layers.len())
-            .map(|at| if gpt2 { loader.gpt2_layer(at) } else { loader.layer(at) })
-            .collect::<Result<_>>()?;
-        let last = match this.family {
-            Family::Gpt2 => "ln_f",
-            Family::Phi => "final_layernorm",
-            _ => "norm",
-        };
-        let norm = loader.norm(last, hidden, gpt2 || this.family == Family::Phi)?;
-        Ok(Decoder { embedding, positions, layers, norm, head, architecture })
-    }
-
-    /// An empty cache for this model.
-    pub fn cache(&self) -> Cache {
-        Cache::new(self.layers.len(), self.architecture.key_width())
+        let parts = Parts::load(&architecture, weights, &Kept(dtype))?;
+        Ok(Decoder { architecture, parts })
     }
 
     fn normalize(&self, norm: &Norm, rows: &[f32], out: &mut Vec<f32>) {
@@ -265,10 +100,7 @@ impl Decoder {
     /// Every token's embedding.
     fn embed(&self, runs: &[Run<'_>], state: &mut Vec<f32>) -> candle_core::Result<()> {
         let hidden = self.architecture.hidden;
-        let table = match &self.embedding {
-            Embedding::Own(table) => table,
-            Embedding::Tied => &self.head,
-        };
+        let table = self.parts.embedding.as_ref().unwrap_or(&self.parts.head);
         state.clear();
         for run in runs {
             let start = run.start();
@@ -280,7 +112,7 @@ impl Decoder {
                 if self.architecture.embedding_scale != 1.0 {
                     row.iter_mut().for_each(|value| *value *= self.architecture.embedding_scale);
                 }
-                let learned = self.positions.as_ref().and_then(|table| table.get((start + at) * hidden..));
+                let learned = self.parts.positions.as_ref().and_then(|table| table.get((start + at) * hidden..));
                 if let Some(learned) = learned {
                     kernels::add(row, &learned[..hidden.min(learned.len())]);
                 }
@@ -304,51 +136,6 @@ impl Decoder {
         }
     }
 
-    /// Takes rows through the model; gives the logits that are wanted, in the order of the runs. `spread` lets one matrix
-    /// product use all threads.
-    pub fn forward(&self, runs: &mut [Run<'_>], scratch: &mut Scratch, spread: bool) -> candle_core::Result<Vec<f32>> {
-        let this = &self.architecture;
-        let Scratch { state, normed, fused, attended, added, inner, gated, scores, turns } = scratch;
-        self.embed(runs, state)?;
-        self.turns(runs, turns);
-        for (at, layer) in self.layers.iter().enumerate() {
-            self.normalize(&layer.before_attention, state, normed);
-            layer.queries_keys_values.product(normed, fused, spread)?;
-            kernels::fit(attended, state.len() / this.hidden * this.heads * this.head);
-            self.attention(at, runs, fused, turns, scores, attended);
-            layer.output.product(attended, added, spread)?;
-            if let Some(norm) = &layer.after_attention {
-                self.normalize(norm, added, gated);
-                std::mem::swap(added, gated);
-            }
-            // Phi's inner layer starts from what attention started from.
-            kernels::add(state, added);
-            if let Some(norm) = &layer.before_inner {
-                self.normalize(norm, state, normed);
-            }
-            layer.up.product(normed, inner, spread)?;
-            match this.gated {
-                true => {
-                    kernels::fit(gated, inner.len() / 2);
-                    for (row, out) in inner.chunks_exact(2 * this.inner).zip(gated.chunks_exact_mut(this.inner)) {
-                        kernels::gate(this.activation, row, out);
-                    }
-                    layer.down.product(gated, added, spread)?;
-                }
-                false => {
-                    kernels::activate(this.activation, inner);
-                    layer.down.product(inner, added, spread)?;
-                }
-            }
-            if let Some(norm) = &layer.after_inner {
-                self.normalize(norm, added, gated);
-                std::mem::swap(added, gated);
-            }
-            kernels::add(state, added);
-        }
-        self.logits(runs, state, normed, spread)
-    }
-
     /// Attention of one layer: turns queries and keys, adds keys and values to the caches, and looks back.
     fn attention(
         &self,
@@ -365,7 +152,7 @@ impl Decoder {
         let row_width = wide + 2 * narrow;
         let rotary = attention.rotary.map(|which| (&this.rotaries[which], &turns[which]));
         for (row, fused) in fused.chunks_exact_mut(row_width).enumerate() {
-            if let Some((query_norm, key_norm)) = &self.layers[at].head_norms {
+            if let Some((query_norm, key_norm)) = &self.parts.layers[at].head_norms {
                 for (head, norm) in heads(fused, this.head, wide, narrow, query_norm, key_norm) {
                     let plain = head.to_vec();
                     self.normalize_row(norm, &plain, head);
@@ -421,9 +208,9 @@ impl Decoder {
             last.extend_from_slice(&state[(row - run.wanted) * hidden..row * hidden]);
             run.own.grown(run.tokens.len());
         }
-        self.normalize(&self.norm, &last, normed);
+        self.normalize(&self.parts.norm, &last, normed);
         let mut logits = Vec::new();
-        self.head.product(normed, &mut logits, spread)?;
+        self.parts.head.product(normed, &mut logits, spread)?;
         if let Some(cap) = self.architecture.logit_cap {
             kernels::cap(&mut logits, cap);
         }
@@ -431,10 +218,75 @@ impl Decoder {
     }
 }
 
-impl Run<'_> {
-    /// The position of its first token.
-    fn start(&self) -> usize {
-        self.prefix.map_or(0, Cache::tokens) + self.own.tokens()
+impl Forward for Decoder {
+    type Cache = Cache;
+    type Scratch = Scratch;
+
+    fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    fn cache(&self) -> Cache {
+        Cache::new(self.architecture.layers.len(), self.architecture.key_width())
+    }
+
+    fn grain(&self) -> usize {
+        1
+    }
+
+    fn bytes_per_token(&self) -> u64 {
+        self.architecture.bytes_per_token(size_of::<f32>())
+    }
+
+    fn room(&self) -> usize {
+        memory::cached_tokens(self.bytes_per_token())
+    }
+
+    fn by_rows(&self) -> bool {
+        self.architecture.weights() < SMALL
+    }
+
+    fn forward(&self, runs: &mut [Run<'_>], scratch: &mut Scratch, spread: bool) -> candle_core::Result<Vec<f32>> {
+        let this = &self.architecture;
+        let Scratch { state, normed, fused, attended, added, inner, gated, scores, turns } = scratch;
+        self.embed(runs, state)?;
+        self.turns(runs, turns);
+        for (at, layer) in self.parts.layers.iter().enumerate() {
+            self.normalize(&layer.before_attention, state, normed);
+            layer.queries_keys_values.product(normed, fused, spread)?;
+            kernels::fit(attended, state.len() / this.hidden * this.heads * this.head);
+            self.attention(at, runs, fused, turns, scores, attended);
+            layer.output.product(attended, added, spread)?;
+            if let Some(norm) = &layer.after_attention {
+                self.normalize(norm, added, gated);
+                std::mem::swap(added, gated);
+            }
+            // Phi's inner layer starts from what attention started from.
+            kernels::add(state, added);
+            if let Some(norm) = &layer.before_inner {
+                self.normalize(norm, state, normed);
+            }
+            layer.up.product(normed, inner, spread)?;
+            match this.gated {
+                true => {
+                    kernels::fit(gated, inner.len() / 2);
+                    for (row, out) in inner.chunks_exact(2 * this.inner).zip(gated.chunks_exact_mut(this.inner)) {
+                        kernels::gate(this.activation, row, out);
+                    }
+                    layer.down.product(gated, added, spread)?;
+                }
+                false => {
+                    kernels::activate(this.activation, inner);
+                    layer.down.product(inner, added, spread)?;
+                }
+            }
+            if let Some(norm) = &layer.after_inner {
+                self.normalize(norm, added, gated);
+                std::mem::swap(added, gated);
+            }
+            kernels::add(state, added);
+        }
+        self.logits(runs, state, normed, spread)
     }
 }
 

@@ -12,21 +12,17 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use rayon::prelude::*;
 use tokio::sync::oneshot;
 
-use super::cache::Cache;
-use super::decoder::{Run, Scratch};
-use super::memory;
+use super::forward::{Decoder, Forward, Run, Seen};
 use super::model::Model;
 use super::sample::{Growing, Picking, Record, Shared};
 use crate::provider::{self, Failure, FailureKind};
 
 /// Prompt tokens that go through at a time, of one request.
-const PIECE: usize = 128;
+pub(super) const PIECE: usize = 128;
 /// Rows of a step, about: more do not make it faster.
 const ROWS: usize = 1024;
 /// Samples that grow at a time.
 const MOST_SAMPLES: usize = 512;
-/// Models of fewer weights than this are shared out by rows; of larger ones a matrix product uses all threads.
-const SMALL: u64 = 50_000_000;
 
 /// The samples of a request, or why there are none.
 type Outcome = Result<Vec<provider::Sample>, Failure>;
@@ -48,28 +44,33 @@ pub struct Engine {
     jobs: Sender<Job>,
     /// Tokens whose keys and values are held at a time.
     room: usize,
+    /// They are held by so many at a time.
+    grain: usize,
+    bytes_per_token: u64,
 }
 
 /// A request in the batch.
-struct Group {
+struct Group<C> {
     shared: Arc<Shared>,
     answer: oneshot::Sender<Outcome>,
-    prompt: Cache,
+    prompt: C,
     /// The logits after the prompt, when it has gone through.
     first: Option<Vec<f32>>,
     records: Vec<Record>,
     /// Numbers of samples that have not begun.
     waiting: std::ops::Range<u64>,
     /// Samples in the order of their numbers.
-    samples: Vec<Seat>,
+    samples: Vec<Seat<C>>,
     /// Tokens of memory that its prompt holds.
     held: usize,
+    /// Tokens of memory that a sample needs.
+    each: usize,
 }
 
 /// A sample with its keys and values.
-struct Seat {
+struct Seat<C> {
     growing: Growing,
-    cache: Cache,
+    cache: C,
     /// Tokens of memory that it holds.
     held: usize,
 }
@@ -82,23 +83,32 @@ impl Engine {
 
     /// With room for so many tokens' keys and values.
     pub fn with_room(model: Model, room: Option<usize>) -> std::io::Result<Engine> {
-        let room = room.unwrap_or_else(|| memory::cached_tokens(&model.decoder.architecture));
+        // A matrix product that would use several threads of its own gets in the way of sharing rows out.
+        gemm::set_threading_threshold(usize::MAX);
+        match model.decoder.clone() {
+            Decoder::Rows(decoder) => Engine::of(model, decoder, room),
+            Decoder::Tensors(decoder) => Engine::of(model, decoder, room),
+        }
+    }
+
+    fn of<D: Forward>(model: Model, decoder: Arc<D>, room: Option<usize>) -> std::io::Result<Engine> {
+        let room = room.unwrap_or_else(|| decoder.room());
+        let (grain, bytes_per_token) = (decoder.grain(), decoder.bytes_per_token());
         let model = Arc::new(model);
         let (jobs, queue) = channel();
         let mine = model.clone();
-        // A matrix product that would use several threads of its own gets in the way of sharing rows out.
-        gemm::set_threading_threshold(usize::MAX);
         std::thread::Builder::new()
             .name("farthing-local".into())
-            .spawn(move || Batch::new(mine, room).serve(&queue))?;
-        Ok(Engine { model, jobs, room })
+            .spawn(move || Batch::new(mine, decoder, room).serve(&queue))?;
+        Ok(Engine { model, jobs, room, grain, bytes_per_token })
     }
 
     /// Gives it work; `Err` where a sample alone would not fit.
     pub fn take(&self, job: Job) -> Result<(), Failure> {
-        let needed = job.shared.prompt.len() + job.shared.most;
+        let (prompt, each) = job.needs(self.grain);
+        let needed = prompt + each;
         if needed > self.room {
-            let per_token = self.model.decoder.architecture.bytes_per_token();
+            let per_token = self.bytes_per_token;
             let message = format!(
                 "prompt ({} tokens) and completion (up to {}) need {} MB for keys and values, and {} MB are set aside: ask for less with max_tokens",
                 job.shared.prompt.len(),
@@ -112,38 +122,47 @@ impl Engine {
     }
 }
 
+impl Job {
+    /// Tokens of memory that its prompt needs, and each of its samples.
+    fn needs(&self, grain: usize) -> (usize, usize) {
+        let whole = |tokens: usize| tokens.next_multiple_of(grain);
+        (whole(self.shared.prompt.len()), whole(self.shared.most))
+    }
+}
+
 fn stopped() -> Failure {
     Failure::new(FailureKind::Server, "the local model has stopped")
 }
 
 /// All that is under way.
-struct Batch {
+struct Batch<D: Forward> {
     model: Arc<Model>,
+    decoder: Arc<D>,
     queue: VecDeque<Job>,
-    groups: Vec<Group>,
+    groups: Vec<Group<D::Cache>>,
     /// Tokens of memory that are free.
     free: usize,
-    shards: Vec<Shard>,
+    shards: Vec<Shard<D::Scratch>>,
     picking: Picking,
-    small: bool,
+    by_rows: bool,
 }
 
 /// What one thread needs.
 #[derive(Default)]
-struct Shard {
-    scratch: Scratch,
+struct Shard<S> {
+    scratch: S,
     picking: Picking,
 }
 
 /// One sequence's part in a step.
-enum Part<'a> {
+enum Part<'a, C> {
     /// A piece of a prompt.
-    Prompt { group: &'a mut Group, from: usize, to: usize },
+    Prompt { group: &'a mut Group<C>, from: usize, to: usize },
     /// A sample's next token.
-    Sample { prompt: &'a Cache, seat: &'a mut Seat },
+    Sample { prompt: &'a C, seat: &'a mut Seat<C> },
 }
 
-impl Part<'_> {
+impl<C> Part<'_, C> {
     fn rows(&self) -> usize {
         match self {
             Part::Prompt { from, to, .. } => to - from,
@@ -152,17 +171,17 @@ impl Part<'_> {
     }
 }
 
-impl Batch {
-    fn new(model: Arc<Model>, room: usize) -> Batch {
-        let small = model.decoder.architecture.weights() < SMALL;
+impl<D: Forward> Batch<D> {
+    fn new(model: Arc<Model>, decoder: Arc<D>, room: usize) -> Batch<D> {
         Batch {
             model,
+            by_rows: decoder.by_rows(),
+            decoder,
             queue: VecDeque::new(),
             groups: Vec::new(),
             free: room,
             shards: Vec::new(),
             picking: Picking::default(),
-            small,
         }
     }
 
@@ -215,21 +234,22 @@ impl Batch {
     /// Samples of those that are there already begin first; then requests join, in their order, while there is room.
     fn join(&mut self) {
         let mut growing: usize = self.groups.iter().map(|group| group.samples.len()).sum();
-        let decoder = &self.model.decoder;
+        let decoder = &*self.decoder;
         for group in &mut self.groups {
-            growing += group.begin(decoder.cache(), MOST_SAMPLES.saturating_sub(growing), &mut self.free);
+            growing += group.begin(decoder, MOST_SAMPLES.saturating_sub(growing), &mut self.free);
             // The prompt of samples that had to wait has gone through.
             group.start(&self.model, &mut self.picking);
         }
         while let Some(job) = self.queue.front() {
-            let needed = job.shared.prompt.len() + job.shared.most;
-            if growing >= MOST_SAMPLES || needed > self.free {
+            let (held, each) = job.needs(decoder.grain());
+            if growing >= MOST_SAMPLES || held + each > self.free {
                 break;
             }
             let Some(job) = self.queue.pop_front() else { break };
-            self.free -= job.shared.prompt.len();
+            self.free -= held;
             let mut group = Group {
-                held: job.shared.prompt.len(),
+                held,
+                each,
                 prompt: decoder.cache(),
                 first: None,
                 records: Vec::new(),
@@ -238,7 +258,7 @@ impl Batch {
                 shared: job.shared,
                 answer: job.answer,
             };
-            growing += group.begin(decoder.cache(), MOST_SAMPLES - growing, &mut self.free);
+            growing += group.begin(decoder, MOST_SAMPLES - growing, &mut self.free);
             self.groups.push(group);
         }
     }
@@ -267,10 +287,9 @@ impl Batch {
         if parts.is_empty() {
             return Ok(());
         }
-        let threads = if self.small { rayon::current_num_threads().clamp(1, rows.div_ceil(4)) } else { 1 };
-        self.shards.resize_with(threads.max(self.shards.len()), Shard::default);
+        let threads = if self.by_rows { rayon::current_num_threads().clamp(1, rows.div_ceil(4)) } else { 1 };
         let share = rows.div_ceil(threads);
-        let mut shares: Vec<Vec<Part>> = Vec::new();
+        let mut shares: Vec<Vec<Part<D::Cache>>> = Vec::new();
         let mut taken = share;
         for part in parts {
             if taken >= share {
@@ -283,14 +302,14 @@ impl Batch {
             }
         }
         self.shards.resize_with(shares.len().max(self.shards.len()), Shard::default);
-        let model = &self.model;
-        let spread = !self.small;
+        let (model, decoder) = (&*self.model, &*self.decoder);
+        let spread = !self.by_rows;
         match shares.len() {
-            1 => go(model, shares.remove(0), &mut self.shards[0], spread),
+            1 => go(model, decoder, shares.remove(0), &mut self.shards[0], spread),
             _ => shares
                 .into_par_iter()
                 .zip(self.shards.par_iter_mut())
-                .map(|(parts, shard)| go(model, parts, shard, spread))
+                .map(|(parts, shard)| go(model, decoder, parts, shard, spread))
                 .collect(),
         }
     }
@@ -306,7 +325,7 @@ impl Batch {
             }
             let group = self.groups.remove(at);
             self.free += group.holds();
-            let finished = |seat: Seat| seat.growing.finished(&self.model.vocabulary, &group.records);
+            let finished = |seat: Seat<D::Cache>| seat.growing.finished(&self.model.vocabulary, &group.records);
             let samples = group.samples.into_iter().map(finished).collect();
             // Who asked may have gone.
             let _ = group.answer.send(Ok(samples));
@@ -314,16 +333,16 @@ impl Batch {
     }
 }
 
-impl Group {
+impl<C: Seen> Group<C> {
     /// Lets as many samples begin as there is room for; gives how many.
-    fn begin(&mut self, empty: Cache, most: usize, free: &mut usize) -> usize {
-        let each = self.shared.most;
+    fn begin(&mut self, decoder: &impl Forward<Cache = C>, most: usize, free: &mut usize) -> usize {
+        let each = self.each;
         let mut begun = 0;
         while begun < most && (each == 0 || *free >= each) {
             let Some(number) = self.waiting.next() else { break };
             *free -= each;
             let growing = Growing::new(self.shared.clone(), number);
-            self.samples.push(Seat { growing, cache: empty.clone(), held: each });
+            self.samples.push(Seat { growing, cache: decoder.cache(), held: each });
             begun += 1;
         }
         begun
@@ -334,7 +353,7 @@ impl Group {
         let ended = self.samples.iter_mut().filter(|seat| seat.growing.ended() && seat.held > 0);
         ended
             .map(|seat| {
-                seat.cache = Cache::default();
+                seat.cache = C::default();
                 std::mem::take(&mut seat.held)
             })
             .sum()
@@ -372,7 +391,13 @@ fn vocabulary_width(logits: &[f32], rows: usize) -> usize {
 }
 
 /// One thread's share of a step.
-fn go(model: &Model, parts: Vec<Part<'_>>, shard: &mut Shard, spread: bool) -> candle_core::Result<()> {
+fn go<D: Forward>(
+    model: &Model,
+    decoder: &D,
+    parts: Vec<Part<'_, D::Cache>>,
+    shard: &mut Shard<D::Scratch>,
+    spread: bool,
+) -> candle_core::Result<()> {
     let Shard { scratch, picking } = shard;
     // What a prompt's samples begin with is picked by all of them from the same logits, without another pass.
     let mut parts = parts;
@@ -391,18 +416,18 @@ fn go(model: &Model, parts: Vec<Part<'_>>, shard: &mut Shard, spread: bool) -> c
             Part::Sample { .. } => 1,
         })
         .collect();
-    let mut runs: Vec<Run> = parts
+    let mut runs: Vec<Run<D::Cache>> = parts
         .iter_mut()
         .zip(&tokens)
         .zip(&wanted)
         .map(|((part, tokens), &wanted)| match part {
             Part::Prompt { group, .. } => Run { prefix: None, own: &mut group.prompt, tokens, wanted },
-            Part::Sample { prompt, seat } => Run { prefix: Some(prompt), own: &mut seat.cache, tokens, wanted },
+            Part::Sample { prompt, seat } => Run { prefix: Some(*prompt), own: &mut seat.cache, tokens, wanted },
         })
         .collect();
-    let logits = model.decoder.forward(&mut runs, scratch, spread)?;
+    let logits = decoder.forward(&mut runs, scratch, spread)?;
     drop(runs);
-    let width = model.decoder.architecture.vocabulary;
+    let width = decoder.architecture().vocabulary;
     let mut rows = &logits[..];
     for (part, wanted) in parts.into_iter().zip(wanted) {
         let (mine, rest) = rows.split_at(wanted * width);
@@ -426,7 +451,7 @@ fn go(model: &Model, parts: Vec<Part<'_>>, shard: &mut Shard, spread: bool) -> c
     Ok(())
 }
 
-impl Group {
+impl<C> Group<C> {
     /// Samples that have said nothing yet pick their first token.
     fn start(&mut self, model: &Model, picking: &mut Picking) {
         let Some(first) = &self.first else { return };

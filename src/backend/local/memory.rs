@@ -1,7 +1,10 @@
 //! How much memory there is, and what a model needs of it.
 
+use candle_core::Device;
+
 use super::config::Architecture;
-use super::model::Precision;
+use super::device::Precision;
+use super::engine::PIECE;
 use crate::diagnostic::{Error, Result};
 
 /// Most bytes that keys and values take.
@@ -25,45 +28,112 @@ fn gigabytes(bytes: u64) -> String {
     }
 }
 
-/// Refuses a model that does not fit, with the arithmetic.
-pub fn check(name: &str, architecture: &Architecture, precision: Precision) -> Result<()> {
-    match available() {
-        Some(available) => fits(name, architecture, precision, available),
+/// Bytes that can be had on a device, where it says so; of the processor, in the machine's memory.
+pub fn free(device: &Device) -> Option<u64> {
+    match device {
+        Device::Cpu => available(),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => cuda.cuda_stream().context().mem_get_info().ok().map(|(free, _)| free as u64),
+        #[cfg(feature = "metal")]
+        Device::Metal(metal) => {
+            let metal = metal.device();
+            Some(metal.recommended_max_working_set_size().saturating_sub(metal.current_allocated_size()) as u64)
+        }
+        #[allow(unreachable_patterns, reason = "where both are built in, there is no other")]
+        _ => None,
+    }
+}
+
+/// What a model needs, in bytes, and what for.
+struct Need {
+    weights: u64,
+    /// Of one weight.
+    each: u64,
+    /// Taken for a time: by loading on the processor, by a prompt's way through the model on a device.
+    passing: u64,
+    passing_for: &'static str,
+    tokens: u64,
+    cache: u64,
+}
+
+impl Need {
+    fn new(architecture: &Architecture, precision: Precision, device: bool) -> Need {
+        let this = architecture;
+        let tokens = FEW_TOKENS.min(this.context as u64);
+        let up = this.inner * if this.gated { 2 } else { 1 };
+        let (passing, passing_for, kept) = match device {
+            // While it is loaded, the largest matrix is there as it was read, too.
+            false => ((this.vocabulary.max(up) * this.hidden) as u64 * 8, "reading them", size_of::<f32>()),
+            // The widest rows of a piece of a prompt, a few times over.
+            true => {
+                let widest = this.vocabulary.max(up).max(this.heads * this.head + 2 * this.key_width());
+                ((widest * PIECE) as u64 * 16, "a prompt's way through it", precision.bytes() as usize)
+            }
+        };
+        Need {
+            weights: this.weights(),
+            each: precision.bytes(),
+            passing,
+            passing_for,
+            tokens,
+            cache: tokens * this.bytes_per_token(kept),
+        }
+    }
+}
+
+/// Refuses a model that does not fit, with the arithmetic. On a device it is the device's memory that counts.
+pub fn check(
+    name: &str,
+    architecture: &Architecture,
+    precision: Precision,
+    device: Option<(super::device::Device, &Device)>,
+) -> Result<()> {
+    let need = Need::new(architecture, precision, device.is_some());
+    let (free, place) = match device {
+        None => (available(), "memory".to_owned()),
+        Some((named, device)) => (free(device), format!("the memory of {named}")),
+    };
+    match free {
+        Some(free) => fits(name, &need, precision, &place, free),
         None => Ok(()),
     }
 }
 
-fn fits(name: &str, architecture: &Architecture, precision: Precision, available: u64) -> Result<()> {
-    let weights = architecture.weights();
-    let kept = weights * precision.bytes();
-    // While it is loaded, the largest matrix is there as it was read, too.
-    let table = architecture.vocabulary.max(architecture.inner * if architecture.gated { 2 } else { 1 });
-    let passing = (table * architecture.hidden) as u64 * 8;
-    let tokens = FEW_TOKENS.min(architecture.context as u64);
-    let cache = tokens * architecture.bytes_per_token();
-    if kept + passing + cache <= available {
+fn fits(name: &str, need: &Need, precision: Precision, place: &str, available: u64) -> Result<()> {
+    let kept = need.weights * need.each;
+    if kept + need.passing + need.cache <= available {
         return Ok(());
     }
     let help = match precision {
-        Precision::F32 => format!("with dtype = \"bf16\" the weights would take {}", gigabytes(weights * 2)),
-        Precision::Bf16 => "it needs a machine with more memory, or a smaller model".to_owned(),
+        Precision::F32 => format!("with dtype = \"bf16\" the weights would take {}", gigabytes(need.weights * 2)),
+        _ => "it needs a machine with more memory, or a smaller model".to_owned(),
     };
     Err(Error::usage(format!(
-        "{name} does not fit in memory: {} M weights of {} bytes are {}, reading them takes up to {} more, and keys and values of {tokens} tokens {}; {} are available",
-        weights / 1_000_000,
-        precision.bytes(),
+        "{name} does not fit in {place}: {} M weights of {} bytes are {}, {} takes up to {} more, and keys and values of {} tokens {}; {} are available",
+        need.weights / 1_000_000,
+        need.each,
         gigabytes(kept),
-        gigabytes(passing),
-        gigabytes(cache),
+        need.passing_for,
+        gigabytes(need.passing),
+        need.tokens,
+        gigabytes(need.cache),
         gigabytes(available)
     ))
     .help(help))
 }
 
 /// How many tokens' keys and values are held at a time, beside a model that is loaded.
-pub fn cached_tokens(architecture: &Architecture) -> usize {
-    let bytes = available().map_or(BLIND_CACHE, |available| (available / 2).min(MOST_CACHE));
-    (bytes / architecture.bytes_per_token().max(1)).max(FEW_TOKENS) as usize
+pub fn cached_tokens(bytes_per_token: u64) -> usize {
+    tokens(available().map(|available| (available / 2).min(MOST_CACHE)), bytes_per_token)
+}
+
+/// The same on a device, whose memory nobody else is waiting for.
+pub fn cached_on(device: &Device, bytes_per_token: u64) -> usize {
+    tokens(free(device).map(|free| free / 2), bytes_per_token)
+}
+
+fn tokens(bytes: Option<u64>, each: u64) -> usize {
+    (bytes.unwrap_or(BLIND_CACHE) / each.max(1)).max(FEW_TOKENS) as usize
 }
 
 #[cfg(test)]
@@ -76,11 +146,22 @@ mod tests {
         let text = r#"{"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32, "num_hidden_layers": 32,
             "intermediate_size": 11008, "vocab_size": 32000, "max_position_embeddings": 4096}"#;
         let large = super::super::config::read(&Source::new("config.json", text)).unwrap();
-        let error = fits("big", &large, Precision::F32, 8_000_000_000).unwrap_err();
+        let need = |precision, device| Need::new(&large, precision, device);
+        let error = fits("big", &need(Precision::F32, false), Precision::F32, "memory", 8_000_000_000).unwrap_err();
         insta::assert_snapshot!(format!("{error}\n{}", error.advice().unwrap()), @r#"
         big does not fit in memory: 6738 M weights of 4 bytes are 26.95 GB, reading them takes up to 1.05 GB more, and keys and values of 512 tokens 536.9 MB; 8.00 GB are available
         with dtype = "bf16" the weights would take 13.48 GB
         "#);
-        assert!(fits("big", &large, Precision::Bf16, 16_000_000_000).is_ok());
+        assert!(fits("big", &need(Precision::Bf16, false), Precision::Bf16, "memory", 16_000_000_000).is_ok());
+        // On a device keys and values are as narrow as the weights.
+        let half = need(Precision::F16, true);
+        let error = fits("big", &half, Precision::F16, "the memory of cuda:0", 8_000_000_000).unwrap_err();
+        insta::assert_snapshot!(format!("{error}\n{}", error.advice().unwrap()), @"
+        big does not fit in the memory of cuda:0: 6738 M weights of 2 bytes are 13.48 GB, a prompt's way through it takes up to 65.5 MB more, and keys and values of 512 tokens 268.4 MB; 8.00 GB are available
+        it needs a machine with more memory, or a smaller model
+        ");
+        let enough = half.weights * 2 + half.passing + half.cache;
+        assert!(fits("big", &half, Precision::F16, "", enough).is_ok());
+        assert!(fits("big", &half, Precision::F16, "", enough - 1).is_err());
     }
 }

@@ -10,16 +10,21 @@ mod cache;
 mod chat;
 pub mod config;
 mod decoder;
+pub mod device;
 mod engine;
+mod forward;
 mod gguf;
 mod hub;
 mod identity;
 mod linear;
 mod memory;
 pub mod model;
+mod parts;
 pub mod place;
 mod sample;
 mod settings;
+mod tensor_cache;
+mod tensors;
 mod vocabulary;
 mod weights;
 
@@ -34,8 +39,8 @@ use tokio::sync::oneshot;
 use crate::backend::{Answer, Backend, CallError};
 use crate::diagnostic::{Error, Result};
 use crate::provider::{Failure, FailureKind, Input, Request, Response};
+pub use device::{Compute, Device, Precision};
 use engine::{Engine, Job};
-pub use model::Precision;
 pub use place::{IN_THE_BOX, Place, is_local};
 use sample::Shared;
 use settings::Settings;
@@ -43,8 +48,11 @@ use settings::Settings;
 /// The most completions of one request.
 const MOST_SAMPLES: u32 = 1024;
 
-/// Models that are loaded in this process, by their source.
-static LOADED: OnceLock<Mutex<HashMap<String, Weak<Engine>>>> = OnceLock::new();
+/// Models by their source and device.
+type Models = HashMap<(String, Device), Weak<Engine>>;
+
+/// Those that are loaded in this process.
+static LOADED: OnceLock<Mutex<Models>> = OnceLock::new();
 
 /// A local model that answers.
 pub struct Local {
@@ -59,24 +67,27 @@ impl Local {
     /// Loads the model at a place, or takes the one that is loaded already.
     ///
     /// # Errors
-    /// Bad input: files that are missing or broken, do not belong together, or do not fit in memory.
-    pub fn open(place: &Place, precision: Precision) -> Result<Local> {
-        let source = model::source(place, precision)?;
+    /// Bad input: files that are missing or broken, do not belong together, or do not fit in memory; a device that is not
+    /// there.
+    pub fn open(place: &Place, compute: impl Into<Compute>) -> Result<Local> {
+        let compute = compute.into().settled()?;
+        let source = model::source(place, compute)?;
+        let key = (source.clone(), compute.device);
         let loaded = LOADED.get_or_init(Mutex::default);
         let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(engine) = loaded.get(&source).and_then(Weak::upgrade) {
+        if let Some(engine) = loaded.get(&key).and_then(Weak::upgrade) {
             return Ok(Local::of(engine));
         }
-        let model = model::load(place, precision, source.clone())?;
+        let model = model::load(place, compute, source)?;
         let engine = Engine::start(model).map_err(|error| Error::internal(format!("no thread: {error}")))?;
         let engine = Arc::new(engine);
         loaded.retain(|_, engine| engine.strong_count() > 0);
-        loaded.insert(source, Arc::downgrade(&engine));
+        loaded.insert(key, Arc::downgrade(&engine));
         Ok(Local::of(engine))
     }
 
     fn of(engine: Arc<Engine>) -> Local {
-        let context = engine.model.decoder.architecture.context;
+        let context = engine.model.decoder.architecture().context;
         Local { engine, context, output: usize::MAX }
     }
 
@@ -118,7 +129,7 @@ impl Local {
         let model = &self.engine.model;
         let bad = |message: String| Failure::new(FailureKind::BadRequest, message);
         let text = matches!(request.input, Input::Text(_));
-        let settings = Settings::read(&request.params, text, model.decoder.architecture.vocabulary)?;
+        let settings = Settings::read(&request.params, text, model.decoder.architecture().vocabulary)?;
         let wanted = request.n.saturating_sub(first as u32);
         if !(1..=MOST_SAMPLES).contains(&wanted) {
             return Err(bad(format!("`n` must be from 1 to {MOST_SAMPLES}, but it is {}", request.n)));

@@ -1,55 +1,19 @@
 //! A model as it is loaded: decoder, vocabulary, chat template, and who it is.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use candle_core::DType;
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::chat::{self, Chat};
 use super::config::{self, Architecture, Fields};
-use super::decoder::Decoder;
+use super::device::Compute;
+use super::forward::Decoder;
 use super::place::{Place, mite};
 use super::vocabulary::Vocabulary;
 use super::weights::{self, Weights};
-use super::{gguf, identity, memory};
-use crate::diagnostic::{Error, Result, Source};
-
-/// What a model's matrices are kept in. Sums are made in 32 bits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 32-bit floats.
-    #[default]
-    F32,
-    /// 16-bit floats with the range of 32-bit ones: half the memory, slower.
-    Bf16,
-}
-
-impl Precision {
-    /// The word in farthing.toml.
-    pub fn word(self) -> &'static str {
-        match self {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-        }
-    }
-
-    /// Bytes of one weight.
-    pub fn bytes(self) -> u64 {
-        match self {
-            Precision::F32 => 4,
-            Precision::Bf16 => 2,
-        }
-    }
-
-    fn dtype(self) -> DType {
-        match self {
-            Precision::F32 => DType::F32,
-            Precision::Bf16 => DType::BF16,
-        }
-    }
-}
+use super::{decoder, gguf, identity, memory, tensors};
+use crate::diagnostic::{Result, Source};
 
 /// What is known of a model without its weights.
 #[derive(Clone, Debug)]
@@ -120,14 +84,13 @@ impl Files {
     }
 
     /// Everything but the weights, hashed with the hashes of the weights' files.
-    fn source(&self, weights: &[String], precision: Precision) -> String {
+    fn source(&self, weights: &[String], compute: Compute) -> String {
         let mut hasher = blake3::Hasher::new();
         let mut field = |bytes: &[u8]| {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
-        field(ARITHMETIC);
-        field(precision.word().as_bytes());
+        arithmetic(compute).for_each(&mut field);
         field(self.config.text().as_bytes());
         field(&self.tokenizer.1);
         for source in [&self.generation, &self.tokenizer_config, &self.template] {
@@ -141,6 +104,12 @@ impl Files {
 /// Changed when the way of computing changes so that the same model may say something else.
 const ARITHMETIC: &[u8] = b"farthing local 1";
 
+/// What of the computing decides what a model says: a kind of device rounds as no other does.
+fn arithmetic(compute: Compute) -> impl Iterator<Item = &'static [u8]> {
+    let words = [Some(compute.precision.word()), compute.device.kind()];
+    std::iter::once(ARITHMETIC).chain(words.into_iter().flatten().map(str::as_bytes))
+}
+
 /// What is known of the model at a place without loading it.
 pub fn about(place: &Place) -> Result<About> {
     let architecture = match place {
@@ -152,20 +121,21 @@ pub fn about(place: &Place) -> Result<About> {
 }
 
 /// Who the model at a place is: a hash of all that decides what it says.
-pub fn source(place: &Place, precision: Precision) -> Result<String> {
+pub fn source(place: &Place, compute: Compute) -> Result<String> {
     match place {
         Place::Box => {
             let hash = blake3::hash(mite::WEIGHTS).to_hex().to_string();
-            Ok(Files::mite().source(&[hash], precision))
+            Ok(Files::mite().source(&[hash], compute))
         }
         Place::Folder(folder) => {
             let hashes =
                 weights::files(folder)?.iter().map(|path| identity::of_file(path)).collect::<Result<Vec<_>>>()?;
-            Ok(Files::folder(folder)?.source(&hashes, precision))
+            Ok(Files::folder(folder)?.source(&hashes, compute))
         }
         Place::Gguf(path) => {
             let mut hasher = blake3::Hasher::new();
-            hasher.update(ARITHMETIC).update(precision.word().as_bytes()).update(identity::of_file(path)?.as_bytes());
+            arithmetic(compute).for_each(|word| _ = hasher.update(word));
+            hasher.update(identity::of_file(path)?.as_bytes());
             if let Some(tokenizer) = beside(path) {
                 hasher.update(identity::of_file(&tokenizer)?.as_bytes());
             }
@@ -180,18 +150,45 @@ fn beside(path: &Path) -> Option<PathBuf> {
 }
 
 /// Loads the model at a place.
-pub fn load(place: &Place, precision: Precision, source: String) -> Result<Model> {
+pub fn load(place: &Place, compute: Compute, source: String) -> Result<Model> {
+    let compute = compute.settled()?;
+    load_on(place, compute, compute.device.open()?, source)
+}
+
+/// The same onto a device that is open; `None` is the processor.
+pub(super) fn load_on(
+    place: &Place,
+    compute: Compute,
+    device: Option<candle_core::Device>,
+    source: String,
+) -> Result<Model> {
     let about = about(place)?;
-    memory::check(&place.name(), &about.architecture, precision)?;
+    let named = device.as_ref().map(|device| (compute.device, device));
+    memory::check(&place.name(), &about.architecture, compute.precision, named)?;
+    let on = On { compute, device };
     match place {
-        Place::Box => {
-            from_files(place, Files::mite(), Weights::memory("mite", mite::WEIGHTS)?, about, precision, source)
-        }
+        Place::Box => from_files(place, Files::mite(), Weights::memory("mite", mite::WEIGHTS)?, about, on, source),
         Place::Folder(folder) => {
             let files = Files::folder(folder)?;
-            from_files(place, files, Weights::folder(folder)?, about, precision, source)
+            from_files(place, files, Weights::folder(folder)?, about, on, source)
         }
-        Place::Gguf(path) => from_gguf(path, about, precision, source),
+        Place::Gguf(path) => from_gguf(path, about, on, source),
+    }
+}
+
+/// What a model is loaded onto.
+struct On {
+    compute: Compute,
+    device: Option<candle_core::Device>,
+}
+
+impl On {
+    fn decoder(self, architecture: Architecture, weights: &mut Weights) -> Result<Decoder> {
+        let dtype = self.compute.precision.dtype();
+        Ok(match self.device {
+            None => Decoder::Rows(Arc::new(decoder::Decoder::load(architecture, weights, dtype)?)),
+            Some(device) => Decoder::Tensors(Arc::new(tensors::Decoder::load(architecture, weights, dtype, device)?)),
+        })
     }
 }
 
@@ -200,7 +197,7 @@ fn from_files(
     files: Files,
     mut weights: Weights,
     about: About,
-    precision: Precision,
+    on: On,
     source: String,
 ) -> Result<Model> {
     let name = place.name();
@@ -220,11 +217,11 @@ fn from_files(
     ends.extend(vocabulary.token(&chat::special(&own, "eos_token")));
     ends.sort_unstable();
     ends.dedup();
-    let decoder = Decoder::load(about.architecture, &mut weights, precision.dtype())?;
+    let decoder = on.decoder(about.architecture, &mut weights)?;
     Ok(Model { name, source, decoder, vocabulary, chat, ends })
 }
 
-fn from_gguf(path: &Path, about: About, precision: Precision, source: String) -> Result<Model> {
+fn from_gguf(path: &Path, about: About, on: On, source: String) -> Result<Model> {
     let content = gguf::header(path)?;
     let name = path.display().to_string();
     let size = about.architecture.vocabulary;
@@ -244,15 +241,6 @@ fn from_gguf(path: &Path, about: About, precision: Precision, source: String) ->
     let chat = Chat::new(&name, template, written("bos"), written("eos"))?;
     let ends = ["eos", "eot", "eom"].into_iter().filter_map(token).collect();
     let mut weights = Weights::gguf(path, content)?;
-    let decoder = Decoder::load(about.architecture, &mut weights, precision.dtype())?;
+    let decoder = on.decoder(about.architecture, &mut weights)?;
     Ok(Model { name, source, decoder, vocabulary, chat, ends })
-}
-
-/// The precision of a word in farthing.toml.
-pub fn precision(word: &str) -> Result<Precision> {
-    match word {
-        "f32" => Ok(Precision::F32),
-        "bf16" => Ok(Precision::Bf16),
-        _ => Err(Error::usage(format!("`{word}` is no precision known here")).help("f32 and bf16 are")),
-    }
 }

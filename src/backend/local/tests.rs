@@ -1,10 +1,13 @@
-//! The decoder against transformers, and the engine: what a sample says hangs on nothing beside it.
+//! The decoder against transformers, and the engine: what a sample says hangs on nothing beside it. `devices` holds the
+//! decoder for devices to the same.
+
+mod devices;
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::decoder::{Run, Scratch};
+use super::forward::{Decoder, Forward, Run, Seen};
 use super::*;
 use crate::provider::{FinishReason, Message};
 
@@ -30,71 +33,119 @@ fn near(found: &[f32], right: &Value, within: f32, what: &str) {
     assert!(worst < within, "{what}: off by {worst}");
 }
 
-/// The prompt's logits and the greedy continuation are those of transformers.
-fn holds(place: &Place, reference: &Path, precision: Precision, within: f32, name: &str) {
-    let reference: Value = serde_json::from_slice(&std::fs::read(reference).unwrap()).unwrap();
-    let model = model::load(place, precision, String::new()).unwrap();
-    let ids = |key: &str| -> Vec<u32> {
-        reference[key].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
-    };
-    let (prompt, continuation) = (ids("prompt"), ids("continuation"));
-    let (decoder, mut scratch) = (&model.decoder, Scratch::default());
-    let width = decoder.architecture.vocabulary;
-    let mut whole = decoder.cache();
-    let mut run = [Run { prefix: None, own: &mut whole, tokens: &prompt, wanted: 3 }];
-    let logits = decoder.forward(&mut run, &mut scratch, false).unwrap();
-    for (at, row) in logits.chunks_exact(width).enumerate() {
-        near(row, &reference["logits"][at], within, &format!("{name}, position {at} of the last three"));
-    }
-    // One token at a time, behind a prompt that others could share.
-    let mut own = decoder.cache();
-    let mut last = logits[2 * width..].to_vec();
-    let mut said = Vec::new();
-    for step in 0..continuation.len() {
-        let token = farthing_kernels::top(&last, 1)[0] as u32;
-        said.push(token);
-        if step + 1 < continuation.len() {
-            let mut run = [Run { prefix: Some(&whole), own: &mut own, tokens: &[token], wanted: 1 }];
-            last = decoder.forward(&mut run, &mut scratch, true).unwrap();
+/// A fixture's model, in tensors where a device is given.
+fn loaded(place: &Place, precision: Precision, device: Option<candle_core::Device>) -> model::Model {
+    model::load_on(place, precision.into(), device, "local:fixture".to_owned()).unwrap()
+}
+
+/// What a decoder must say.
+struct Reference {
+    name: String,
+    json: Value,
+    /// Logits may differ by so much.
+    within: f32,
+}
+
+impl Reference {
+    fn read(path: &Path, within: f32, name: &str) -> Reference {
+        Reference {
+            name: name.to_owned(),
+            json: serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap(),
+            within,
         }
     }
-    if within < 1e-3 {
-        assert_eq!(said, continuation, "{name}");
-        near(&last, &reference["final_logits"], within, &format!("{name}, last step"));
+
+    fn ids(&self, key: &str) -> Vec<u32> {
+        self.json[key].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+    }
+
+    fn held(&self, model: &model::Model) {
+        match &model.decoder {
+            Decoder::Rows(decoder) => self.held_by(&**decoder),
+            Decoder::Tensors(decoder) => self.held_by(&**decoder),
+        }
+    }
+
+    /// The prompt's logits and the greedy continuation are those of transformers.
+    fn held_by<D: Forward>(&self, decoder: &D) {
+        let Reference { name, json: reference, within } = self;
+        let (prompt, continuation) = (self.ids("prompt"), self.ids("continuation"));
+        let mut scratch = D::Scratch::default();
+        let width = decoder.architecture().vocabulary;
+        let mut whole = decoder.cache();
+        // In two pieces, as long prompts go through.
+        let (first, second) = prompt.split_at(prompt.len() / 3);
+        let mut run = [Run { prefix: None, own: &mut whole, tokens: first, wanted: 0 }];
+        assert!(decoder.forward(&mut run, &mut scratch, false).unwrap().is_empty());
+        let mut run = [Run { prefix: None, own: &mut whole, tokens: second, wanted: 3 }];
+        let logits = decoder.forward(&mut run, &mut scratch, false).unwrap();
+        assert_eq!(whole.tokens(), prompt.len());
+        for (at, row) in logits.chunks_exact(width).enumerate() {
+            near(row, &reference["logits"][at], *within, &format!("{name}, position {at} of the last three"));
+        }
+        // One token at a time, behind a prompt that others could share.
+        let mut own = decoder.cache();
+        let mut last = logits[2 * width..].to_vec();
+        let mut said = Vec::new();
+        for step in 0..continuation.len() {
+            let token = farthing_kernels::top(&last, 1)[0] as u32;
+            said.push(token);
+            if step + 1 < continuation.len() {
+                let mut run = [Run { prefix: Some(&whole), own: &mut own, tokens: &[token], wanted: 1 }];
+                last = decoder.forward(&mut run, &mut scratch, true).unwrap();
+            }
+        }
+        if *within < 1e-3 {
+            assert_eq!(said, continuation, "{name}");
+            near(&last, &reference["final_logits"], *within, &format!("{name}, last step"));
+        }
+    }
+}
+
+const FIXTURES: [&str; 12] = [
+    "llama",
+    "gpt2",
+    "llama3-rope",
+    "llama-linear-rope",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "phi",
+    "phi3",
+];
+
+/// Every fixture, on the processor or in tensors: (what it is kept in, how near its logits must be).
+fn every_architecture(device: Option<&candle_core::Device>, kept: [(Precision, f32); 2]) {
+    for name in FIXTURES {
+        let folder = home(name);
+        let place = Place::path(folder.path()).unwrap();
+        for (precision, within) in kept {
+            let reference = Reference::read(&folder.path().join("reference.json"), within, name);
+            reference.held(&loaded(&place, precision, device.cloned()));
+        }
     }
 }
 
 #[test]
 fn every_architecture_is_that_of_transformers() {
-    for name in [
-        "llama",
-        "gpt2",
-        "llama3-rope",
-        "llama-linear-rope",
-        "mistral",
-        "qwen2",
-        "qwen3",
-        "gemma",
-        "gemma2",
-        "gemma3",
-        "phi",
-        "phi3",
-    ] {
-        let folder = home(name);
-        let place = Place::path(folder.path()).unwrap();
-        holds(&place, &folder.path().join("reference.json"), Precision::F32, 1e-4, name);
-        // 16 bits are 16 bits, but the model is the same.
-        holds(&place, &folder.path().join("reference.json"), Precision::Bf16, 0.5, name);
+    // 16 bits are 16 bits, but the model is the same.
+    every_architecture(None, [(Precision::F32, 1e-4), (Precision::Bf16, 0.5)]);
+}
+
+fn gguf(device: Option<&candle_core::Device>) {
+    for name in ["f32", "q8_0"] {
+        let place = Place::path(&fixture(&format!("gguf/{name}.gguf"))).unwrap();
+        let reference = Reference::read(&fixture(&format!("gguf/{name}.json")), 1e-4, name);
+        reference.held(&loaded(&place, Precision::F32, device.cloned()));
     }
 }
 
 #[test]
 fn gguf_files_hold_the_same_models() {
-    for name in ["f32", "q8_0"] {
-        let path = fixture(&format!("gguf/{name}.gguf"));
-        let place = Place::path(&path).unwrap();
-        holds(&place, &fixture(&format!("gguf/{name}.json")), Precision::F32, 1e-4, name);
-    }
+    gguf(None);
 }
 
 fn request(prompt: &str, params: Value, n: u32) -> Request {
@@ -136,30 +187,32 @@ fn greedy_through_the_engine_is_that_of_transformers() {
 #[test]
 fn a_sample_does_not_know_who_is_beside_it() {
     for name in ["llama", "gemma2", "phi"] {
-        let (local, _folder) = open(name);
-        let params = json!({"temperature": 1.3, "max_tokens": 40, "top_p": 0.95, "logprobs": 2});
-        let one = |index: usize| local.answer(&request("a prompt", params.clone(), index as u32 + 1), index).unwrap();
-        let alone: Vec<_> = (0..3).map(|index| one(index).samples.remove(0)).collect();
-        assert!(alone[0].text != alone[1].text);
-        // All three at once, among 40 others that come and go.
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
-        let among = runtime.block_on(async {
-            let others: Vec<Request> = (0..40)
-                .map(|at| {
-                    request(&"x".repeat(at + 1), json!({"max_tokens": at % 7 + 1, "seed": at}), at as u32 % 3 + 1)
-                })
-                .collect();
-            let mine = request("a prompt", params.clone(), 3);
-            let (all, mine) = futures_util::future::join(
-                futures_util::future::join_all(others.iter().map(|other| local.call(other, 0))),
-                local.call(&mine, 0),
-            )
-            .await;
-            assert!(all.iter().all(Result::is_ok));
-            mine.unwrap()
-        });
-        assert_eq!(among.samples, alone, "{name}");
+        alone_and_among(&open(name).0, name);
     }
+}
+
+/// What three samples say by themselves, and all at once among 40 others that come and go.
+fn alone_and_among(local: &Local, name: &str) {
+    let params = json!({"temperature": 1.3, "max_tokens": 40, "top_p": 0.95, "logprobs": 2});
+    let one = |index: usize| local.answer(&request("a prompt", params.clone(), index as u32 + 1), index).unwrap();
+    let alone: Vec<_> = (0..3).map(|index| one(index).samples.remove(0)).collect();
+    assert!(alone[0].text != alone[1].text);
+    // All three at once, among 40 others that come and go.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+    let among = runtime.block_on(async {
+        let others: Vec<Request> = (0..40)
+            .map(|at| request(&"x".repeat(at + 1), json!({"max_tokens": at % 7 + 1, "seed": at}), at as u32 % 3 + 1))
+            .collect();
+        let mine = request("a prompt", params.clone(), 3);
+        let (all, mine) = futures_util::future::join(
+            futures_util::future::join_all(others.iter().map(|other| local.call(other, 0))),
+            local.call(&mine, 0),
+        )
+        .await;
+        assert!(all.iter().all(Result::is_ok));
+        mine.unwrap()
+    });
+    assert_eq!(among.samples, alone, "{name}");
 }
 
 #[test]
@@ -254,7 +307,7 @@ fn what_cannot_be_asked_is_refused_in_its_class() {
 fn memory_is_bounded_and_those_who_leave_give_it_back() {
     let folder = home("llama");
     let place = Place::path(folder.path()).unwrap();
-    let model = model::load(&place, Precision::F32, "local:small".into()).unwrap();
+    let model = model::load(&place, Precision::F32.into(), "local:small".into()).unwrap();
     let local = Local::of(Arc::new(Engine::with_room(model, Some(64)).unwrap()));
     let failure = local.answer(&request("hello", json!({"max_tokens": 60}), 1), 0).unwrap_err();
     assert!(failure.kind == FailureKind::ContextTooLong && failure.message.contains("are set aside"), "{failure}");
