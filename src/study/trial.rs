@@ -152,7 +152,7 @@ impl Trial {
 
     /// The mean production cost of the instances that were answered.
     pub fn production_cost(&self) -> Option<Usd> {
-        let costs: Vec<Usd> = self.evaluations.iter().filter_map(|done| done.production()).collect();
+        let costs: Vec<Usd> = self.evaluations.iter().filter_map(Evaluation::production).collect();
         (!costs.is_empty()).then(|| Usd::mean(costs.iter().copied().sum(), costs.len() as u64))
     }
 
