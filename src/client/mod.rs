@@ -22,14 +22,12 @@ mod filter;
 mod log;
 mod usage;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 
 use futures_util::{Stream, StreamExt};
 use serde_json::Value;
-use tracing::Instrument;
 
 pub use completion::{Completion, TextOrToolCall};
 pub use create::Create;
@@ -126,7 +124,7 @@ impl ClientBuilder {
             endpoints,
             purse: Purse::with_limits(None, self.budget, true, Usd::ZERO),
             gate: tokio::sync::Mutex::new(()),
-            scope: crate::store::fresh_name("client").into(),
+            scope: crate::store::fresh_name("client"),
             capped: self.budget.is_some(),
             concurrency: self.concurrency,
             usage: Mutex::default(),
@@ -142,7 +140,7 @@ struct Inner {
     purse: Arc<Purse>,
     /// Requests ask for money one after the other, in the order of asking.
     gate: tokio::sync::Mutex<()>,
-    scope: Arc<str>,
+    scope: String,
     capped: bool,
     concurrency: usize,
     usage: Mutex<UsageSummary>,
@@ -170,10 +168,10 @@ impl Client {
     /// Answers a request: from the store as far as it has samples, else by an endpoint. What is bought is durable before
     /// it is returned.
     pub async fn create(&self, create: &Create) -> Result<Completion, CreateError> {
-        let inner = &self.inner;
+        let inner = &*self.inner;
         let request = create.request()?;
         let service = inner.service(&create.model)?;
-        let request = Arc::new(Request { model: service.model.id.clone(), ..request });
+        let request = Request { model: service.model.id.clone(), ..request };
         let (outcome, paid) = inner.answer(&service, &request, create).await?;
         let mut log = inner.log.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(log) = &mut *log {
@@ -310,9 +308,9 @@ impl Inner {
 
     /// Answers, and says what was paid whether that succeeded or not.
     async fn answer(
-        self: &Arc<Inner>,
-        service: &Arc<Service>,
-        request: &Arc<Request>,
+        &self,
+        service: &Service,
+        request: &Request,
         create: &Create,
     ) -> Result<(Result<Completion, Failure>, Usd)> {
         let print = service.fingerprint(request);
@@ -332,8 +330,8 @@ impl Inner {
             return Ok((Ok(Completion { cached: true, ..done }), Usd::ZERO));
         }
         let whole = match all == request.n {
-            true => request.clone(),
-            false => Arc::new(Request { n: all, ..Request::clone(request) }),
+            true => Cow::Borrowed(request),
+            false => Cow::Owned(Request { n: all, ..request.clone() }),
         };
         let worst = service.worst(&whole, before.len(), false);
         let gate = self.gate.lock().await;
@@ -344,17 +342,7 @@ impl Inner {
             return Ok((Err(Failure::new(FailureKind::Budget, message)), Usd::ZERO));
         };
         let wish = Wish { missed: before.is_empty().then_some(look), priority: create.priority, ..Wish::default() };
-        let (inner, served) = (self.clone(), service.clone());
-        let work = async move {
-            let answered = inner.runner.answer_as(wish, &served, &whole, &print, &inner.scope, &mut hold).await;
-            (hold, answered)
-        };
-        // As a task of its own, so that a reply wakes what waits for it where it came in, and not who waits for many.
-        let (hold, answered) = match service.in_process() {
-            true => work.await,
-            false => Spawned::new(work.in_current_span()).await?,
-        };
-        let answered = answered?;
+        let answered = self.runner.answer_as(wish, service, &whole, &print, &self.scope, &mut hold).await?;
         let paid = hold.paid();
         hold.settle(Usd::ZERO);
         let outcome = answered.map(|answered| {
@@ -362,34 +350,6 @@ impl Inner {
             Completion { cost: paid, requests: answered.requests, cached: answered.requests == 0, ..done }
         });
         Ok((outcome, paid))
-    }
-}
-
-/// Work on the runtime's threads, which ends early if nobody waits for it any more.
-struct Spawned<T>(tokio::task::JoinHandle<T>);
-
-impl<T: Send + 'static> Spawned<T> {
-    fn new(work: impl Future<Output = T> + Send + 'static) -> Spawned<T> {
-        Spawned(tokio::spawn(work))
-    }
-}
-
-impl<T> Future for Spawned<T> {
-    type Output = Result<T>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
-        Pin::new(&mut self.0).poll(context).map(|done| {
-            done.map_err(|error| match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Error::internal("the runtime ended before the request was answered"),
-            })
-        })
-    }
-}
-
-impl<T> Drop for Spawned<T> {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 
@@ -430,26 +390,3 @@ fn completion(
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/client.md")]
 mod page {}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn work_ends_with_who_waits_for_it() {
-        let (sender, ended) = tokio::sync::oneshot::channel::<()>();
-        let work = Spawned::new(async move {
-            let _alive = sender;
-            std::future::pending::<()>().await;
-        });
-        tokio::task::yield_now().await;
-        drop(work);
-        assert!(ended.await.is_err());
-    }
-
-    #[tokio::test]
-    #[should_panic(expected = "this is a test")]
-    async fn a_panic_is_the_callers() {
-        let _ = Spawned::new(async { panic!("this is a test") }).await;
-    }
-}

@@ -30,6 +30,7 @@ pub struct Evaluation {
     instance: u32,
     prompt_tokens: u32,
     completion_tokens: u32,
+    requests: u16,
     answered: bool,
 }
 
@@ -53,6 +54,11 @@ impl Evaluation {
     pub fn completion_tokens(&self) -> u64 {
         self.completion_tokens.into()
     }
+
+    /// Requests that were sent for it.
+    pub fn requests(&self) -> u64 {
+        self.requests.into()
+    }
 }
 
 impl From<Finished> for Evaluation {
@@ -66,6 +72,7 @@ impl From<Finished> for Evaluation {
             instance: narrow(finished.instance as u64),
             prompt_tokens: narrow(finished.prompt_tokens),
             completion_tokens: narrow(finished.completion_tokens),
+            requests: u16::try_from(finished.requests).unwrap_or(u16::MAX),
             answered: finished.production.is_some(),
         }
     }
