@@ -7,11 +7,13 @@ version of `requirements-PEER.txt` (or `package.json`), into `target/peers`. The
 asking process alone, in seconds per 1,000 requests; of promptfoo, a program and no library, its start is part of it.
 The ratio is to `Client::create_many` over a fresh SQLite store, every response durable before it is used.
 
-Options: --requests N (2000; slow ones are asked a tenth of that), --concurrency N (64), --runner PROGRAM (a built
-`runner` bench; else it is built with `cargo bench --no-default-features --bench runner --no-run`).
+Options: --requests N (2000), --concurrency N (64), --limit SECONDS (1200: a peer that takes longer is ended, and said to
+be), --runner PROGRAM (a built `runner` bench; else it is built with `cargo bench --no-default-features --bench runner
+--no-run`).
 """
 
 import argparse
+import datetime
 import json
 import os
 import re
@@ -27,7 +29,6 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 HOME = Path(os.environ.get("CARGO_TARGET_DIR", HERE.parent.parent / "target")).resolve() / "peers"
 PEERS = ["openai", "litellm", "sammo", "lmwrapper", "prompto", "inspect", "promptfoo"]
-SLOW = {"prompto", "inspect", "promptfoo"}
 
 
 def build():
@@ -48,15 +49,25 @@ def python_of(peer):
     return folder / "bin/python"
 
 
-def ask_python(peer, base, count, width, work):
+def version_of(peer):
+    """The pinned version."""
+    if peer == "promptfoo":
+        return json.loads((HERE / "package.json").read_text())["dependencies"]["promptfoo"]
+    lines = (HERE / f"requirements-{peer}.txt").read_text().splitlines()
+    return next(line.split("==")[1] for line in lines if line.startswith(peer))
+
+
+def ask_python(peer, base, count, width, work, limit):
     command = [python_of(peer), HERE / "client.py", peer, base, str(count), str(width), work]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=work)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=work, timeout=limit
+    )
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it failed")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def ask_promptfoo(base, count, width, work):
+def ask_promptfoo(base, count, width, work, limit):
     program = HOME / "node_modules/promptfoo/dist/src/main.js"
     if not program.exists():
         HOME.mkdir(parents=True, exist_ok=True)
@@ -71,7 +82,8 @@ def ask_promptfoo(base, count, width, work):
     quiet = {"PROMPTFOO_DISABLE_TELEMETRY": "1", "PROMPTFOO_DISABLE_UPDATE": "1", "PROMPTFOO_CONFIG_DIR": work}
     command = ["node", program, "eval", "-c", path, "--no-cache", "--no-table", "--no-progress-bar", "-j", str(width)]
     wall, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, env=os.environ | quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(command, env=os.environ | quiet, **nowhere, check=True, timeout=limit)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"seconds": time.perf_counter() - wall, "cpu": cpu}
@@ -88,6 +100,7 @@ def main():
     arguments.add_argument("peers", nargs="*", default=PEERS, help=" ".join(PEERS))
     arguments.add_argument("--requests", type=int, default=2000)
     arguments.add_argument("--concurrency", type=int, default=64)
+    arguments.add_argument("--limit", type=float, default=1200)
     arguments.add_argument("--runner", type=Path)
     options = arguments.parse_args()
     unknown = set(options.peers) - set(PEERS)
@@ -98,23 +111,26 @@ def main():
     base = f"http://127.0.0.1:{endpoint.stdout.readline().strip()}/v1"
     try:
         # Enough that the steps in which the system counts CPU do not show.
-        rows = [(what, ask_farthing(runner, what, base, 20_000, width), 20_000) for what in ["client, SQLite", "bare"]]
+        own = ["client, SQLite", "evaluate, SQLite", "bare"]
+        rows = [(what, ask_farthing(runner, what, base, 20_000, width), 20_000) for what in own]
         ours = rows[0][1]["cpu"] / rows[0][2]
         for peer in options.peers:
-            count = max(options.requests // 10, 1) if peer in SLOW else options.requests
+            count = options.requests
             with tempfile.TemporaryDirectory() as work:
                 try:
                     ask = ask_promptfoo if peer == "promptfoo" else lambda *rest: ask_python(peer, *rest)
-                    rows.append((peer, ask(base, count, width, work), count))
-                except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+                    rows.append((f"{peer} {version_of(peer)}", ask(base, count, width, work, options.limit), count))
+                except (OSError, RuntimeError, subprocess.SubprocessError) as error:
                     print(f"{peer}: {error}", file=sys.stderr)
     finally:
         endpoint.stdin.close()
         endpoint.wait()
+    print(f"{datetime.date.today()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.0f}, {width} at once")
     print(f"{'':<18} {'requests':>9} {'CPU s / 1,000':>14} {'per s':>9} {'to ours':>9}")
     for name, took, count in rows:
         each = took["cpu"] / count
-        name = {"client, SQLite": "farthing", "bare": "bare reqwest"}.get(name, name)
+        known = {"client, SQLite": "farthing", "evaluate, SQLite": "farthing evaluate", "bare": "bare reqwest"}
+        name = known.get(name, name)
         print(f"{name:<18} {count:>9} {each * 1000:>14.4f} {count / took['seconds']:>9.0f} {each / ours:>9.1f}")
 
 

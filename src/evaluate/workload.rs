@@ -112,6 +112,11 @@ impl Workload {
         }
     }
 
+    /// Judging takes a few microseconds.
+    pub fn quick(&self) -> bool {
+        self.metrics.iter().all(|metric| metric.quick())
+    }
+
     /// The lowest and the highest value of the objective, where that is known before anything is looked at: as the task
     /// says, else as its metrics declare.
     pub fn range(&self) -> Option<(f64, f64)> {

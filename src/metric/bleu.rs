@@ -57,6 +57,7 @@ pub struct Bleu {
 impl Judge for Bleu {
     const NAME: &'static str = "bleu";
     const SUMMARY: &'static str = "sentence BLEU, smoothed, from 0 to 1; tokens as in mteval-v13a";
+    const QUICK: bool = false;
     const VOTES: &'static [Vote] = Vote::GRADED;
     type Options = BleuOptions;
     type Expected = Vec<String>;

@@ -35,9 +35,14 @@ pub use vote::Vote;
 /// Named results of one evaluation. Each is a finite number; a metric that has none returns an error instead.
 pub type Metrics = BTreeMap<String, f64>;
 
-/// A metric function. It runs on rayon's threads, never on the runtime's.
+/// A metric function. It never runs on the runtime's own threads, where it would keep the network waiting.
 pub trait Metric: Send + Sync {
     /// Judges the n responses to one instance. An error, a panic or a number that is not finite makes this evaluation
     /// fail with that reason; it never ends the run.
     fn score(&self, instance: &Instance, responses: &[Sample]) -> Result<Metrics, String>;
+
+    /// It takes a few microseconds: less than handing it to another thread.
+    fn quick(&self) -> bool {
+        false
+    }
 }

@@ -116,6 +116,7 @@ impl Judge for RougeL {
     const NAME: &'static str = "rouge_l";
     const SUMMARY: &'static str =
         "ROUGE-L: F-measure of the longest common subsequence of words, case and punctuation aside";
+    const QUICK: bool = false;
     const VOTES: &'static [Vote] = Vote::GRADED;
     type Options = OverlapOptions;
     type Expected = Vec<String>;

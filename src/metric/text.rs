@@ -28,6 +28,8 @@ pub trait Judge: Send + Sync + Sized + 'static {
     const VOTES: &'static [Vote];
     /// What `normalize` is where it is not given.
     const NORMALIZE: &'static [Normalizer] = &[];
+    /// It takes a few microseconds for an answer of usual length (see [`Metric::quick`]).
+    const QUICK: bool = true;
     /// Its own options; the fields' docs are the help.
     type Options: DeserializeOwned + JsonSchema;
     /// What responses are compared with.
@@ -202,6 +204,10 @@ impl<J: Judge> Metric for TextMetric<J> {
             .collect();
         let value = self.vote.combine(&answers, |answer| self.judge.score(&expected, answer));
         Ok(Metrics::from([(self.name.clone(), value)]))
+    }
+
+    fn quick(&self) -> bool {
+        J::QUICK
     }
 }
 

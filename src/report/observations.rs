@@ -9,7 +9,7 @@ use std::path::Path;
 use crate::diagnostic::{Error, Result};
 use crate::provider::Failure;
 use crate::study::Outcome;
-use crate::study::agenda::Finished;
+use crate::study::trial::{Evaluation, Trial};
 
 /// One column: what it says of an evaluation; `None` is null.
 enum Column<'a> {
@@ -18,9 +18,17 @@ enum Column<'a> {
     Real(Get<'a, f64>),
 }
 
-/// What a row has in a column: by the trial's place among all, and its evaluation. Rows are made where they are written, for
-/// there may be a million of them.
-type Get<'a, T> = Box<dyn Fn(usize, &Finished) -> Option<T> + 'a>;
+/// What a row has in a column. Rows are made where they are written, for there may be a million of them.
+type Get<'a, T> = Box<dyn Fn(&Row) -> Option<T> + 'a>;
+
+/// One evaluation with its trial's place among all.
+struct Row<'a> {
+    at: usize,
+    trial: &'a Trial,
+    /// Its place among the trial's evaluations.
+    number: usize,
+    done: &'a Evaluation,
+}
 
 /// The columns before and after those of the metrics.
 const BEFORE: [&str; 3] = ["trial", "configuration", "instance"];
@@ -37,22 +45,24 @@ const AFTER: [&str; 9] = [
 ];
 
 /// Every row, trial by trial, in the order of asking.
-fn rows(outcome: &Outcome) -> impl Iterator<Item = (usize, &Finished)> {
-    outcome.trials.iter().enumerate().flat_map(|(at, trial)| trial.evaluations.iter().map(move |done| (at, done)))
+fn rows(outcome: &Outcome) -> impl Iterator<Item = Row<'_>> {
+    outcome.trials.iter().enumerate().flat_map(|(at, trial)| {
+        trial.evaluations.iter().enumerate().map(move |(number, done)| Row { at, trial, number, done })
+    })
 }
 
 /// Every column with its name, in the file's order.
 fn columns(outcome: &Outcome) -> Vec<(String, Column<'_>)> {
-    let (trials, instances) = (&outcome.trials, &outcome.workload.task.tune);
+    let instances = &outcome.workload.task.tune;
     let whole = |number: u64| i64::try_from(number).ok();
     let mut columns: Vec<(String, Column<'_>)> = Vec::new();
     let mut add = |name: &str, column| columns.push((name.to_owned(), column));
-    add("trial", Column::Whole(Box::new(move |at, _| whole(trials[at].number as u64))));
-    let ids: Vec<String> = trials.iter().map(|trial| trial.configuration.short_id()).collect();
-    add("configuration", Column::Text(Box::new(move |at, _| Some(ids[at].clone()))));
-    add("instance", Column::Text(Box::new(|_, done| Some(instances.get(done.instance)?.id.clone()))));
+    add("trial", Column::Whole(Box::new(move |row| whole(row.trial.number as u64))));
+    let ids: Vec<String> = outcome.trials.iter().map(|trial| trial.configuration.short_id()).collect();
+    add("configuration", Column::Text(Box::new(move |row| Some(ids[row.at].clone()))));
+    add("instance", Column::Text(Box::new(|row| Some(instances.get(row.done.instance())?.id.clone()))));
     let mut metrics: BTreeSet<&String> = BTreeSet::new();
-    for scores in rows(outcome).filter_map(|(_, done)| done.result.as_ref().ok()) {
+    for scores in rows(outcome).filter_map(|row| row.done.result.as_ref().ok()) {
         metrics.extend(scores.keys());
     }
     let mut taken: BTreeSet<String> = BEFORE.iter().chain(&AFTER).map(|name| (*name).to_owned()).collect();
@@ -63,23 +73,23 @@ fn columns(outcome: &Outcome) -> Vec<(String, Column<'_>)> {
             name = format!("metric.{name}");
         }
         let value =
-            move |done: &Finished| done.result.as_ref().ok()?.get(metric).copied().filter(|value| value.is_finite());
-        add(&name, Column::Real(Box::new(move |_, done| value(done))));
+            move |row: &Row<'_>| row.done.result.as_ref().ok()?.get(metric).copied().filter(|value| value.is_finite());
+        add(&name, Column::Real(Box::new(value)));
     }
-    fn failure(done: &Finished) -> Option<&Failure> {
-        done.result.as_ref().err()
+    fn failure<'a>(row: &Row<'a>) -> Option<&'a Failure> {
+        row.done.result.as_ref().err().map(|failure| &**failure)
     }
-    add("failure", Column::Text(Box::new(|_, done| Some(failure(done)?.kind.word().to_owned()))));
-    add("message", Column::Text(Box::new(|_, done| Some(failure(done)?.message.clone()))));
-    add("cost_usd", Column::Real(Box::new(|_, done| Some(done.cost.as_f64()))));
-    add("cost_pico", Column::Whole(Box::new(|_, done| Some(done.cost.pico()))));
-    add("production_usd", Column::Real(Box::new(|_, done| Some(done.production?.as_f64()))));
-    add("production_pico", Column::Whole(Box::new(|_, done| Some(done.production?.pico()))));
+    add("failure", Column::Text(Box::new(|row| Some(failure(row)?.kind.word().to_owned()))));
+    add("message", Column::Text(Box::new(|row| Some(failure(row)?.message.clone()))));
+    add("cost_usd", Column::Real(Box::new(|row| Some(row.done.cost.as_f64()))));
+    add("cost_pico", Column::Whole(Box::new(|row| Some(row.done.cost.pico()))));
+    add("production_usd", Column::Real(Box::new(|row| Some(row.done.production()?.as_f64()))));
+    add("production_pico", Column::Whole(Box::new(|row| Some(row.done.production()?.pico()))));
     // Tokens of what was not answered are not 0 but unknown.
-    let answered = move |done: &Finished, tokens: u64| done.production.and_then(|_| whole(tokens));
-    add("prompt_tokens", Column::Whole(Box::new(move |_, done| answered(done, done.prompt_tokens))));
-    add("completion_tokens", Column::Whole(Box::new(move |_, done| answered(done, done.completion_tokens))));
-    add("fingerprint", Column::Text(Box::new(|_, done| Some(done.fingerprint?.to_string()))));
+    let answered = move |row: &Row<'_>, tokens: u64| row.done.production().and_then(|_| whole(tokens));
+    add("prompt_tokens", Column::Whole(Box::new(move |row| answered(row, row.done.prompt_tokens()))));
+    add("completion_tokens", Column::Whole(Box::new(move |row| answered(row, row.done.completion_tokens()))));
+    add("fingerprint", Column::Text(Box::new(|row| Some((*row.trial.fingerprints.get(row.number)?)?.to_string()))));
     columns
 }
 
@@ -102,7 +112,7 @@ pub fn encode(outcome: &Outcome) -> Result<(&'static str, Vec<u8>)> {
     use polars::prelude::{Column as Series, DataFrame, ParquetWriter, PolarsError};
     let broken = |error: PolarsError| Error::internal(format!("cannot write the observations as Parquet: {error}"));
     fn values<T>(outcome: &Outcome, of: &Get<'_, T>) -> Vec<Option<T>> {
-        rows(outcome).map(|(at, done)| of(at, done)).collect()
+        rows(outcome).map(|row| of(&row)).collect()
     }
     // One after the other: the values of a column take several times the room of what it becomes.
     let series = |(name, column): (String, Column<'_>)| match column {
@@ -125,11 +135,11 @@ pub fn encode(outcome: &Outcome) -> Result<(&'static str, Vec<u8>)> {
     let broken = |error: String| Error::internal(format!("cannot write the observations as CSV: {error}"));
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(columns.iter().map(|(name, _)| name)).map_err(|error| broken(error.to_string()))?;
-    for (at, done) in rows(outcome) {
+    for row in rows(outcome) {
         let cell = |(_, column): &(String, Column<'_>)| match column {
-            Column::Text(of) => of(at, done),
-            Column::Whole(of) => of(at, done).map(|value| value.to_string()),
-            Column::Real(of) => of(at, done).map(|value| format!("{value:?}")),
+            Column::Text(of) => of(&row),
+            Column::Whole(of) => of(&row).map(|value| value.to_string()),
+            Column::Real(of) => of(&row).map(|value| format!("{value:?}")),
         };
         let record = columns.iter().map(|column| cell(column).unwrap_or_default());
         writer.write_record(record).map_err(|error| broken(error.to_string()))?;
@@ -143,13 +153,14 @@ mod tests {
     use super::*;
     use crate::provider::FailureKind;
     use crate::report::testing;
+    use crate::study::agenda::Finished;
 
     /// A study with a failure in it.
     fn outcome() -> Outcome {
         let mut outcome = testing::outcome();
         let done = &mut outcome.trials[0].evaluations[0];
-        done.result = Err(Failure::new(FailureKind::Timeout, "no answer in 60 s, \"really\""));
-        done.production = None;
+        let failure = Failure::new(FailureKind::Timeout, "no answer in 60 s, \"really\"");
+        *done = Finished { cost: done.cost, ..Finished::failed(0, done.instance(), failure) }.into();
         let done = &mut outcome.trials[0].evaluations[1];
         let mut metrics = crate::metric::Metrics::from(done.result.as_ref().unwrap());
         metrics.insert("instance".to_owned(), 7.5);

@@ -102,6 +102,7 @@ pub struct Runner {
     opening: Mutex<Opening>,
     /// What is sent at once.
     wire: Semaphore,
+    concurrency: usize,
     bought: Bought,
     /// Who buys in rounds, where somebody does, and at which price.
     bulk: OnceLock<(Arc<dyn Bulk>, PriceOf)>,
@@ -235,6 +236,7 @@ impl Runner {
             throttle: opening.throttle.clone(),
             opening: Mutex::new(opening),
             wire: Semaphore::new(concurrency),
+            concurrency,
             bought: Bought::new(),
             bulk: OnceLock::new(),
             stop: AtomicBool::new(false),
@@ -380,6 +382,11 @@ impl Runner {
         };
         hold.spend(paid);
         Ok(failure.map_or(Ok(requests), Err))
+    }
+
+    /// How many requests are sent at once at most.
+    pub fn concurrency(&self) -> usize {
+        self.concurrency
     }
 
     /// The service of a model, if it was opened.

@@ -151,6 +151,7 @@ impl Stage {
             throttle: opening.throttle.clone(),
             opening: Mutex::new(opening),
             wire: Semaphore::new(32),
+            concurrency: 32,
             bought: super::Bought::new(),
             stop: AtomicBool::new(false),
             stopped: Notify::new(),

@@ -129,8 +129,10 @@ pub fn trials(
         Some(Pair { id: row.id.clone(), group: by.map(|by| group_of(row, by)), a: score, b: *other.get(&instance)? })
     };
     let pairs: Vec<Pair> = a.scores(&objective.metric).filter_map(pair).collect();
-    let paid: BTreeMap<usize, Usd> = b.evaluations.iter().filter_map(|e| Some((e.instance, e.production?))).collect();
-    let costs = a.evaluations.iter().filter_map(|e| Some((e.production?, *paid.get(&e.instance)?))).collect::<Vec<_>>();
+    let paid: BTreeMap<usize, Usd> =
+        b.evaluations.iter().filter_map(|e| Some((e.instance(), e.production()?))).collect();
+    let costs =
+        a.evaluations.iter().filter_map(|e| Some((e.production()?, *paid.get(&e.instance())?))).collect::<Vec<_>>();
     let asked = a.evaluations.len().max(b.evaluations.len());
     pairs_and_costs(&pairs, &costs, asked - pairs.len().min(asked), objective.direction, seed)
 }

@@ -99,7 +99,7 @@ impl Agenda for FixedAgenda {
         for reader in &mut self.readers {
             reader.read(&event, &self.sums);
         }
-        self.trials[finished.trial].evaluations.push(finished);
+        self.trials[finished.trial].keep(finished);
         Ok(())
     }
 

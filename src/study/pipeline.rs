@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use rayon::prelude::*;
@@ -11,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::diagnostic::{Error, Result};
 use crate::evaluate::{Plan, Workload};
-use crate::metric::{Metrics, Names};
+use crate::metric::Names;
 use crate::provider::{Failure, FailureKind};
 use crate::runner::{Admission, Hold, Purse, Runner, Wish};
 use crate::store::{Durable, Fingerprint, Stored};
@@ -19,7 +20,7 @@ use crate::study::agenda::{Agenda, Finished, Wanted};
 use crate::study::control::Stop;
 use crate::study::health::{Diagnosis, Health};
 use crate::study::used::Used;
-use crate::study::work::{Prepared, judge, judges, prepare};
+use crate::study::work::{Landed, Prepared, Unjudged, Verdict, advice, judge, judges, prepare};
 use crate::task::Instance;
 
 /// How a pipeline ended.
@@ -57,8 +58,11 @@ const BATCH: usize = 512;
 /// Those of them that one thread takes, and looks up in one transaction.
 const PART: usize = 64;
 
-/// So few are rendered and looked up at once where they are asked for: waking other threads would take longer.
+/// So few are rendered and looked up, or judged, at once where they are asked for: waking other threads would take longer.
 const FEW: usize = 16;
+
+/// How long answers are let gather where many are under way.
+const BREATH: Duration = Duration::from_millis(1);
 
 struct Slot {
     trial: usize,
@@ -71,39 +75,9 @@ struct Slot {
     recalled: bool,
 }
 
-/// What a worker brings back. The outer error is the store's.
-struct Landed {
-    slot: usize,
-    hold: Hold,
-    outcome: Result<Verdict>,
-}
-
-/// An answer that is to be judged.
-struct Unjudged {
-    slot: usize,
-    instance: usize,
-    n: u32,
-    hold: Hold,
-    stored: Stored,
-    requests: u64,
-}
-
-/// What became of an evaluation that was under way.
-enum Verdict {
-    /// What is stored of the request now, not judged yet, and the requests it took.
-    Bought(Stored, u64),
-    /// What is stored of the request now, the judgement, and the requests it took.
-    Answered(Stored, Result<Metrics, Failure>, u64),
-    /// There is no answer.
-    Failed(Failure),
-    /// The run was stopped before it was sent: neither an answer nor a failure.
-    Stopped,
-    /// Money lost on earlier attempts leaves none for another.
-    NoMoney,
-}
-
 struct Driver<'a, 'p> {
     pipeline: &'a Pipeline<'p>,
+    workload: Arc<Workload>,
     slots: VecDeque<Slot>,
     /// The number of the first slot held.
     base: usize,
@@ -139,6 +113,7 @@ impl Pipeline<'_> {
         let (sender, mut landed) = mpsc::unbounded_channel();
         let mut driver = Driver {
             pipeline: self,
+            workload: Arc::new(self.workload.clone()),
             slots: VecDeque::new(),
             base: 0,
             next_unprepared: 0,
@@ -168,7 +143,7 @@ impl Pipeline<'_> {
             }
             driver.prepare().await?;
             driver.admit(agenda);
-            driver.judge();
+            driver.judge()?;
             if driver.tell(agenda).await? || (self.runner.in_rounds() && driver.has_more()) {
                 continue;
             }
@@ -189,6 +164,10 @@ impl Pipeline<'_> {
             if driver.judging == 0 {
                 // Whatever could be asked now is asked.
                 self.runner.close_round();
+            }
+            if driver.judging == 0 && driver.plenty() {
+                // Waking this thread for every answer costs more than what is done with one.
+                tokio::time::sleep(BREATH).await;
             }
             tokio::select! {
                 one = landed.recv() => {
@@ -239,6 +218,18 @@ impl Driver<'_, '_> {
         !self.stopping() && self.next_admitted == self.next_unprepared && self.next_unprepared < end
     }
 
+    /// So much is under way that the endpoints have enough to do, whatever is done a moment later here.
+    fn plenty(&self) -> bool {
+        let runner = &self.pipeline.runner;
+        self.chains.len() > 2 * runner.concurrency() + PART && !runner.in_rounds()
+    }
+
+    /// As much is under way as needs be: more would only take memory, and wait until what was looked up is out of date.
+    fn full(&self) -> bool {
+        let runner = &self.pipeline.runner;
+        self.chains.len() >= (4 * runner.concurrency()).max(BATCH) && !runner.in_rounds()
+    }
+
     fn slot(&mut self, number: usize) -> &mut Slot {
         &mut self.slots[number - self.base]
     }
@@ -271,7 +262,12 @@ impl Driver<'_, '_> {
     async fn prepare(&mut self) -> Result<()> {
         let ahead = self.next_unprepared.saturating_sub(self.next_admitted);
         let end = self.base + self.slots.len();
-        if self.stopping() || self.next_unprepared == end || ahead >= BATCH {
+        let waiting = end - self.next_unprepared;
+        if self.stopping() || waiting == 0 || ahead >= BATCH {
+            return Ok(());
+        }
+        if waiting < PART && self.plenty() {
+            // Many looked up together cost less than each by itself.
             return Ok(());
         }
         let numbers = self.next_unprepared..end.min(self.next_unprepared + BATCH);
@@ -297,7 +293,7 @@ impl Driver<'_, '_> {
 
     /// Admits evaluations in the order of asking, until one has to wait.
     fn admit(&mut self, agenda: &mut dyn Agenda) {
-        while self.next_admitted < self.next_unprepared && !self.stopping() && !self.paused() {
+        while self.next_admitted < self.next_unprepared && !self.stopping() && !self.paused() && !self.full() {
             let number = self.next_admitted;
             let committed = || self.pipeline.purse.committed();
             while let Some(change) = self.pipeline.stop.control().due(number, committed) {
@@ -439,13 +435,20 @@ impl Driver<'_, '_> {
     }
 
     /// Judges what the store had in full and what was bought, many at a time.
-    fn judge(&mut self) {
+    fn judge(&mut self) -> Result<()> {
+        // What lands may start another one that the store has in full.
+        while self.workload.quick() && (1..=FEW).contains(&self.unjudged.len()) {
+            for Unjudged { slot, instance, n, hold, stored, requests } in std::mem::take(&mut self.unjudged) {
+                let metrics = judge(&self.workload, &self.pipeline.instances[instance], &stored, n);
+                self.land(Landed { slot, hold, outcome: Ok(Verdict::Answered(stored, metrics, requests)) })?;
+            }
+        }
         if self.unjudged.is_empty() {
-            return;
+            return Ok(());
         }
         let work = std::mem::take(&mut self.unjudged);
         let (workload, instances, sender) =
-            (self.pipeline.workload.clone(), self.pipeline.instances.clone(), self.sender.clone());
+            (self.workload.clone(), self.pipeline.instances.clone(), self.sender.clone());
         judges().spawn(move || {
             work.into_par_iter().for_each(|unjudged| {
                 let Unjudged { slot, instance, n, hold, stored, requests } = unjudged;
@@ -453,6 +456,7 @@ impl Driver<'_, '_> {
                 drop(sender.send(Landed { slot, hold, outcome: Ok(Verdict::Answered(stored, metrics, requests)) }));
             });
         });
+        Ok(())
     }
 
     /// Settles what came back, and starts what waited for it.
@@ -602,15 +606,4 @@ impl Driver<'_, '_> {
         }
         Ok(told)
     }
-}
-
-fn advice(kind: FailureKind) -> Option<&'static str> {
-    Some(match kind {
-        FailureKind::Authentication => "check the key in the endpoint's environment variable",
-        FailureKind::UnknownModel => "check the model's name and the endpoint's base_url",
-        FailureKind::QuotaExceeded => "the account has no credit left",
-        FailureKind::Connection => "is the endpoint running, and is its base_url right?",
-        FailureKind::BadRequest => "the endpoint refuses the form of the request: see its words",
-        _ => return None,
-    })
 }

@@ -14,8 +14,7 @@ use serde_json::Value;
 
 use crate::money::Usd;
 use crate::stats::eprocess;
-use crate::study::agenda::Finished;
-use crate::study::trial::{Production, Trial, short};
+use crate::study::trial::{Evaluation, Production, Trial, short};
 
 /// How far the mean output of a relative is taken to be off, as a share.
 const RELATIVE: f64 = 0.3;
@@ -34,8 +33,8 @@ pub struct OutputPrior {
     pub spread: f64,
 }
 
-fn answered(trial: &Trial) -> impl Iterator<Item = &Finished> {
-    trial.evaluations.iter().filter(|done| done.production.is_some())
+fn answered(trial: &Trial) -> impl Iterator<Item = &Evaluation> {
+    trial.evaluations.iter().filter(|done| done.production().is_some())
 }
 
 /// Output tokens a completion, of each instance that was answered. Where long inputs make output dearer, a token of theirs
@@ -45,7 +44,7 @@ fn outputs(trial: &Trial) -> Vec<f64> {
     let price = &trial.plan.service.price;
     let base = price.at(0).output.as_f64();
     let weight = |prompt: u64| if base > 0.0 { price.at(prompt).output.as_f64() / base } else { 1.0 };
-    answered(trial).map(|done| done.completion_tokens as f64 / n * weight(done.prompt_tokens)).collect()
+    answered(trial).map(|done| done.completion_tokens() as f64 / n * weight(done.prompt_tokens())).collect()
 }
 
 /// Dollars that one token a completion costs, over all n.
@@ -166,7 +165,7 @@ struct InputMean {
 pub const TOKENS_A_BYTE: f64 = 0.25;
 
 fn input(trial: &Trial, bounds: Option<&[u64]>) -> Option<InputMean> {
-    let tokens: Vec<f64> = answered(trial).map(|done| done.prompt_tokens as f64).collect();
+    let tokens: Vec<f64> = answered(trial).map(|done| done.prompt_tokens() as f64).collect();
     let all = bounds.filter(|bounds| !bounds.is_empty());
     let Some(all) = all else {
         let (count, mean, variance) = moments(&tokens);
@@ -176,7 +175,8 @@ fn input(trial: &Trial, bounds: Option<&[u64]>) -> Option<InputMean> {
     if tokens.is_empty() {
         return Some(InputMean { mean: mean_bound * TOKENS_A_BYTE, least: 0.0 });
     }
-    let seen: Vec<f64> = answered(trial).filter_map(|done| all.get(done.instance)).map(|&bound| bound as f64).collect();
+    let seen: Vec<f64> =
+        answered(trial).filter_map(|done| all.get(done.instance())).map(|&bound| bound as f64).collect();
     let share = tokens.iter().sum::<f64>() / seen.iter().sum::<f64>().max(1.0);
     let shares: Vec<f64> = tokens.iter().zip(&seen).map(|(tokens, bound)| tokens / bound.max(1.0)).collect();
     let (count, _, variance) = moments(&shares);

@@ -15,7 +15,7 @@ use crate::study::agenda::{Agenda, Finished, Wanted};
 use crate::study::claims::Evidence;
 use crate::study::control::BudgetChange;
 use crate::study::production;
-use crate::study::trial::{RenderedInputs, Trial};
+use crate::study::trial::{Evaluation, RenderedInputs, Trial};
 
 /// Who reads the run.
 pub type Readers = Vec<Box<dyn Reader>>;
@@ -185,7 +185,7 @@ impl SearchAgenda {
         if told.len() >= BARREN_TRIALS && !told.iter().take(BARREN_TRIALS).any(|trial| judged(trial)) {
             return true;
         }
-        let metric = |done: &Finished| done.result.as_ref().is_err_and(|why| why.kind == FailureKind::Metric);
+        let metric = |done: &Evaluation| done.result.as_ref().is_err_and(|why| why.kind == FailureKind::Metric);
         let evaluations = || self.trials.iter().flat_map(|trial| &trial.evaluations);
         evaluations().count() >= BARREN_EVALUATIONS && evaluations().take(BARREN_EVALUATIONS).all(metric)
     }
@@ -372,7 +372,7 @@ impl Agenda for SearchAgenda {
             self.sums.failed += u64::from(finished.result.is_err());
             self.sums.cache_hits += u64::from(finished.requests == 0 && finished.production.is_some());
             let event = finished.event(&self.workload.task.tune[finished.instance].id, &objective.metric);
-            self.trials[number].evaluations.push(finished);
+            self.trials[number].keep_with_fingerprint(finished);
             self.announce(&event);
         }
         self.expected.pop_front();

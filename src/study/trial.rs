@@ -4,18 +4,80 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::evaluate::Plan;
+use crate::metric::Scores;
 use crate::money::Usd;
 use crate::prompt::tokens;
-use crate::provider::FailureKind;
+use crate::provider::{Failure, FailureKind};
 use crate::space::Configuration;
 use crate::stats;
 use crate::stats::racing::costs::{Bill, normal_cdf};
+use crate::store::Fingerprint;
 use crate::study::agenda::Finished;
 use crate::study::production::{self, OutputPrior};
 use crate::task::Instance;
 
 /// Missing more of its instances than this for reasons of its own, a configuration cannot be best.
 const TOLERATED_MISSING: f64 = 0.05;
+
+/// What is kept of one evaluation to its end: there may be millions, so it is small, and what only the moment of telling
+/// needs is not in it.
+#[derive(Clone, Debug)]
+pub struct Evaluation {
+    /// The metrics, or why there are none.
+    pub result: Result<Scores, Box<Failure>>,
+    /// What it cost the study.
+    pub cost: Usd,
+    production: Usd,
+    instance: u32,
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    requests: u16,
+    answered: bool,
+}
+
+impl Evaluation {
+    /// Which instance.
+    pub fn instance(&self) -> usize {
+        self.instance as usize
+    }
+
+    /// What production would pay, where it was answered.
+    pub fn production(&self) -> Option<Usd> {
+        self.answered.then_some(self.production)
+    }
+
+    /// Input tokens of one request, where it was answered.
+    pub fn prompt_tokens(&self) -> u64 {
+        self.prompt_tokens.into()
+    }
+
+    /// Output tokens of its n completions.
+    pub fn completion_tokens(&self) -> u64 {
+        self.completion_tokens.into()
+    }
+
+    /// Requests that were sent for it.
+    pub fn requests(&self) -> u64 {
+        self.requests.into()
+    }
+}
+
+impl From<Finished> for Evaluation {
+    fn from(finished: Finished) -> Evaluation {
+        // No context window and no data set comes near four billion.
+        let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        Evaluation {
+            result: finished.result.map_err(Box::new),
+            cost: finished.cost,
+            production: finished.production.unwrap_or(Usd::ZERO),
+            instance: narrow(finished.instance as u64),
+            prompt_tokens: narrow(finished.prompt_tokens),
+            completion_tokens: narrow(finished.completion_tokens),
+            requests: u16::try_from(finished.requests).unwrap_or(u16::MAX),
+            answered: finished.production.is_some(),
+        }
+    }
+}
 
 /// One configuration and its evaluations so far.
 pub struct Trial {
@@ -26,7 +88,9 @@ pub struct Trial {
     /// The configuration, ready to be asked.
     pub plan: Arc<Plan>,
     /// Its evaluations in the order of asking, refused ones left out.
-    pub evaluations: Vec<Finished>,
+    pub evaluations: Vec<Evaluation>,
+    /// The fingerprints of their requests, where those are wanted at the end (see [`Trial::keep_with_fingerprint`]).
+    pub fingerprints: Vec<Option<Fingerprint>>,
     /// Why it is out of the race.
     pub dropped: Option<String>,
     /// The user's baseline.
@@ -67,6 +131,7 @@ impl Trial {
             configuration,
             plan,
             evaluations: Vec::new(),
+            fingerprints: Vec::new(),
             dropped: None,
             is_baseline,
             refused: 0,
@@ -75,9 +140,20 @@ impl Trial {
         }
     }
 
+    /// Keeps one more evaluation.
+    pub fn keep(&mut self, finished: Finished) {
+        self.evaluations.push(finished.into());
+    }
+
+    /// Keeps one more evaluation, and its request's fingerprint. Of one trial all are kept in the same way.
+    pub fn keep_with_fingerprint(&mut self, finished: Finished) {
+        self.fingerprints.push(finished.fingerprint);
+        self.keep(finished);
+    }
+
     /// The objective of every instance that was judged: (instance, value).
     pub fn scores<'a>(&'a self, metric: &'a str) -> impl Iterator<Item = (usize, f64)> + 'a {
-        self.evaluations.iter().filter_map(|done| Some((done.instance, *done.result.as_ref().ok()?.get(metric)?)))
+        self.evaluations.iter().filter_map(|done| Some((done.instance(), *done.result.as_ref().ok()?.get(metric)?)))
     }
 
     /// The mean of the objective with its 95 % interval.
@@ -93,7 +169,7 @@ impl Trial {
 
     /// The mean production cost of the instances that were answered.
     pub fn production_cost(&self) -> Option<Usd> {
-        let costs: Vec<Usd> = self.evaluations.iter().filter_map(|done| done.production).collect();
+        let costs: Vec<Usd> = self.evaluations.iter().filter_map(Evaluation::production).collect();
         (!costs.is_empty()).then(|| Usd::mean(costs.iter().copied().sum(), costs.len() as u64))
     }
 
@@ -104,7 +180,7 @@ impl Trial {
 
     /// True where too much is missing for reasons of the configuration's own (context too long, filtered, refused).
     pub fn unreliable(&self) -> bool {
-        let own = |done: &&Finished| done.result.as_ref().is_err_and(|failure| failure.kind.own());
+        let own = |done: &&Evaluation| done.result.as_ref().is_err_and(|failure| failure.kind.own());
         let own = self.evaluations.iter().filter(own).count();
         own as f64 > TOLERATED_MISSING * self.evaluations.len() as f64
     }
@@ -188,5 +264,32 @@ impl RenderedInputs {
         let key = format!("{}\n{}\n{variables}", plan.prompt.name, plan.service.chat);
         let bound = |instance: &Instance| plan.request(instance).map_or(0, |request| tokens::input_bound(&request));
         self.0.entry(key).or_insert_with(|| Arc::new(instances.iter().map(bound).collect())).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metric::Metrics;
+
+    /// A million evaluations are a million of these.
+    #[test]
+    fn what_is_kept_of_an_evaluation_is_small_and_says_the_same() {
+        assert!(size_of::<Evaluation>() <= 56, "{}", size_of::<Evaluation>());
+        let usd = |pico| Usd::from_pico(pico);
+        let answered = Finished {
+            result: Ok(Metrics::from([("m".to_owned(), 0.5)]).into()),
+            cost: usd(7),
+            production: Some(usd(11)),
+            prompt_tokens: 13,
+            completion_tokens: u64::MAX,
+            ..Finished::failed(3, 5, Failure::new(FailureKind::Timeout, "late"))
+        };
+        let kept = Evaluation::from(answered);
+        assert_eq!((kept.instance(), kept.cost, kept.production()), (5, usd(7), Some(usd(11))));
+        assert_eq!((kept.prompt_tokens(), kept.completion_tokens()), (13, u64::from(u32::MAX)));
+        assert_eq!(kept.result.unwrap().get("m"), Some(&0.5));
+        let failed = Evaluation::from(Finished::failed(3, 5, Failure::new(FailureKind::Timeout, "late")));
+        assert_eq!((failed.production(), failed.result.unwrap_err().message.as_str()), (None, "late"));
     }
 }

@@ -4,27 +4,33 @@ use std::collections::HashMap;
 
 use crate::store::Fingerprint;
 
-/// Samples used by fingerprint.
+/// Samples used by fingerprint. In parts, so that a part which grows is never half of it all.
 #[derive(Debug, Default)]
-pub(super) struct Used(HashMap<Key, u32>);
+pub(super) struct Used([HashMap<Key, u32>; PARTS]);
 
-/// Half of a fingerprint: of a cryptographic hash that is plenty to tell requests apart.
-type Key = [u32; 4];
+const PARTS: usize = 16;
+
+/// The first 96 bits of a fingerprint: of a cryptographic hash that is plenty to tell requests apart.
+type Key = [u32; 3];
 
 fn key(print: &Fingerprint) -> Key {
     let part = |at: usize| u32::from_le_bytes([print.0[at], print.0[at + 1], print.0[at + 2], print.0[at + 3]]);
-    [part(0), part(4), part(8), part(12)]
+    [part(0), part(4), part(8)]
+}
+
+fn part(print: &Fingerprint) -> usize {
+    usize::from(print.0[12]) % PARTS
 }
 
 impl Used {
     /// How many samples were used.
     pub fn of(&self, print: &Fingerprint) -> usize {
-        self.0.get(&key(print)).map_or(0, |used| *used as usize)
+        self.0[part(print)].get(&key(print)).map_or(0, |used| *used as usize)
     }
 
     /// The first `n` samples are used now; gives how many were before.
     pub fn add(&mut self, print: &Fingerprint, n: u32) -> usize {
-        let used = self.0.entry(key(print)).or_insert(0);
+        let used = self.0[part(print)].entry(key(print)).or_insert(0);
         let before = *used;
         *used = before.max(n);
         before as usize

@@ -8,7 +8,7 @@ use crate::evaluate::{Plan, Workload};
 use crate::metric::Metrics;
 use crate::money::Usd;
 use crate::provider::{Failure, FailureKind, FinishReason, Request, Response, Sample};
-use crate::runner::{Look, Runner};
+use crate::runner::{Hold, Look, Runner};
 use crate::store::{Fingerprint, Stored};
 use crate::task::Instance;
 
@@ -31,6 +31,37 @@ impl Prepared {
             None => plan.service.bound(&self.request, first, tight),
         }
     }
+}
+
+/// What a worker brings back. The outer error is the store's.
+pub(super) struct Landed {
+    pub slot: usize,
+    pub hold: Hold,
+    pub outcome: Result<Verdict>,
+}
+
+/// An answer that is to be judged.
+pub(super) struct Unjudged {
+    pub slot: usize,
+    pub instance: usize,
+    pub n: u32,
+    pub hold: Hold,
+    pub stored: Stored,
+    pub requests: u64,
+}
+
+/// What became of an evaluation that was under way.
+pub(super) enum Verdict {
+    /// What is stored of the request now, not judged yet, and the requests it took.
+    Bought(Stored, u64),
+    /// What is stored of the request now, the judgement, and the requests it took.
+    Answered(Stored, Result<Metrics, Failure>, u64),
+    /// There is no answer.
+    Failed(Failure),
+    /// The run was stopped before it was sent: neither an answer nor a failure.
+    Stopped,
+    /// Money lost on earlier attempts leaves none for another.
+    NoMoney,
 }
 
 /// Renders some evaluations, hashes them and looks them up in the store. The outer error is the store's.
@@ -88,5 +119,17 @@ pub(super) fn judges() -> &'static rayon::ThreadPool {
         // Where the system has no more threads, the calling thread has to do.
         let pool = named().build().or_else(|_| named().num_threads(1).use_current_thread().build());
         pool.expect("a pool of the current thread needs no new one")
+    })
+}
+
+/// What the user can do about an endpoint that cannot be used.
+pub(super) fn advice(kind: FailureKind) -> Option<&'static str> {
+    Some(match kind {
+        FailureKind::Authentication => "check the key in the endpoint's environment variable",
+        FailureKind::UnknownModel => "check the model's name and the endpoint's base_url",
+        FailureKind::QuotaExceeded => "the account has no credit left",
+        FailureKind::Connection => "is the endpoint running, and is its base_url right?",
+        FailureKind::BadRequest => "the endpoint refuses the form of the request: see its words",
+        _ => return None,
     })
 }

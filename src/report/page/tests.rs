@@ -17,18 +17,18 @@ pub(crate) fn run_of(outcome: &Outcome) -> Run {
     for trial in &outcome.trials {
         for done in &trial.evaluations {
             let failure = done.result.as_ref().err().map(|failure| {
-                failures.push(failure.clone());
+                failures.push(crate::provider::Failure::clone(failure));
                 failures.len() as u32 - 1
             });
             evaluations.push(Evaluation {
                 trial: trial.number as u32,
-                instance: done.instance as u32,
+                instance: done.instance() as u32,
                 score: done.result.as_ref().ok().and_then(|all| all.get("exact")).copied(),
                 failure,
                 cost: done.cost,
-                production: done.production,
-                tokens: Some([done.prompt_tokens, done.completion_tokens]),
-                requests: done.requests,
+                production: done.production(),
+                tokens: Some([done.prompt_tokens(), done.completion_tokens()]),
+                requests: done.requests(),
                 metrics: Default::default(),
                 fingerprint: None,
             });
