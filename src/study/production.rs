@@ -150,6 +150,7 @@ pub fn production(trial: &Trial, bounds: Option<&[u64]>, prior: Option<OutputPri
     let per_token = per_token(trial);
     Some(Production {
         mean: input_dollars(trial, input(trial, bounds)?.mean) + mean * per_token,
+        output: mean * per_token,
         error: error.sqrt() * per_token,
         seen: lengths.len(),
     })

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use statrs::distribution::{ContinuousCDF, StudentsT};
+
 use crate::evaluate::Plan;
 use crate::metric::Scores;
 use crate::money::Usd;
@@ -10,7 +12,7 @@ use crate::prompt::tokens;
 use crate::provider::{Failure, FailureKind};
 use crate::space::Configuration;
 use crate::stats;
-use crate::stats::racing::costs::{Bill, normal_cdf};
+use crate::stats::racing::costs::Bill;
 use crate::store::Fingerprint;
 use crate::study::agenda::Finished;
 use crate::study::production::{self, OutputPrior};
@@ -108,6 +110,8 @@ pub struct Trial {
 pub struct Production {
     /// The mean, in dollars.
     pub mean: f64,
+    /// The part of it that is output.
+    pub output: f64,
     /// The standard error of what is not known yet.
     pub error: f64,
     /// Evaluations that it rests on.
@@ -204,11 +208,16 @@ impl Trial {
     /// The probability that its production cost is within an inference budget; `None` where nothing is known.
     pub fn affordable(&self, inference_budget: Usd) -> Option<f64> {
         // A hundredth of a picodollar of slack for the sums of floats.
-        let left = |production: Production| inference_budget.as_f64() + 1e-14 - production.mean;
-        self.production().map(|production| match production.error > 0.0 {
-            true => normal_cdf(left(production) / production.error),
-            false => f64::from(u8::from(left(production) >= 0.0)),
-        })
+        let budget = inference_budget.as_f64() + 1e-14;
+        let Production { mean, output, error, seen } = self.production()?;
+        let room = budget - (mean - output);
+        if error <= 0.0 || output <= 0.0 || room <= 0.0 {
+            return Some(f64::from(u8::from(mean <= budget)));
+        }
+        // Lengths have long tails, and few of them say little of how long: the logarithm of their mean, by Student's t.
+        let freedom = seen.saturating_sub(1).max(1) as f64;
+        let t = StudentsT::new(0.0, 1.0, freedom).ok()?;
+        Some(t.cdf((room / output).ln() * output / error))
     }
 
     /// Why it should be dropped now: production surely (at 97.5 %) could not afford it, as it or its siblings among all
