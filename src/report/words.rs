@@ -169,7 +169,7 @@ pub fn answer(summary: &Summary) -> String {
         Some(cost) => format!(", at {} an instance", dollars(cost)),
         None => String::new(),
     };
-    format!("The best of {} has {metric} {}{price}.", plural(summary.trials as u64, "configuration"), judged(best))
+    format!("The best of {} has {metric} {}{price}.", plural(summary.chosen_among(), "configuration"), judged(best))
 }
 
 fn judged(of: &Scored) -> String {
@@ -212,7 +212,9 @@ pub fn claims(summary: &Summary) -> Vec<String> {
             "Nothing differs, as far as was seen: the configurations are no further apart than chance puts them. \
              {may} may be best; P(best) of this one is {is}."
         ),
-        0 | 1 if summary.trials > 1 => format!("No other configuration tried may still be best: P(best) is {is}."),
+        0 | 1 if summary.chosen_among() > 1 => {
+            format!("No other configuration tried may still be best: P(best) is {is}.")
+        }
         0 | 1 => return Vec::new(),
         _ => format!("{may} may still be best; P(best) of this one is {is}."),
     });
@@ -221,7 +223,9 @@ pub fn claims(summary: &Summary) -> Vec<String> {
         let score = scored(Some(score), claims.corrected_ci95);
         texts.push(format!("Corrected for having been chosen among many, its {metric} is {score}."));
     }
-    if let Some(versus) = &claims.versus_baseline {
+    // What was held out says it better, and the two must not contradict each other.
+    let tested = summary.holdout.as_ref().is_some_and(|holdout| holdout.versus_baseline.is_some());
+    if let Some(versus) = claims.versus_baseline.as_ref().filter(|_| !tested) {
         let [low, high] = versus.confidence_sequence;
         let on = format!(
             "on {} that both answered: {} [{}, {}], valid at any time of looking",
@@ -243,17 +247,49 @@ pub fn claims(summary: &Summary) -> Vec<String> {
     texts
 }
 
+/// The cheapest of those that may be best too, where it costs less than half of the winner: `None` where there is none.
+pub fn cheaper(summary: &Summary) -> Option<String> {
+    let best = summary.best.as_ref()?;
+    let price = best.production_cost_usd_per_instance?;
+    let may = |trial: usize| summary.claims.may_be_best.iter().find(|candidate| candidate.trial == trial);
+    // The cheapest that may be best is on the frontier, which is ordered by price.
+    let (point, candidate) = summary.pareto.iter().find_map(|point| Some((point, may(point.trial)?)))?;
+    let cost = point.production_cost_usd_per_instance;
+    if point.trial == best.trial || cost.times(2) >= price {
+        return None;
+    }
+    let share = match cost > Usd::ZERO {
+        true => format!("costs 1/{:.0} of it", (price.as_f64() / cost.as_f64()).floor()),
+        false => "costs nothing".to_owned(),
+    };
+    Some(format!(
+        "{} {share}, {} an instance, and may be the best too: {} {}, P(best) {}: {}",
+        point.id,
+        dollars(cost),
+        line(&cut(&summary.metric, 60)),
+        scored(candidate.score, candidate.ci95),
+        probability(candidate.p_best),
+        configuration(&point.config, 60)
+    ))
+}
+
 /// Why the study stopped.
 pub fn stopped(summary: &Summary) -> String {
     match summary.stop_reason {
-        StopReason::Budget => {
-            "It stopped because the rest of the budget bought nothing more that was wanted.".to_owned()
-        }
+        StopReason::Budget => match summary.budget_usd {
+            Some(budget) if summary.study_cost_usd.as_f64() >= 0.995 * budget.as_f64() => {
+                "It stopped because the budget is used up.".to_owned()
+            }
+            _ => "It stopped because nothing more that was wanted fits what is left of the budget.".to_owned(),
+        },
         StopReason::Converged => match (summary.margin, summary.claims.expected_gain) {
             (Some(margin), Some(gain)) if gain < margin => format!(
                 "It stopped because going on is expected to gain {}, below the margin of {margin}.",
                 number(gain)
             ),
+            _ if summary.claims.may_be_best_count > 1 => {
+                "It stopped because no further look is worth its price.".to_owned()
+            }
             _ => "It stopped because no further look could change the answer.".to_owned(),
         },
         StopReason::Exhausted => "It stopped because everything there is was evaluated.".to_owned(),
