@@ -91,7 +91,8 @@ impl State {
         if let Some((trial, mean, count)) = self.best().filter(|_| !self.over) {
             parts.push(format!("best so far {mean:.3} on {count} (#{trial})"));
         }
-        if let Some(left) = self.time_left(sums, elapsed) {
+        // What is nearly used up may take long to be told so.
+        if let Some(left) = self.time_left(sums, elapsed).filter(|left| left.as_secs() > 0) {
             parts.push(format!("about {} left", words(left)));
         }
         parts.push(format!("{} evaluations", sums.evaluations));

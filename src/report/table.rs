@@ -87,7 +87,7 @@ fn ranking_in(width: u16, rows: &[RankingRow], metric: &str, limit: usize, color
         text += &wrapped_in(width, &format!("{never} drawn but never asked: the money was worth more elsewhere."));
     }
     if shown.iter().any(|row| row.pareto) {
-        text += "* No other has both a better expected score and a lower price.\n";
+        text += &wrapped_in(width, "* No other has both a better expected score and a lower price.");
     }
     if shown.iter().any(|row| row.instances != shown[0].instances) {
         text += &wrapped_in(
@@ -441,6 +441,24 @@ mod tests {
         let short = ranking(&rows, "accuracy", 3, false);
         assert!(short.contains("baseline: ") && short.contains("\nand 6 more in ranking.csv\n"), "{short}");
         assert_eq!(short.lines().filter(|line| line.contains("prompt=")).count(), 3, "{short}");
+    }
+
+    #[test]
+    fn a_narrow_terminal_has_configurations_on_lines_of_their_own() {
+        let mut rows = testing::some_rows(5);
+        rows.push(testing::row(5, None, None, None));
+        (rows[5].instances, rows[5].standing) = (0, Standing::Unjudged);
+        let narrow = ranking_in(80, &rows, "accuracy", 20, false);
+        assert!(narrow.lines().all(|line| columns(line) <= 80), "{narrow}");
+        insta::assert_snapshot!(narrow.lines().take(5).collect::<Vec<_>>().join("\n"));
+        assert!(narrow.contains("1 more configuration drawn but never asked"), "{narrow}");
+        let narrower = ranking_in(60, &rows, "accuracy", 20, false);
+        assert!(narrower.lines().all(|line| columns(line) <= 60), "{narrower}");
+        assert!(!narrower.contains("cost") && narrower.contains("$/instance"), "{narrower}");
+        // At the full width a long name gets lines of its own rather than a break in its middle.
+        rows[0].configuration[2].1 = Some(Value::from("a_prompt_with_quite_a_long_name"));
+        let wide = ranking_in(WIDTH, &rows, "accuracy", 20, false);
+        assert!(wide.contains("prompt=a_prompt_with_quite_a_long_name"), "{wide}");
     }
 
     #[test]

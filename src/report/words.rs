@@ -259,7 +259,7 @@ pub fn cheaper(summary: &Summary) -> Option<String> {
         return None;
     }
     let share = match cost > Usd::ZERO {
-        true => format!("costs 1/{:.0} of it", (price.as_f64() / cost.as_f64()).floor()),
+        true => format!("costs 1/{:.0} of it", price.as_f64() / cost.as_f64()),
         false => "costs nothing".to_owned(),
     };
     Some(format!(
@@ -400,6 +400,8 @@ pub fn says_made_up(note: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::testing;
+    use crate::study::claims::{Against, Candidate};
     use serde_json::json;
 
     #[test]
@@ -446,5 +448,83 @@ mod tests {
         for (given, wanted) in table {
             assert_eq!(value(&given, 32), wanted);
         }
+    }
+
+    #[test]
+    fn only_what_was_judged_counts_and_what_stops_a_study_is_said_as_it_is() {
+        let mut summary = testing::outcome().summary;
+        (summary.trials, summary.judged_trials) = (91, 25);
+        assert!(answer(&summary).starts_with("The best of 25 configurations has "), "{}", answer(&summary));
+        summary.judged_trials = 0;
+        assert!(answer(&summary).starts_with("The best of 91 "), "a run of an earlier version says no more");
+
+        summary.stop_reason = StopReason::Converged;
+        summary.claims.may_be_best_count = 3;
+        assert!(stopped(&summary).contains("no further look is worth its price"));
+        summary.claims.may_be_best_count = 1;
+        assert!(stopped(&summary).contains("could change the answer"));
+        summary.stop_reason = StopReason::Budget;
+        summary.budget_usd = "0.05".parse().ok();
+        summary.study_cost_usd = "0.04999".parse().unwrap();
+        assert!(stopped(&summary).contains("used up"));
+        summary.study_cost_usd = "0.03".parse().unwrap();
+        assert!(stopped(&summary).contains("nothing more that was wanted fits"));
+    }
+
+    #[test]
+    fn what_was_held_out_is_not_contradicted_by_the_tuning_instances() {
+        let mut summary = testing::outcome().summary;
+        let claim = Against {
+            difference: 1.0,
+            confidence_sequence: [-0.998, 1.0],
+            e_value: 1.0,
+            pairs: 2,
+            claim: "not shown".into(),
+        };
+        summary.claims.versus_baseline = Some(claim);
+        let shown = |summary: &Summary| claims(summary).join(" ").contains("not shown to be better than the baseline");
+        let versus = Versus {
+            difference: 0.47,
+            ci95: [0.41, 0.53],
+            p_value: 1e-5,
+            test: "mcnemar_exact".into(),
+            pairs: 300,
+            baseline_score: 0.4,
+        };
+        summary.holdout.as_mut().unwrap().versus_baseline = None;
+        assert!(shown(&summary));
+        summary.holdout.as_mut().unwrap().versus_baseline = Some(versus);
+        assert!(!shown(&summary));
+    }
+
+    #[test]
+    fn a_much_cheaper_one_that_may_be_best_is_named() {
+        let mut summary = testing::outcome().summary;
+        let best = summary.best.as_mut().unwrap();
+        best.production_cost_usd_per_instance = "0.000194".parse().ok();
+        let mut point = summary.pareto[0].clone();
+        (point.trial, point.id) = (best.trial + 1, "abcd1234".into());
+        point.production_cost_usd_per_instance = "0.0000115".parse().unwrap();
+        let candidate = |trial: usize| Candidate {
+            trial,
+            id: "x".into(),
+            config: Configuration::default(),
+            p_best: 0.22,
+            score: Some(0.85),
+            ci95: Some([0.8, 0.9]),
+        };
+        summary.claims.may_be_best = vec![candidate(best.trial), candidate(point.trial)];
+        let dear = summary.pareto[0].clone();
+        summary.pareto = vec![point];
+        let text = cheaper(&summary).unwrap();
+        assert!(
+            text.starts_with("abcd1234 costs 1/17 of it, $0.0000115 an instance, and may be the best too: exact 0.850 [0.800, 0.900], P(best) 0.22: "),
+            "{text}"
+        );
+        summary.pareto[0].production_cost_usd_per_instance = "0.0001".parse().unwrap();
+        assert!(cheaper(&summary).is_none(), "more than half the price");
+        summary.claims.may_be_best.pop();
+        summary.pareto = vec![dear];
+        assert!(cheaper(&summary).is_none(), "nobody else may be best");
     }
 }

@@ -67,7 +67,7 @@ fn table(estimate: &Estimate, limit: usize) -> String {
         let (group, row) = (*row, row[0]);
         let mut about = about(row, &varying);
         if group.len() > 1 {
-            about = format!("{about} ({} alike)", words::count(group.len() as u64)).trim_start().to_owned();
+            about = format!("{about} ({}\u{a0}alike)", words::count(group.len() as u64)).trim_start().to_owned();
         }
         lines.push([
             format!("{}{:.0}", if row.counted == Counted::Bytes { "~" } else { "" }, row.input_tokens),
@@ -266,10 +266,10 @@ pub fn test_line(estimates: &[Estimate]) -> String {
         expected: priced().map(|span| span.expected).sum(),
         high: priced().map(|span| span.high).sum(),
     };
-    let who = if estimates.len() > 1 { "the winner and the baseline" } else { "it" };
+    let (who, cost) = if estimates.len() > 1 { ("the winner and the baseline", "cost") } else { ("it", "costs") };
     let instances = estimates.first().map_or(0, |estimate| estimate.instances);
     format!(
-        "Estimate: {who} on all {} costs {}. No --budget is given: this test is not capped.",
+        "Estimate: {who} on all {} {cost} {}. No --budget is given: this test is not capped.",
         plural(instances as u64, "test instance"),
         span(&all)
     )

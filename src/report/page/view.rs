@@ -311,9 +311,12 @@ fn money(summary: &Summary) -> Value {
         ("spent", amount(summary.spent_usd)),
         ("study cost", amount(summary.study_cost_usd)),
         ("of it, search", amount(summary.search_cost_usd)),
-        ("of it, held-out test", amount(summary.test_within())),
     ];
-    pairs.extend(summary.later_test().map(|cost| ("later test, outside the budget", amount(cost))));
+    let later = summary.later_test();
+    if later.is_none() || summary.test_within() > Usd::ZERO {
+        pairs.push(("of it, held-out test", amount(summary.test_within())));
+    }
+    pairs.extend(later.map(|cost| ("later test, outside the budget", amount(cost))));
     if summary.lost_usd > Usd::ZERO {
         pairs.insert(2, ("of it, requests that were lost (worst case)", amount(summary.lost_usd)));
     }
