@@ -33,7 +33,7 @@ pub fn workload(embedded: &Embedded, task: Option<&Path>) -> Result<Workload> {
 }
 
 /// Fewer held-out instances than this tell little.
-const FEW_HELD_OUT: usize = 20;
+const FEW_HELD_OUT: usize = 15;
 
 /// What to say of a test split that is too small to tell much, and what to do about it.
 pub fn few_held_out(task: &Task) -> Option<(String, &'static str)> {

@@ -450,9 +450,16 @@ mod tests {
         }
     }
 
+    /// A study takes its time: it is run once.
     #[test]
-    fn only_what_was_judged_counts_and_what_stops_a_study_is_said_as_it_is() {
-        let mut summary = testing::outcome().summary;
+    fn a_study_is_told_as_it_is() {
+        let summary = testing::outcome().summary;
+        only_what_was_judged_counts_and_what_stops_a_study_is_said(summary.clone());
+        what_was_held_out_is_not_contradicted_by_the_tuning_instances(summary.clone());
+        a_much_cheaper_one_that_may_be_best_is_named(summary);
+    }
+
+    fn only_what_was_judged_counts_and_what_stops_a_study_is_said(mut summary: Summary) {
         (summary.trials, summary.judged_trials) = (91, 25);
         assert!(answer(&summary).starts_with("The best of 25 configurations has "), "{}", answer(&summary));
         summary.judged_trials = 0;
@@ -471,9 +478,7 @@ mod tests {
         assert!(stopped(&summary).contains("nothing more that was wanted fits"));
     }
 
-    #[test]
-    fn what_was_held_out_is_not_contradicted_by_the_tuning_instances() {
-        let mut summary = testing::outcome().summary;
+    fn what_was_held_out_is_not_contradicted_by_the_tuning_instances(mut summary: Summary) {
         let claim = Against {
             difference: 1.0,
             confidence_sequence: [-0.998, 1.0],
@@ -497,9 +502,7 @@ mod tests {
         assert!(!shown(&summary));
     }
 
-    #[test]
-    fn a_much_cheaper_one_that_may_be_best_is_named() {
-        let mut summary = testing::outcome().summary;
+    fn a_much_cheaper_one_that_may_be_best_is_named(mut summary: Summary) {
         let best = summary.best.as_mut().unwrap();
         best.production_cost_usd_per_instance = "0.000194".parse().ok();
         let mut point = summary.pareto[0].clone();

@@ -162,13 +162,13 @@ fn a_later_test_is_no_part_of_the_study_and_what_was_never_asked_is_not_shown() 
 
 #[test]
 fn equal_winners_are_no_lead() {
-    let first = run_of(&testing::outcome());
-    let mut second = run_of(&testing::outcome());
+    let outcome = testing::outcome();
+    let (first, mut second) = (run_of(&outcome), run_of(&outcome));
     let text = |runs: &[Run]| several::data(runs).view["answer"].as_str().unwrap().to_owned();
     second.path = "/nowhere/doubles-2".into();
-    let tie = text(&[run_of(&testing::outcome()), second]);
+    let tie = text(&[run_of(&outcome), second]);
     assert!(tie.contains("All winners score the same on held-out instances") && !tie.contains("ahead on"), "{tie}");
-    let mut better = run_of(&testing::outcome());
+    let mut better = run_of(&outcome);
     better.path = "/nowhere/doubles-3".into();
     let score = &mut better.summary.holdout.as_mut().unwrap().score;
     *score = score.map(|score| score / 2.0);
