@@ -25,7 +25,7 @@ use crate::study::Stop;
 pub struct RunArguments {
     /// The experiment: JSONL or CSV (.gz, .zst), one prompt a row
     experiment: Option<PathBuf>,
-    /// The same, where each row is data for --template
+    /// The same, where each row is data for --template or --config
     #[arg(long, value_name = "FILE", conflicts_with = "experiment")]
     data: Option<PathBuf>,
     /// A template that is rendered over each row: its prompt

@@ -129,6 +129,10 @@ pub fn run(arguments: &EstimateArguments, embedded: &Embedded) -> Result<u8> {
             let mut estimator =
                 Estimator::new(Some(&space), &runner, instances, &order, arguments.sample).by_batch(arguments.batch);
             let estimate = estimator.space(seed, PRICED)?;
+            if arguments.budget.is_some() {
+                // What is wrong with the question is said before anything is answered.
+                strategy_of(arguments)?;
+            }
             if !common.json {
                 // What a budget buys takes longer to tell.
                 print(&text::prices(&workload.task.name, &estimate, arguments.limit))?;
@@ -205,6 +209,13 @@ fn known_store(location: &str) -> Result<SharedStore> {
     }
 }
 
+/// The strategy that is meant; its name is checked as `tune` does.
+fn strategy_of(arguments: &EstimateArguments) -> Result<String> {
+    let strategy = arguments.strategy.clone().unwrap_or_else(|| search::DEFAULT.to_owned());
+    Settings { strategy: strategy.clone(), ..Settings::default() }.check()?;
+    Ok(strategy)
+}
+
 fn buys(
     arguments: &EstimateArguments,
     estimator: &mut Estimator<'_>,
@@ -213,9 +224,7 @@ fn buys(
     seed: u64,
 ) -> Result<Option<Buys>> {
     let Some(budget) = arguments.budget else { return Ok(None) };
-    let strategy = arguments.strategy.clone().unwrap_or_else(|| search::DEFAULT.to_owned());
-    // Its name is checked as `tune` does.
-    Settings { strategy: strategy.clone(), ..Settings::default() }.check()?;
+    let strategy = strategy_of(arguments)?;
     let declaration =
         search::strategy(&strategy).ok_or_else(|| Error::internal(format!("there is no strategy `{strategy}`")))?;
     let problem = Problem {
