@@ -388,7 +388,8 @@ fn the_budget_holds_and_buys_a_beginning() {
     assert_eq!((server.ledger().billed, server.ledger().requests), (dollars(&rest, "spent_usd"), 60));
     // Too little for anything: nothing is sent.
     home.write("y.jsonl", rows(3, "").replace("What", "Tell"));
-    home.run("run y.jsonl --out y --quiet --budget 0.000001", &[]).ended(3);
+    let nothing = home.run("run y.jsonl --out y --quiet --budget 0.000001", &[]).ended(3);
+    assert!(nothing.stdout.contains("not asked: its worst case is $"), "{}", nothing.stdout);
     assert_eq!(server.ledger().requests, 60);
     // Several groups under one budget, one of them slow.
     let both = rows(20, ", \"group\": \"a\"").replace("What", "Say")

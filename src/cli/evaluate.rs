@@ -12,7 +12,7 @@ use crate::cli::{Embedded, colour, inputs, print, print_json, progress, with_run
 use crate::diagnostic::{Error, Fault, Result};
 use crate::evaluate::{Plan, Served, Workload, capability};
 use crate::money::Usd;
-use crate::report::table;
+use crate::report::{table, words};
 use crate::runner::{Purse, Runner};
 use crate::space::Configuration;
 use crate::stats;
@@ -140,6 +140,7 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     let plan = Arc::new(plan);
     let mut agenda = FixedAgenda::new(vec![plan], order, &pipeline, readers);
     let ending = with_runtime(common.quiet, pipeline.run(&mut agenda), stop);
+    agenda.end();
     // An endpoint that cannot be used ends it early; what is known by then is the result all the same.
     let (ending, unusable) = match ending {
         Err(error) if error.fault() == Fault::Endpoint => (Ending::Done, Some(error)),
@@ -149,13 +150,16 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     let evaluated =
         evaluated(&workload, &agenda.trials[0], instances.len(), spent, &pipeline.purse, agenda.cache_hits());
     let ended = match (&unusable, &ending) {
-        (Some(_), _) => "the endpoint could not be used",
-        (None, Ending::Interrupted) => "the run was stopped before",
-        (None, _) => "the budget ended before",
+        (Some(_), _) => "the endpoint could not be used".to_owned(),
+        (None, Ending::Interrupted) => "the run was stopped before".to_owned(),
+        (None, _) => match &agenda.refusal {
+            Some(refusal) => format!("of the first of them, {refusal}"),
+            None => "the budget ended before".to_owned(),
+        },
     };
     match common.json {
         true => print_json(&evaluated)?,
-        false => print(&text(&evaluated, &workload.task.objective.metric, arguments.budget, ended))?,
+        false => print(&text(&evaluated, &workload.task.objective.metric, arguments.budget, &ended))?,
     }
     if let Some(error) = unusable {
         return Err(error);
@@ -223,7 +227,9 @@ fn text(evaluated: &Evaluated, objective: &str, budget: Option<Usd>, ended: &str
     };
     let mut text = table::evaluate_table(&shown, colour(&std::io::stdout()));
     if evaluated.not_reached > 0 {
-        text += &format!("{} instances were not reached: {ended}.\n", evaluated.not_reached);
+        let instances = words::plural(evaluated.not_reached as u64, "instance");
+        let were = if evaluated.not_reached == 1 { "was" } else { "were" };
+        text += &table::wrapped(&format!("{instances} {were} not reached: {ended}."));
     }
     text
 }

@@ -11,7 +11,9 @@ use crate::cli::Embedded;
 use crate::declaration;
 use crate::diagnostic::{Error, Result, Source, similar};
 use crate::evaluate::Workload;
+use crate::report::words;
 use crate::space::{self, Configuration, Space, Values};
+use crate::task::Task;
 
 /// The task that is meant: the program's own, or the one at a path.
 pub fn workload(embedded: &Embedded, task: Option<&Path>) -> Result<Workload> {
@@ -28,6 +30,20 @@ pub fn workload(embedded: &Embedded, task: Option<&Path>) -> Result<Workload> {
         }),
         (None, None) => Err(Error::usage("which task? Give the path of its folder")),
     }
+}
+
+/// Fewer held-out instances than this tell little.
+const FEW_HELD_OUT: usize = 15;
+
+/// What to say of a test split that is too small to tell much, and what to do about it.
+pub fn few_held_out(task: &Task) -> Option<(String, &'static str)> {
+    let count = task.test.len();
+    (0 < count && count < FEW_HELD_OUT).then(|| {
+        let only = words::plural(count as u64, "instance");
+        let is = if count == 1 { "is" } else { "are" };
+        let text = format!("only {only} {is} held out for a test, so the interval of a held-out score will be wide");
+        (text, "more data, a larger `holdout` or a file for `test` make it narrower")
+    })
 }
 
 /// The space's file: as given, else `space.toml` in the task's folder, else `search_spaces/NAME.toml`.

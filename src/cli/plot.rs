@@ -13,6 +13,7 @@ use crate::report::run::Run;
 use crate::study::folder;
 
 const EXAMPLES: &str = "Examples:
+  farthing plot results/exam-1
   farthing plot results/exam-1 --kind pareto --out pareto.svg
   farthing plot results/exam-1 results/exam-2 --kind progress --out progress.png";
 
@@ -24,11 +25,11 @@ pub struct PlotArguments {
     #[arg(required = true)]
     runs: Vec<PathBuf>,
     /// What to draw
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, default_value_t = Kind::Pareto)]
     kind: Kind,
-    /// Where it goes: a file that ends in .svg or .png
+    /// Where it goes: a file that ends in .svg or .png [default: KIND.svg in the first run's folder]
     #[arg(long, value_name = "FILE")]
-    out: PathBuf,
+    out: Option<PathBuf>,
     /// How large, in pixels; a PNG has two for one
     #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = size, default_value = "960x480")]
     size: (u32, u32),
@@ -57,12 +58,19 @@ fn size(text: &str) -> Result<(u32, u32), String> {
 
 /// Draws a run.
 pub fn run(arguments: &PlotArguments) -> Result<u8> {
-    let ending = arguments.out.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
+    let out = match &arguments.out {
+        Some(out) => out.clone(),
+        None => {
+            let kind = arguments.kind.to_possible_value();
+            arguments.runs[0].join(format!("{}.svg", kind.as_ref().map_or("plot", |kind| kind.get_name())))
+        }
+    };
+    let ending = out.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
     let png = match ending.as_deref() {
         Some("svg") => false,
         Some("png") => true,
         _ => {
-            return Err(Error::usage(format!("{} is neither an .svg nor a .png", arguments.out.display()))
+            return Err(Error::usage(format!("{} is neither an .svg nor a .png", out.display()))
                 .help("give --out a name that ends in .svg or .png"));
         }
     };
@@ -99,7 +107,7 @@ pub fn run(arguments: &PlotArguments) -> Result<u8> {
     })?;
     let drawn = if png { figure.png() } else { figure.svg().map(String::into_bytes) };
     let bytes = drawn.ok_or_else(|| Error::internal("the plot could not be drawn"))?;
-    folder::replace(&arguments.out, &bytes)?;
-    print(&arguments.out.display().to_string())?;
+    folder::replace(&out, &bytes)?;
+    print(&out.display().to_string())?;
     Ok(0)
 }

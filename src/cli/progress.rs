@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::event::{Event, Reader, Sums};
 use crate::money::Usd;
 use crate::study::trial::short;
+use crate::task::Direction;
 
 /// The display for this standard error.
 pub fn display(instances: usize) -> Box<dyn Reader> {
@@ -22,52 +23,90 @@ pub fn display(instances: usize) -> Box<dyn Reader> {
     }
 }
 
+/// Where few were judged, a mean is drawn towards the overall mean as if so many more had been judged at that.
+const PRIOR: f64 = 5.0;
+
 /// What both displays show.
 struct State {
     instances: usize,
     started: Instant,
-    best: Option<(usize, f64)>,
+    direction: Direction,
+    /// By trial: the sum of its scores, and how many there are.
+    scores: Vec<(f64, u64)>,
+    /// Nobody is named as the best any more: the ranking says who it is.
+    over: bool,
     trials: usize,
     dropped: usize,
 }
 
 impl State {
     fn new(instances: usize) -> State {
-        State { instances, started: Instant::now(), best: None, trials: 0, dropped: 0 }
+        State {
+            instances,
+            started: Instant::now(),
+            direction: Direction::default(),
+            scores: Vec::new(),
+            over: false,
+            trials: 0,
+            dropped: 0,
+        }
     }
 
     fn read(&mut self, event: &Event) {
         match event {
-            Event::TrialStarted { .. } => self.trials += 1,
+            Event::Started { direction, .. } => self.direction = *direction,
+            Event::TrialStarted { .. } => {
+                self.trials += 1;
+                self.scores.push((0.0, 0));
+            }
             Event::TrialDropped { .. } => self.dropped += 1,
-            Event::BestChanged { trial, score } => self.best = Some((*trial, *score)),
+            Event::EvaluationFinished { trial, score: Some(score), .. } => {
+                if let Some(own) = self.scores.get_mut(*trial) {
+                    *own = (own.0 + score, own.1 + 1);
+                }
+            }
+            Event::Finished { .. } => self.over = true,
             _ => {}
         }
     }
 
+    /// Who leads, with the mean and on how many instances: by the mean drawn towards that of all, so that a few lucky
+    /// answers do not lead.
+    fn best(&self) -> Option<(usize, f64, u64)> {
+        let all = self.scores.iter().fold((0.0, 0), |all, own| (all.0 + own.0, all.1 + own.1));
+        let middle = all.0 / all.1.max(1) as f64;
+        let drawn = |own: &(f64, u64)| self.direction.gain((own.0 + PRIOR * middle) / (own.1 as f64 + PRIOR));
+        let judged = self.scores.iter().enumerate().filter(|(_, own)| own.1 > 0);
+        let best = judged.max_by(|a, b| drawn(a.1).total_cmp(&drawn(b.1)).then(b.0.cmp(&a.0)));
+        best.map(|(trial, own)| (trial, own.0 / own.1 as f64, own.1))
+    }
+
+    /// What matters most comes first: a narrow terminal shows the beginning.
     fn text(&self, sums: &Sums) -> String {
         let elapsed = self.started.elapsed().as_secs_f64().max(1e-3);
         let mut parts = vec![match sums.budget {
             Some(budget) => format!("${} of ${budget}", cents(sums.study_cost)),
             None => format!("${}", cents(sums.study_cost)),
         }];
+        if let Some((trial, mean, count)) = self.best().filter(|_| !self.over) {
+            parts.push(format!("best so far {mean:.3} on {count} (#{trial})"));
+        }
+        // What is nearly used up may take long to be told so.
+        if let Some(left) = self.time_left(sums, elapsed).filter(|left| left.as_secs() > 0) {
+            parts.push(format!("about {} left", words(left)));
+        }
         parts.push(format!("{} evaluations", sums.evaluations));
         parts.push(format!("{:.0}/s", sums.evaluations as f64 / elapsed));
         parts.push(format!("{} cached", sums.cache_hits));
         if sums.failed > 0 {
             parts.push(format!("{} failed", sums.failed));
         }
-        if self.trials > 0 {
-            parts.push(format!("{} configuration{}", self.trials, if self.trials == 1 { "" } else { "s" }));
+        let judged = self.scores.iter().filter(|own| own.1 > 0).count();
+        if judged > 0 {
+            parts.push(format!("{judged} configuration{}", if judged == 1 { "" } else { "s" }));
         }
         if self.dropped > 0 {
             parts.push(format!("{} dropped", self.dropped));
-        }
-        if let Some((trial, score)) = self.best {
-            parts.push(format!("best so far {score:.3} (#{trial})"));
-        }
-        if let Some(left) = self.time_left(sums, elapsed) {
-            parts.push(format!("about {} left", words(left)));
         }
         parts.join(", ")
     }
@@ -109,7 +148,9 @@ impl Bar {
     fn new(state: State) -> Bar {
         let bar = ProgressBar::new(1000);
         // A bar that cannot be drawn as wished is drawn in the default way.
-        if let Ok(style) = ProgressStyle::with_template("{spinner} [{bar:24}] {wide_msg}") {
+        let wide = ratatui::crossterm::terminal::size().is_ok_and(|(columns, _)| columns >= 120);
+        let template = if wide { "{spinner} [{bar:24}] {wide_msg}" } else { "{spinner} [{bar:8}] {wide_msg}" };
+        if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.enable_steady_tick(Duration::from_millis(200));
@@ -132,7 +173,6 @@ impl Reader for Bar {
         }
         if last {
             self.bar.finish_and_clear();
-            self.state.best = None;
             say!("{}", self.state.text(sums));
         }
     }
@@ -153,10 +193,6 @@ struct Lines {
 impl Reader for Lines {
     fn read(&mut self, event: &Event, sums: &Sums) {
         self.state.read(event);
-        if matches!(event, Event::Finished { .. }) {
-            // The ranking says who is best; the display only followed.
-            self.state.best = None;
-        }
         let due = self.last.elapsed() > Duration::from_secs(5) || matches!(event, Event::Finished { .. });
         if due {
             self.last = Instant::now();
@@ -237,5 +273,34 @@ impl Drop for EventLog {
         if let Some(writer) = self.writer.take() {
             drop(writer.join());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_lucky_answers_do_not_lead_and_what_was_never_asked_does_not_count() {
+        let mut state = State::new(40);
+        let started = |trial| Event::TrialStarted { trial, configuration: crate::space::Configuration::default() };
+        (0..5).for_each(|trial| state.read(&started(trial)));
+        let mut told = |trial: usize, score: f64, times: usize| {
+            let event = serde_json::json!({"event": "evaluation_finished", "trial": trial, "instance": "a",
+                "score": score, "cost_usd": "0", "requests": 1});
+            (0..times).for_each(|_| state.read(&serde_json::from_value(event.clone()).unwrap()));
+        };
+        told(2, 1.0, 2);
+        told(1, 1.0, 18);
+        told(1, 0.0, 2);
+        told(0, 0.0, 10);
+        let sums = Sums { budget: Some("0.05".parse().unwrap()), evaluations: 32, ..Sums::default() };
+        let text = state.text(&sums);
+        assert!(text.starts_with("$0 of $0.05, best so far 0.900 on 20 (#1), 32 evaluations"), "{text}");
+        assert!(text.ends_with("3 configurations"), "{text}");
+        state.direction = Direction::Minimize;
+        assert!(state.text(&sums).contains("best so far 0.000 on 10 (#0)"));
+        state.read(&Event::Finished { stop_reason: "budget".into(), spent_usd: Usd::ZERO, study_cost_usd: Usd::ZERO });
+        assert!(!state.text(&sums).contains("best so far"));
     }
 }

@@ -13,9 +13,11 @@ use crate::backend::Endpoints;
 use crate::cli::arguments::{Common, dollars};
 use crate::cli::{print, print_error, print_json, with_runtime};
 use crate::diagnostic::{Error, Fault, Result, Source};
+use crate::evaluate::Served;
 use crate::experiment::pipeline::{Next, Pipeline};
 use crate::experiment::{Beginning, Declared, Experiment, MaxQueries, Outcome, Progress, Settings, Summary, Watcher};
 use crate::money::Usd;
+use crate::report::table::wrapped;
 use crate::study::Stop;
 
 /// Arguments of `farthing run`.
@@ -23,12 +25,15 @@ use crate::study::Stop;
 pub struct RunArguments {
     /// The experiment: JSONL or CSV (.gz, .zst), one prompt a row
     experiment: Option<PathBuf>,
-    /// The same, where each row is data for --template
+    /// The same, where each row is data for --template or --config
     #[arg(long, value_name = "FILE", conflicts_with = "experiment")]
     data: Option<PathBuf>,
     /// A template that is rendered over each row: its prompt
     #[arg(long, value_name = "FILE")]
     template: Option<PathBuf>,
+    /// A tuned configuration (a run's best.toml) that is used on each row: its prompt, model and parameters
+    #[arg(long, value_name = "FILE", conflicts_with = "template")]
+    config: Option<PathBuf>,
     /// Run what is put into this folder, in the order of arrival; Ctrl-C ends it
     #[arg(long, value_name = "DIR", conflicts_with_all = ["experiment", "data", "resume"])]
     watch: Option<PathBuf>,
@@ -84,6 +89,17 @@ pub struct WhatArguments {
     /// Move the input into the output folder when all is done
     #[arg(long)]
     pub move_input: bool,
+}
+
+impl RunArguments {
+    /// The settings that were typed, and those of the configuration.
+    fn settings(&self) -> Result<Settings> {
+        let mut settings = self.what.settings(self.template.as_deref())?;
+        if let Some(path) = &self.config {
+            settings.serve(&Served::load(path)?)?;
+        }
+        Ok(settings)
+    }
 }
 
 impl WhatArguments {
@@ -147,7 +163,7 @@ pub fn run(arguments: RunArguments) -> Result<u8> {
     let builder = match (input, what.folder()?) {
         (Some(input), _) => one(&arguments, input)?,
         (None, Some(folder)) if what.resume.is_some() => {
-            if what.any() || arguments.template.is_some() {
+            if what.any() || arguments.template.is_some() || arguments.config.is_some() {
                 return Err(Error::usage("with --resume alone an experiment keeps the settings that it began with")
                     .help("leave the others out, or name the experiment's file too"));
             }
@@ -167,7 +183,7 @@ type Builder = crate::experiment::ExperimentBuilder;
 /// The experiment of a file, as it was typed.
 fn one(arguments: &RunArguments, input: &Path) -> Result<Builder> {
     let what = &arguments.what;
-    let settings = what.settings(arguments.template.as_deref())?;
+    let settings = arguments.settings()?;
     let mut builder = begun(Experiment::builder(input), what, &arguments.common)?.settings(settings);
     if let Some(out) = what.folder()? {
         builder = builder.out(out);
@@ -358,7 +374,12 @@ fn text(summary: &Summary) -> String {
         }
     }
     match summary.stop_reason.as_str() {
-        "budget" => text += "The budget ended: go on with --resume and a larger --budget.\n",
+        "budget" => {
+            if let Some(why) = &summary.refusal {
+                text += &wrapped(&format!("Of the first row that was not asked: {why}."));
+            }
+            text += "The budget ended: go on with --resume and a larger --budget.\n";
+        }
         "interrupted" => {
             text += &format!("Interrupted: go on with farthing run --resume {}\n", summary.folder.display())
         }
@@ -372,7 +393,7 @@ fn watch_folder(arguments: &RunArguments, watch: &Path) -> Result<u8> {
     let (what, common) = (&arguments.what, &arguments.common);
     let mut pipeline = Pipeline::new(watch, what.out.as_deref())?;
     // What is wrong with the command line is said before anything is waited for.
-    what.settings(arguments.template.as_deref())?;
+    arguments.settings()?;
     if !common.quiet {
         say!("Watching {}; outputs go to {}.", pipeline.folder().display(), pipeline.out().display());
     }
@@ -399,7 +420,7 @@ fn watch_folder(arguments: &RunArguments, watch: &Path) -> Result<u8> {
             }
             let builder = match &folder {
                 Some(folder) => resumed(folder, what, common),
-                None => what.settings(arguments.template.as_deref()).and_then(|settings| {
+                None => arguments.settings().and_then(|settings| {
                     let builder = begun(Experiment::builder(&path), what, common)?;
                     Ok(builder.settings(settings).parent(pipeline.out()))
                 }),

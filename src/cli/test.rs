@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::backend::Endpoints;
 use crate::cli::arguments::{Common, dollars};
 use crate::cli::subject::{self, Asked, Subject as Named};
-use crate::cli::{Embedded, print, print_json, progress, report, with_runtime};
+use crate::cli::{Embedded, estimate, print, print_json, progress, report, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
 use crate::evaluate::{Plan, Workload, capability};
 use crate::money::Usd;
@@ -19,9 +19,10 @@ use crate::report::{table, words};
 use crate::runner::{Purse, Runner};
 use crate::space::{Configuration, Space};
 use crate::store::{self, MemoryStore};
+use crate::study::estimate::Estimator;
 use crate::study::folder::{RunFolder, StudyFile};
 use crate::study::pipeline::{Ending, Pipeline};
-use crate::study::{Holdout, Readers, Settings, Stop, Summary, fixed};
+use crate::study::{Holdout, Readers, Settings, Stop, Summary, fixed, order};
 use crate::task::{self, Instance};
 
 /// Arguments of `farthing test`.
@@ -44,6 +45,9 @@ pub struct TestArguments {
     #[command(flatten)]
     common: Common,
 }
+
+/// Prompts are rendered on so many instances for the line at the beginning.
+const GLANCE: usize = 32;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -115,13 +119,19 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
     let locked = subject.run.as_ref().map(|(path, ..)| RunFolder::open(path)).transpose()?;
     // So is one whose ranking cannot be read.
     let rows = subject.run.as_ref().map(|(path, ..)| report::rows_of(path)).transpose()?;
-    if arguments.budget.is_none() && !common.quiet {
-        say!("No --budget is given: this test is not capped.");
-    }
     let seed =
         common.seed.or(subject.run.as_ref().map(|(_, file, _)| file.settings.seed)).unwrap_or(Settings::default().seed);
     let scope: Arc<str> = crate::store::fresh_name("test").into();
     let runner = runner.with_store(store::open_as(&store_at, common.cache(), &scope)?);
+    if arguments.budget.is_none() && !common.quiet {
+        let instances = workload.task.test.clone();
+        let order = order(&workload, &instances, seed);
+        let mut estimator = Estimator::new(subject.space.as_ref(), &runner, instances, &order, GLANCE);
+        let again = |plan: &Plan| estimator.plan(plan.clone());
+        let plans = std::iter::once(&winner).chain(baseline.as_deref());
+        let estimates = plans.map(again).collect::<Result<Vec<_>>>()?;
+        say!("{}", table::told(&estimate::text::test_line(&estimates)));
+    }
     let (recorded, stop) = (HashMap::new(), Arc::new(Stop::default()));
     let pipeline = Pipeline {
         workload: workload.clone(),
@@ -150,6 +160,9 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         }
     } else if !common.json {
         print(&format!("{configuration}\n\n{}", words::held_out(&holdout, &workload.task.objective.metric)))?;
+    }
+    if let Some(refusal) = tested.refusal.as_ref().filter(|_| !common.json) {
+        print(&table::wrapped(&format!("Of the first instance that was not reached: {refusal}.")))?;
     }
     let shown = Report {
         task: &workload.task.name,

@@ -223,7 +223,10 @@ const GLANCE: (usize, usize) = (32, 64);
 fn confirm(arguments: &TuneArguments, study: &Study, prepared: &Prepared, budget: Usd) -> Result<()> {
     let estimate = prepared.estimate(study, GLANCE.0, GLANCE.1)?;
     if !arguments.common.quiet {
-        say!("{}", estimate::text::line(&estimate, budget));
+        say!("{}", table::told(&estimate::text::line(&estimate, budget)));
+        if let Some((few, help)) = inputs::few_held_out(&study.workload().task) {
+            say!("{}", table::told(&format!("Note: {few}; {help}.")));
+        }
     }
     // A search that looks at everything and is done spends less than it may.
     let grid = estimate.grid.and_then(|grid| grid.high).filter(|_| study.settings().test_share == 0.0);

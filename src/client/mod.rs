@@ -338,8 +338,7 @@ impl Inner {
         let admitted = self.purse.admit_in_time(Usd::ZERO, worst).await;
         drop(gate);
         let Some(mut hold) = admitted else {
-            let message = format!("up to {worst} dollars more do not fit the budget");
-            return Ok((Err(Failure::new(FailureKind::Budget, message)), Usd::ZERO));
+            return Ok((Err(Failure::new(FailureKind::Budget, service.no_room(&whole, worst))), Usd::ZERO));
         };
         let wish = Wish { missed: before.is_empty().then_some(look), priority: create.priority, ..Wish::default() };
         let answered = self.runner.answer_as(wish, service, &whole, &print, &self.scope, &mut hold).await?;

@@ -17,6 +17,7 @@ use crate::store::Stored;
 use crate::task::Instance;
 
 /// A configuration with its prompt, its model's service and its parameters.
+#[derive(Clone)]
 pub struct Plan {
     /// The configuration.
     pub configuration: Configuration,

@@ -248,10 +248,7 @@ impl Shared {
             if hold.real() < worst && !hold.top_up_in_time(worst).await {
                 let worst = service.worst(&whole, stored.len(), true);
                 if !hold.top_up_in_time(worst).await {
-                    return Ok(Err(Failure::new(
-                        FailureKind::Budget,
-                        format!("up to {worst} dollars more do not fit the budget"),
-                    )));
+                    return Ok(Err(Failure::new(FailureKind::Budget, service.no_room(&whole, worst))));
                 }
             }
             let wish = Wish { missed: stored.is_empty().then_some(look), retries: Some(0), ..Wish::default() };

@@ -60,9 +60,15 @@ impl Declared {
             let (key, value) = piece.split_once('=').unwrap_or((piece, ""));
             let known = row.options.iter().find(|option| option.name == key);
             let is_text = known.is_none_or(|option| option.kind == "text" || option.kind.starts_with("one of"));
-            let value = match !is_text && toml::de::DeValue::parse(value).is_ok() {
-                true => value.to_owned(),
-                false => quoted(value),
+            let is_list = known.is_some_and(|option| option.kind.starts_with("list of"));
+            let value = match (is_text, toml::de::DeValue::parse(value).is_ok()) {
+                (false, true) if !is_list || value.trim_start().starts_with('[') => value.to_owned(),
+                // A list may be written as its words.
+                _ if is_list => {
+                    let words: Vec<String> = value.split(',').map(|word| quoted(word.trim())).collect();
+                    format!("[{}]", words.join(", "))
+                }
+                _ => quoted(value),
             };
             table += &format!("{key} = {value}\n");
         }

@@ -74,6 +74,8 @@ pub struct Ended {
     pub interrupted: bool,
     /// A row did not fit the budget.
     pub over_budget: bool,
+    /// Why the first one did not.
+    pub refusal: Option<String>,
     /// Endpoints that could not be used: the model and why.
     pub out: Vec<(String, Failure)>,
 }
@@ -366,14 +368,22 @@ impl<'a> Engine<'a> {
             return Ok(());
         }
         self.ended.over_budget = true;
-        let prepared = match wants {
-            Wants::Refused(prepared) | Wants::Money(_, prepared, _) => *prepared,
+        let (prepared, words) = match wants {
+            Wants::Money(_, prepared, worst) => {
+                let service = &self.shared.services[self.shared.entries[row as usize].service as usize];
+                let words = service.no_room(&prepared.request, worst);
+                (*prepared, words)
+            }
+            Wants::Refused(prepared) => {
+                (*prepared, "an earlier row did not fit the budget, and rows are bought in order".into())
+            }
             _ => match self.shared.prepare(row)? {
-                Ok(prepared) => prepared,
+                Ok(prepared) => (prepared, "it does not fit the budget any more".to_owned()),
                 Err((fault, read)) => return self.record(&wrong(row, &fault, &read), true),
             },
         };
-        let failure = Failure::new(FailureKind::Budget, "it does not fit the budget any more");
+        let failure = Failure::new(FailureKind::Budget, words);
+        self.ended.refusal.get_or_insert_with(|| failure.message.clone());
         self.record(&unasked(row, failure, &prepared.asked, &prepared.row), true)
     }
 
@@ -430,7 +440,10 @@ impl<'a> Engine<'a> {
         }
         if !failure.kind.transient() {
             // Money that others lost is not this row's fault.
-            self.ended.over_budget |= failure.kind == FailureKind::Budget;
+            if failure.kind == FailureKind::Budget {
+                self.ended.over_budget = true;
+                self.ended.refusal.get_or_insert_with(|| failure.message.clone());
+            }
             if failure.kind == FailureKind::BadRequest && landed.requests > 0 && !self.answered[entry.service as usize]
             {
                 let refused = &mut self.refused[entry.service as usize];

@@ -15,6 +15,7 @@ use super::input;
 use super::scale::Scale;
 use crate::diagnostic::{Error, Result, Source, unreadable};
 use crate::money::Usd;
+use crate::provider::Message;
 use crate::store::Cache;
 use crate::study::folder::RunFolder;
 
@@ -28,6 +29,12 @@ pub struct Settings {
     /// A template over each row: its prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
+    /// The same as messages, each with a template: a tuned configuration's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub messages: Vec<Message>,
+    /// What their templates know beside the row's columns.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<String, Value>,
     /// Attempts that a row has; 0 is the default of 3.
     pub max_attempts: u32,
     /// Groups run one after the other.

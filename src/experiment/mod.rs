@@ -47,6 +47,7 @@ pub mod rephrase;
 pub mod results;
 pub mod row;
 pub mod scale;
+mod serve;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -64,8 +65,8 @@ pub use scale::Scale;
 
 use crate::backend::Endpoints;
 use crate::diagnostic::{Error, Fault, Result, suggestion};
-use crate::prompt::{Body, Prompt, Template};
-use crate::provider::FailureKind;
+use crate::prompt::{Body, Fields, Prompt, Template};
+use crate::provider::{FailureKind, Message};
 use crate::runner::{Purse, Runner};
 use crate::store::{self, MemoryStore};
 use apis::Apis;
@@ -325,6 +326,7 @@ impl Experiment {
                 _ => "done",
             }
             .to_owned(),
+            refusal: ended.refusal.clone(),
             rows: records.len(),
             not_reached: records.iter().filter(|record| record.is_none()).count(),
             duplicates,
@@ -470,17 +472,23 @@ type Need = (String, String);
 
 /// What rows do not say, from what was set.
 fn defaults(settings: &Settings) -> Result<row::Defaults> {
-    let template = match &settings.template {
-        None => None,
-        Some(text) => Some(Prompt::new(
-            "template",
-            Body::Template(
-                Template::compile(text)
-                    .map_err(|problem| Error::usage(format!("the template cannot be read: {problem}")))?,
-            ),
-        )),
+    let compile = |text: &str| {
+        Template::compile(text).map_err(|problem| Error::usage(format!("the template cannot be read: {problem}")))
     };
-    Ok(row::Defaults { model: settings.model.clone(), params: settings.params.clone(), template })
+    let template = match (&settings.template, settings.messages.as_slice()) {
+        (Some(text), _) => Some(Body::Template(compile(text)?)),
+        (None, []) => None,
+        (None, messages) => {
+            let message = |message: &Message| Ok((message.role.clone(), compile(&message.content)?));
+            Some(Body::Messages(messages.iter().map(message).collect::<Result<_>>()?))
+        }
+    };
+    Ok(row::Defaults {
+        model: settings.model.clone(),
+        params: settings.params.clone(),
+        template: template.map(|body| Prompt::new("template", body)),
+        variables: Fields::new(&settings.variables),
+    })
 }
 
 /// The page about experiments: its Rust is a test.

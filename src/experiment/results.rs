@@ -55,6 +55,9 @@ pub struct Summary {
     pub folder: PathBuf,
     /// `done`, `budget`, `outage` or `interrupted`.
     pub stop_reason: String,
+    /// Why the first row that did not fit the budget did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
     /// Rows of the input.
     pub rows: usize,
     /// Rows with an answer.

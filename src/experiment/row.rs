@@ -127,6 +127,8 @@ pub struct Defaults {
     pub params: BTreeMap<String, Value>,
     /// The prompt of every row, as a template over its columns.
     pub template: Option<Prompt>,
+    /// What it knows beside the row's columns.
+    pub variables: Arc<prompt::Fields>,
 }
 
 /// Columns that say what is asked; all others are only carried through.
@@ -194,7 +196,7 @@ pub fn read(row: &Row, number: usize, defaults: &Defaults) -> Result<Asked, Faul
     let prompto = matches!(who, Who::Api { .. });
     let ask = match &defaults.template {
         Some(template) => {
-            let ask = rendered(template, fields)?;
+            let ask = rendered(template, fields, &defaults.variables)?;
             added.push(("prompt", as_json(&ask)));
             ask
         }
@@ -235,20 +237,16 @@ fn as_json(ask: &Ask) -> Value {
     }
 }
 
-fn rendered(template: &Prompt, fields: &Fields) -> Result<Ask, Fault> {
-    let (fields, none) = (prompt::Fields::new(fields.0.iter().map(|(name, value)| (name, value))), none());
+fn rendered(template: &Prompt, fields: &Fields, variables: &Arc<prompt::Fields>) -> Result<Ask, Fault> {
+    let fields = prompt::Fields::new(fields.0.iter().map(|(name, value)| (name, value)));
     let wrong = |problem| Fault::new(format!("the template cannot be rendered: {problem}"));
-    match template.render(&Context::new(&fields, &none), true).map_err(wrong)? {
+    match template.render(&Context::new(&fields, variables), true).map_err(wrong)? {
         Input::Messages(mut messages) if messages.len() == 1 && messages[0].role == "user" => {
             Ok(Ask::Prompt(messages.swap_remove(0).content))
         }
         Input::Messages(messages) => Ok(Ask::Messages(messages)),
         Input::Text(text) => Ok(Ask::Prompt(text)),
     }
-}
-
-fn none() -> Arc<prompt::Fields> {
-    prompt::Fields::new([])
 }
 
 fn prompt_of(fields: &Fields, prompto: bool) -> Result<Ask, Fault> {
@@ -444,7 +442,7 @@ mod tests {
         let template = crate::prompt::Template::compile("{{ q }}? ({{ prompt }})").unwrap();
         let template = Prompt::new("t", crate::prompt::Body::Template(template));
         let params = BTreeMap::from([("temperature".to_owned(), json!(0)), ("seed".to_owned(), json!(1))]);
-        let defaults = Defaults { model: Some("m".into()), params, template: Some(template) };
+        let defaults = Defaults { model: Some("m".into()), params, template: Some(template), ..Defaults::default() };
         let asked = asked(json!({"q": "why", "prompt": "x", "parameters": {"seed": 2}}), &defaults).unwrap();
         assert_eq!(asked.ask, Ask::Prompt("why? (x)".into()));
         assert_eq!(json!(asked.params), json!({"seed": 2, "temperature": 0}));

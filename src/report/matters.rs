@@ -109,7 +109,13 @@ fn cells(values: &[Option<&Value>]) -> Option<Cells> {
     let off = "not used".to_owned();
     let (mut labels, place): (Vec<String>, Place) = match ordered {
         true if numbers.len() <= MOST_VALUES => {
-            let labels = numbers.iter().map(|number| words::value(&Value::from(*number), 20)).collect();
+            // Of whole numbers no decimals are shown.
+            let whole = numbers.iter().all(|number| number.fract() == 0.0 && number.abs() < 1e15);
+            let label = |number: &f64| match whole {
+                true => format!("{number:.0}"),
+                false => words::value(&Value::from(*number), 20),
+            };
+            let labels = numbers.iter().map(label).collect();
             (
                 labels,
                 Box::new(move |value: &Value| {

@@ -61,6 +61,11 @@ impl RankingRow {
         Some([self.ci_low?, self.ci_high?])
     }
 
+    /// Something was asked of it, or something stands against it: else there is nothing to show of it.
+    pub fn asked(&self) -> bool {
+        self.instances + self.missing > 0 || self.reason.is_some()
+    }
+
     /// The active parameters.
     pub fn parameters(&self) -> Configuration {
         let active = self.configuration.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?)));

@@ -136,6 +136,9 @@ impl Run {
             run.rows = run.rank();
             run.settle();
         }
+        if run.summary.judged_trials == 0 {
+            run.summary.judged_trials = run.rows.iter().filter(|row| row.instances > 0).count();
+        }
         Ok(run)
     }
 
@@ -521,6 +524,7 @@ fn unfinished(file: &StudyFile, record: &Record, task: Option<&Task>) -> Summary
         search_cost_usd: cost,
         holdout_cost_usd: Usd::ZERO,
         trials: record.trials.len(),
+        judged_trials: 0,
         evaluations: record.evaluations.len() as u64,
         requests: record.evaluations.iter().map(|done| done.requests).sum(),
         cache_hits: record.evaluations.iter().filter(|done| done.requests == 0 && done.production.is_some()).count()

@@ -38,8 +38,16 @@ enum Paint {
 /// The ranking, best first: at most `limit` rows, and a line that says how many more there are. The baseline is always
 /// among them, in place of the last one if need be. `metric` is the objective's name.
 pub fn ranking(rows: &[RankingRow], metric: &str, limit: usize, color: bool) -> String {
-    let mut shown: Vec<&RankingRow> = rows.iter().take(limit.max(1)).collect();
-    if let Some(baseline) = rows.iter().skip(shown.len()).find(|row| row.baseline) {
+    ranking_in(width(), rows, metric, limit, color)
+}
+
+/// Columns of the ranking that are left out where there is no room for them, the least needed first.
+const DISPENSABLE: [&str; 3] = ["cost", "P(best)", "judged"];
+
+fn ranking_in(width: u16, rows: &[RankingRow], metric: &str, limit: usize, color: bool) -> String {
+    let asked: Vec<&RankingRow> = rows.iter().filter(|row| row.asked()).collect();
+    let mut shown: Vec<&RankingRow> = asked.iter().take(limit.max(1)).copied().collect();
+    if let Some(baseline) = asked.iter().skip(shown.len()).find(|row| row.baseline) {
         if shown.len() > 1 {
             shown.pop();
         }
@@ -50,11 +58,11 @@ pub fn ranking(rows: &[RankingRow], metric: &str, limit: usize, color: bool) -> 
     }
     let varying = words::varying(&shown);
     let metric = words::line(&words::cut(metric, 24));
-    let mut table = plain_table(["", &metric, "P(best)", "judged", "$/instance", "cost", "configuration"], 6);
-    let mut paints = Vec::new();
+    let header = ["", &metric, "P(best)", "judged", "$/instance", "cost", "configuration"];
+    let (mut lines, mut paints) = (Vec::new(), Vec::new());
     for row in &shown {
         let eligible = row.standing == Standing::Eligible;
-        table.add_row([
+        lines.push([
             if eligible { row.rank.to_string() } else { "-".to_owned() },
             words::scored(row.score, row.ci95()),
             row.p_best.map_or("-".to_owned(), words::probability),
@@ -70,15 +78,22 @@ pub fn ranking(rows: &[RankingRow], metric: &str, limit: usize, color: bool) -> 
             (false, _) => Paint::Barred,
         });
     }
-    let mut text = painted(&table, &paints, color);
-    if rows.len() > shown.len() {
-        text += &format!("and {} more in ranking.csv\n", words::count((rows.len() - shown.len()) as u64));
+    let mut text = painted(&laid_out(width, header, lines, 6, &DISPENSABLE), &paints, color);
+    if asked.len() > shown.len() {
+        text += &format!("and {} more in ranking.csv\n", words::count((asked.len() - shown.len()) as u64));
+    }
+    if rows.len() > asked.len() {
+        let never = words::plural((rows.len() - asked.len()) as u64, "more configuration");
+        text += &wrapped_in(width, &format!("{never} drawn but never asked: the money was worth more elsewhere."));
     }
     if shown.iter().any(|row| row.pareto) {
-        text += "* No other has both a better expected score and a lower price.\n";
+        text += &wrapped_in(width, "* No other has both a better expected score and a lower price.");
     }
     if shown.iter().any(|row| row.instances != shown[0].instances) {
-        text += "Ordered by the score expected on all instances, which allows for luck where few were judged.\n";
+        text += &wrapped_in(
+            width,
+            "Ordered by the score expected on all instances, which allows for luck where few were judged.",
+        );
     }
     text
 }
@@ -109,20 +124,24 @@ fn about(row: &RankingRow, varying: &[usize]) -> String {
 
 /// A table without borders whose last column takes what width is left.
 pub(crate) fn plain_table<const N: usize>(header: [&str; N], numbers_until: usize) -> Table {
+    plain_table_in(width(), &header, numbers_until)
+}
+
+fn plain_table_in(width: u16, header: &[&str], numbers_until: usize) -> Table {
     let mut table = Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
     table.remove_style(TableComponent::VerticalLines);
     table.set_style(TableComponent::HeaderLines, '─');
     table.set_style(TableComponent::MiddleHeaderIntersections, '─');
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_width(width());
-    table.set_header(header.map(Cell::new));
+    table.set_width(width);
+    table.set_header(header.iter().map(Cell::new));
     for (at, column) in table.column_iter_mut().enumerate() {
         // One column more is between them anyway: the line of intersections under the header.
-        column.set_padding((0, u16::from(at + 1 < N)));
-        if at + 1 < N {
+        column.set_padding((0, u16::from(at + 1 < header.len())));
+        if at + 1 < header.len() {
             column.set_constraint(ColumnConstraint::ContentWidth);
-        } else if width() < WIDTH {
+        } else if width < WIDTH {
             // Rather wider than the terminal than one letter a line.
             column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(20)));
         }
@@ -133,23 +152,87 @@ pub(crate) fn plain_table<const N: usize>(header: [&str; N], numbers_until: usiz
     table
 }
 
-/// The lines of a table, painted. The first cell of a row is never empty and never wraps: where it begins, a row begins.
-fn painted(table: &Table, paints: &[Paint], color: bool) -> String {
-    let first = table.column_max_content_widths().first().copied().unwrap_or(0) as usize;
+/// The last column stands beside the others where it has so many columns at least.
+const BESIDE: usize = 28;
+
+/// What stands before a line of a last column that is under its row.
+const UNDER: &str = "    ";
+
+/// The lines of the header and those of each row. The last column stands beside the others where there is room for it,
+/// else on lines of its own under its row, broken between words; then columns that are `dispensable` are left out, the
+/// first first, until the rest fits.
+pub(crate) fn laid_out<const N: usize>(
+    width: u16,
+    header: [&str; N],
+    rows: Vec<[String; N]>,
+    numbers_until: usize,
+    dispensable: &[&str],
+) -> Vec<Vec<String>> {
+    let lines = |table: &Table| table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>();
+    let numbers = |kept: &[usize]| {
+        let names: Vec<&str> = kept.iter().map(|&at| header[at]).collect();
+        // As wide as it wants to be: the last column of a table would be broken else.
+        let mut table = plain_table_in(u16::MAX, &names, numbers_until.min(kept.len()));
+        for row in &rows {
+            table.add_row(kept.iter().map(|&at| row[at].as_str()));
+        }
+        let columns: usize = table.column_max_content_widths().iter().map(|&columns| columns as usize).sum();
+        (columns + 2 * kept.len().saturating_sub(1), table)
+    };
+    let mut kept: Vec<usize> = (0..N - 1).collect();
+    let longest_word = rows.iter().flat_map(|row| row[N - 1].split_whitespace()).map(|word| word.chars().count()).max();
+    let (mut taken, mut table) = numbers(&kept);
+    if taken + 2 + BESIDE.max(longest_word.unwrap_or(0).min(BESIDE + 10)) <= width as usize {
+        let mut table = plain_table_in(width, &header, numbers_until);
+        let mut groups: Vec<Vec<String>> = vec![Vec::new()];
+        for row in rows {
+            table.add_row(row);
+        }
+        // The first cell of a row is never empty and never wraps: where it begins, a row begins.
+        let first = table.column_max_content_widths().first().copied().unwrap_or(0) as usize;
+        for (at, line) in lines(&table).into_iter().enumerate() {
+            if at > 1 && line.chars().take(first).any(|c| c != ' ') {
+                groups.push(Vec::new());
+            }
+            groups.extend(groups.is_empty().then(Vec::new));
+            if let Some(group) = groups.last_mut() {
+                group.push(line);
+            }
+        }
+        return groups;
+    }
+    for name in dispensable {
+        if taken <= width as usize {
+            break;
+        }
+        kept.retain(|&at| header[at] != *name);
+        (taken, table) = numbers(&kept);
+    }
+    let mut all = lines(&table).into_iter();
+    let mut groups: Vec<Vec<String>> = vec![all.by_ref().take(2).collect()];
+    for (line, row) in all.zip(&rows) {
+        let mut group = vec![line];
+        for paragraph in row[N - 1].lines() {
+            group.extend(wrapped_in(width, &format!("{UNDER}{paragraph}")).lines().map(str::to_owned));
+        }
+        groups.push(group);
+    }
+    groups
+}
+
+/// The lines of a table that was laid out, each row in its paint.
+fn painted(groups: &[Vec<String>], paints: &[Paint], color: bool) -> String {
     let mut text = String::new();
-    let mut row = 0;
-    for (at, line) in table.lines().enumerate() {
-        let line = line.trim_end();
-        if at > 1 && line.chars().take(first).any(|c| c != ' ') {
-            row += 1;
+    for (row, group) in groups.iter().enumerate() {
+        let paint = row.checked_sub(1).and_then(|row| paints.get(row)).copied().unwrap_or(Paint::None);
+        for line in group {
+            match paint {
+                Paint::Winner if color => text += &format!("\u{1b}[1;32m{line}\u{1b}[0m"),
+                Paint::Barred if color => text += &format!("\u{1b}[2m{line}\u{1b}[0m"),
+                _ => text += line,
+            }
+            text.push('\n');
         }
-        let paint = if row == 0 { Paint::None } else { paints.get(row - 1).copied().unwrap_or(Paint::None) };
-        match paint {
-            Paint::Winner if color => text += &format!("\u{1b}[1;32m{line}\u{1b}[0m"),
-            Paint::Barred if color => text += &format!("\u{1b}[2m{line}\u{1b}[0m"),
-            _ => text += line,
-        }
-        text.push('\n');
     }
     text
 }
@@ -170,6 +253,7 @@ pub fn answer(summary: &Summary, folder: Option<&str>) -> String {
         None => lines.extend(words::baseline(summary)),
     }
     lines.extend(words::claims(summary));
+    lines.extend(words::cheaper(summary));
     lines.push(format!("{} {}", words::stopped(summary), words::spent(summary)));
     lines.extend(summary.notes.iter().map(|note| format!("Note: {}", words::line(&words::cut(note, 600)))));
     if summary.stop_reason == StopReason::Interrupted {
@@ -224,10 +308,11 @@ pub struct Evaluated {
 
 /// The table of `evaluate`, and what it cost.
 pub fn evaluate_table(of: &Evaluated, color: bool) -> String {
-    let mut table = plain_table(["metric", "mean [95 % interval]", ""], 0);
-    for (name, mean, ci95) in &of.metrics {
-        table.add_row([words::line(&words::cut(name, 40)), words::scored(*mean, *ci95), String::new()]);
-    }
+    let rows = of
+        .metrics
+        .iter()
+        .map(|(name, mean, ci95)| [words::line(&words::cut(name, 40)), words::scored(*mean, *ci95), String::new()]);
+    let table = laid_out(width(), ["metric", "mean [95 % interval]", ""], rows.collect(), 0, &[]);
     let paints: Vec<Paint> =
         (0..of.metrics.len()).map(|at| if at == 0 { Paint::Winner } else { Paint::None }).collect();
     let mut text = wrapped(&words::configuration(&of.configuration, 80));
@@ -260,11 +345,15 @@ pub(crate) fn shell_word(word: &str) -> String {
 
 /// A paragraph broken at spaces to [`WIDTH`] columns; its indent is kept on every line.
 pub(crate) fn wrapped(paragraph: &str) -> String {
+    wrapped_in(width(), paragraph)
+}
+
+fn wrapped_in(width: u16, paragraph: &str) -> String {
     let indent = paragraph.len() - paragraph.trim_start_matches(' ').len();
     let mut table = Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    let width = width().saturating_sub(indent as u16).max(20);
+    let width = width.saturating_sub(indent as u16).max(20);
     table.set_width(width);
     table.add_row([&paragraph[indent..]]);
     for column in table.column_iter_mut() {
@@ -272,6 +361,15 @@ pub(crate) fn wrapped(paragraph: &str) -> String {
         column.set_constraint(ColumnConstraint::UpperBoundary(Width::Fixed(width)));
     }
     table.lines().map(|line| format!("{}{}\n", " ".repeat(indent), line.trim_end())).collect()
+}
+
+/// A line for standard error: broken between words where that is a terminal, whole in a log.
+pub(crate) fn told(line: &str) -> String {
+    let terminal = || ratatui::crossterm::terminal::size().ok().map(|(columns, _)| columns);
+    match std::io::stderr().is_terminal().then(terminal).flatten() {
+        Some(columns) if columns > 0 => wrapped_in(columns.max(40), line).trim_end().to_owned(),
+        _ => line.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -343,6 +441,24 @@ mod tests {
         let short = ranking(&rows, "accuracy", 3, false);
         assert!(short.contains("baseline: ") && short.contains("\nand 6 more in ranking.csv\n"), "{short}");
         assert_eq!(short.lines().filter(|line| line.contains("prompt=")).count(), 3, "{short}");
+    }
+
+    #[test]
+    fn a_narrow_terminal_has_configurations_on_lines_of_their_own() {
+        let mut rows = testing::some_rows(5);
+        rows.push(testing::row(5, None, None, None));
+        (rows[5].instances, rows[5].standing) = (0, Standing::Unjudged);
+        let narrow = ranking_in(80, &rows, "accuracy", 20, false);
+        assert!(narrow.lines().all(|line| columns(line) <= 80), "{narrow}");
+        insta::assert_snapshot!(narrow.lines().take(5).collect::<Vec<_>>().join("\n"));
+        assert!(narrow.contains("1 more configuration drawn but never asked"), "{narrow}");
+        let narrower = ranking_in(60, &rows, "accuracy", 20, false);
+        assert!(narrower.lines().all(|line| columns(line) <= 60), "{narrower}");
+        assert!(!narrower.contains("cost") && narrower.contains("$/instance"), "{narrower}");
+        // At the full width a long name gets lines of its own rather than a break in its middle.
+        rows[0].configuration[2].1 = Some(Value::from("a_prompt_with_quite_a_long_name"));
+        let wide = ranking_in(WIDTH, &rows, "accuracy", 20, false);
+        assert!(wide.contains("prompt=a_prompt_with_quite_a_long_name"), "{wide}");
     }
 
     #[test]

@@ -169,7 +169,7 @@ pub fn answer(summary: &Summary) -> String {
         Some(cost) => format!(", at {} an instance", dollars(cost)),
         None => String::new(),
     };
-    format!("The best of {} has {metric} {}{price}.", plural(summary.trials as u64, "configuration"), judged(best))
+    format!("The best of {} has {metric} {}{price}.", plural(summary.chosen_among(), "configuration"), judged(best))
 }
 
 fn judged(of: &Scored) -> String {
@@ -222,7 +222,9 @@ pub fn claims(summary: &Summary) -> Vec<String> {
                 likeliest.unwrap_or_default()
             )
         }
-        0 | 1 if summary.trials > 1 => format!("No other configuration tried may still be best: P(best) is {is}."),
+        0 | 1 if summary.chosen_among() > 1 => {
+            format!("No other configuration tried may still be best: P(best) is {is}.")
+        }
         0 | 1 => return Vec::new(),
         _ => format!("{may} may still be best; P(best) of this one is {is}."),
     });
@@ -239,7 +241,9 @@ pub fn claims(summary: &Summary) -> Vec<String> {
         }
         texts.push(text);
     }
-    if let Some(versus) = &claims.versus_baseline {
+    // What was held out says it better, and the two must not contradict each other.
+    let tested = summary.holdout.as_ref().is_some_and(|holdout| holdout.versus_baseline.is_some());
+    if let Some(versus) = claims.versus_baseline.as_ref().filter(|_| !tested) {
         let [low, high] = versus.confidence_sequence;
         let on = format!(
             "on {} that both answered: {} [{}, {}], valid at any time of looking",
@@ -261,12 +265,41 @@ pub fn claims(summary: &Summary) -> Vec<String> {
     texts
 }
 
+/// The cheapest of those that may be best too, where it costs less than half of the winner: `None` where there is none.
+pub fn cheaper(summary: &Summary) -> Option<String> {
+    let best = summary.best.as_ref()?;
+    let price = best.production_cost_usd_per_instance?;
+    let may = |trial: usize| summary.claims.may_be_best.iter().find(|candidate| candidate.trial == trial);
+    // The cheapest that may be best is on the frontier, which is ordered by price.
+    let (point, candidate) = summary.pareto.iter().find_map(|point| Some((point, may(point.trial)?)))?;
+    let cost = point.production_cost_usd_per_instance;
+    if point.trial == best.trial || cost.times(2) >= price {
+        return None;
+    }
+    let share = match cost > Usd::ZERO {
+        true => format!("costs 1/{:.0} of it", price.as_f64() / cost.as_f64()),
+        false => "costs nothing".to_owned(),
+    };
+    Some(format!(
+        "{} {share}, {} an instance, and may be the best too: {} {}, P(best) {}: {}",
+        point.id,
+        dollars(cost),
+        line(&cut(&summary.metric, 60)),
+        scored(candidate.score, candidate.ci95),
+        probability(candidate.p_best),
+        configuration(&point.config, 60)
+    ))
+}
+
 /// Why the study stopped.
 pub fn stopped(summary: &Summary) -> String {
     match summary.stop_reason {
-        StopReason::Budget => {
-            "It stopped because the rest of the budget bought nothing more that was wanted.".to_owned()
-        }
+        StopReason::Budget => match summary.budget_usd {
+            Some(budget) if summary.study_cost_usd.as_f64() >= 0.995 * budget.as_f64() => {
+                "It stopped because the budget is used up.".to_owned()
+            }
+            _ => "It stopped because nothing more that was wanted fits what is left of the budget.".to_owned(),
+        },
         StopReason::Converged => match (summary.margin, summary.claims.expected_gain) {
             (Some(margin), Some(gain)) if gain < margin => format!(
                 "It stopped because going on is expected to gain {}, below the margin of {margin}.",
@@ -275,6 +308,9 @@ pub fn stopped(summary: &Summary) -> String {
             (Some(margin), _) => format!(
                 "It stopped because no further look was likely to change the answer by more than the margin of {margin}."
             ),
+            _ if summary.claims.may_be_best_count > 1 => {
+                "It stopped because no further look is worth its price.".to_owned()
+            }
             _ => "It stopped because no further look could change the answer.".to_owned(),
         },
         StopReason::Exhausted => "It stopped because everything there is was evaluated.".to_owned(),
@@ -393,6 +429,8 @@ pub fn says_made_up(note: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::testing;
+    use crate::study::claims::{Against, Candidate};
     use serde_json::json;
 
     #[test]
@@ -480,5 +518,86 @@ mod tests {
         // More was paid than the result rests on: what was paid binds, too.
         summary.spent_usd = summary.study_cost_usd + Usd::from_pico(1_000_000_000);
         assert!(spent(&summary).ends_with("and the budget limits both."), "{}", spent(&summary));
+    }
+
+    /// A study takes its time: it is run once.
+    #[test]
+    fn a_study_is_told_as_it_is() {
+        let summary = testing::outcome().summary;
+        only_what_was_judged_counts_and_what_stops_a_study_is_said(summary.clone());
+        what_was_held_out_is_not_contradicted_by_the_tuning_instances(summary.clone());
+        a_much_cheaper_one_that_may_be_best_is_named(summary);
+    }
+
+    fn only_what_was_judged_counts_and_what_stops_a_study_is_said(mut summary: Summary) {
+        (summary.trials, summary.judged_trials) = (91, 25);
+        assert!(answer(&summary).starts_with("The best of 25 configurations has "), "{}", answer(&summary));
+        summary.judged_trials = 0;
+        assert!(answer(&summary).starts_with("The best of 91 "), "a run of an earlier version says no more");
+
+        summary.stop_reason = StopReason::Converged;
+        summary.claims.may_be_best_count = 3;
+        assert!(stopped(&summary).contains("no further look is worth its price"));
+        summary.claims.may_be_best_count = 1;
+        assert!(stopped(&summary).contains("could change the answer"));
+        summary.stop_reason = StopReason::Budget;
+        summary.budget_usd = "0.05".parse().ok();
+        summary.study_cost_usd = "0.04999".parse().unwrap();
+        assert!(stopped(&summary).contains("used up"));
+        summary.study_cost_usd = "0.03".parse().unwrap();
+        assert!(stopped(&summary).contains("nothing more that was wanted fits"));
+    }
+
+    fn what_was_held_out_is_not_contradicted_by_the_tuning_instances(mut summary: Summary) {
+        let claim = Against {
+            difference: 1.0,
+            confidence_sequence: [-0.998, 1.0],
+            e_value: 1.0,
+            pairs: 2,
+            claim: "not shown".into(),
+        };
+        summary.claims.versus_baseline = Some(claim);
+        let shown = |summary: &Summary| claims(summary).join(" ").contains("not shown to be better than the baseline");
+        let versus = Versus {
+            difference: 0.47,
+            ci95: [0.41, 0.53],
+            p_value: 1e-5,
+            test: "mcnemar_exact".into(),
+            pairs: 300,
+            baseline_score: 0.4,
+        };
+        summary.holdout.as_mut().unwrap().versus_baseline = None;
+        assert!(shown(&summary));
+        summary.holdout.as_mut().unwrap().versus_baseline = Some(versus);
+        assert!(!shown(&summary));
+    }
+
+    fn a_much_cheaper_one_that_may_be_best_is_named(mut summary: Summary) {
+        let best = summary.best.as_mut().unwrap();
+        best.production_cost_usd_per_instance = "0.000194".parse().ok();
+        let mut point = summary.pareto[0].clone();
+        (point.trial, point.id) = (best.trial + 1, "abcd1234".into());
+        point.production_cost_usd_per_instance = "0.0000115".parse().unwrap();
+        let candidate = |trial: usize| Candidate {
+            trial,
+            id: "x".into(),
+            config: Configuration::default(),
+            p_best: 0.22,
+            score: Some(0.85),
+            ci95: Some([0.8, 0.9]),
+        };
+        summary.claims.may_be_best = vec![candidate(best.trial), candidate(point.trial)];
+        let dear = summary.pareto[0].clone();
+        summary.pareto = vec![point];
+        let text = cheaper(&summary).unwrap();
+        assert!(
+            text.starts_with("abcd1234 costs 1/17 of it, $0.0000115 an instance, and may be the best too: exact 0.850 [0.800, 0.900], P(best) 0.22: "),
+            "{text}"
+        );
+        summary.pareto[0].production_cost_usd_per_instance = "0.0001".parse().unwrap();
+        assert!(cheaper(&summary).is_none(), "more than half the price");
+        summary.claims.may_be_best.pop();
+        summary.pareto = vec![dear];
+        assert!(cheaper(&summary).is_none(), "nobody else may be best");
     }
 }

@@ -7,6 +7,7 @@ pub mod budget;
 pub mod bulk;
 mod limits;
 mod purchase;
+mod room;
 mod routes;
 pub mod service;
 mod throttle;

@@ -105,6 +105,11 @@ impl Service {
         self.seats.iter().any(|seat| seat.drops.iter().any(|dropped| dropped == name))
     }
 
+    /// The input tokens of a request, where who answers counts them exactly.
+    pub fn exact_input(&self, request: &Request) -> Option<u64> {
+        self.seats[0].backend.input_tokens(request)
+    }
+
     /// Something bounds what a request may cost: its max_tokens, the model's limit, or that its answer is known.
     pub fn bounded(&self, request: &Request) -> bool {
         self.output_limit(request).is_some() || self.foretell(request).is_some()

@@ -15,7 +15,7 @@ use crate::evaluate::Plan;
 use crate::money::Usd;
 use crate::prompt::tokens;
 use crate::provider::{Input, Request};
-use crate::runner::Runner;
+use crate::runner::{Runner, Service};
 use crate::search::simulate::{self, Reply, drive};
 use crate::search::{Domain, Outcome, Problem, Strategy};
 use crate::space::{Configuration, Space};
@@ -138,6 +138,10 @@ pub struct Purchase {
     pub cost: Usd,
     /// Everything there is was bought, and money is left.
     pub everything: bool,
+    /// The search was gone through only as far as [`SIMULATED`] evaluations, and the rest of the budget counted at their
+    /// mean price: there may be more configurations.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_proportion: bool,
 }
 
 /// The input tokens of each request of the sample, and how they were counted; `None` where it cannot be rendered.
@@ -304,8 +308,7 @@ impl<'a> Estimator<'a> {
         let extras: Vec<_> =
             ["tools", "functions", "response_format"].iter().map(|name| plan.params.get(*name)).collect();
         let key = format!("{}\n{}\n{variables}\n{extras:?}", plan.service.model.name, plan.prompt.name);
-        let source = plan.service.source().to_owned();
-        let count = |request: &Option<Request>| Some(input_tokens(request.as_ref()?, &source));
+        let count = |request: &Option<Request>| Some(input_tokens(request.as_ref()?, &plan.service));
         self.inputs.entry(key).or_insert_with(|| Arc::new(requests.iter().map(count).collect())).clone()
     }
 
@@ -402,13 +405,15 @@ impl<'a> Estimator<'a> {
     }
 
     /// Lets a strategy search with made-up scores at the estimated prices, until the budget ends. `worst`: every completion
-    /// is as long as it may be; else as long as is expected. `None` where that is not known, or there is no end to it.
+    /// is as long as it may be; else as long as is expected. `None` where that is not known. `watch` is told how many
+    /// evaluations were gone through.
     pub fn buys(
         &mut self,
         strategy: &mut dyn Strategy,
         problem: &Problem,
         worst: bool,
         seed: u64,
+        watch: &dyn Fn(usize),
     ) -> Result<Option<Purchase>> {
         let (Some(space), Some(budget)) = (self.space, problem.budget) else { return Ok(None) };
         let mut quotes: HashMap<String, Option<Quote>> = HashMap::new();
@@ -439,6 +444,7 @@ impl<'a> Estimator<'a> {
             *known = (*known).max(quote.n);
             spent += cost;
             evaluations += 1;
+            watch(evaluations);
             tried.insert(trial);
             let score = made_up_score(configuration, instance, seed);
             Reply { outcome: Outcome::Scored { score, production: quote.worst, input: None }, cost, drop: false }
@@ -447,7 +453,26 @@ impl<'a> Estimator<'a> {
             return Err(error);
         }
         let priced = !quotes.is_empty() && quotes.values().all(Option::is_some);
-        let purchase = Purchase { configurations: tried.len(), evaluations, cost: spent, everything: !refused };
+        let mut purchase = Purchase {
+            configurations: tried.len(),
+            evaluations,
+            cost: spent,
+            everything: !refused && ended.is_ok(),
+            in_proportion: false,
+        };
+        // Gone through far enough: what is left buys at the mean price so far.
+        if ended.is_err() && evaluations >= SIMULATED / 2 && spent > Usd::ZERO {
+            let all = space.size().and_then(|size| size.checked_mul(problem.instances as u128));
+            let more = (evaluations as f64 * budget.as_f64() / spent.as_f64()) as usize;
+            purchase.evaluations = all.and_then(|all| usize::try_from(all).ok()).map_or(more, |all| more.min(all));
+            purchase.cost = if purchase.evaluations == more {
+                budget
+            } else {
+                spent.scale_up(purchase.evaluations as u64, evaluations as u64)
+            };
+            purchase.in_proportion = true;
+            return Ok(priced.then_some(purchase));
+        }
         Ok((ended.is_ok() && priced).then_some(purchase))
     }
 
@@ -483,8 +508,9 @@ impl<'a> Estimator<'a> {
     }
 }
 
-/// More evaluations are not simulated.
-const SIMULATED: usize = 100_000;
+/// More evaluations are not gone through: what a search does next is worked out from all that it saw, which takes the
+/// longer the more that is.
+const SIMULATED: usize = 1_000;
 
 fn share(of: u64, part: u64, whole: u64) -> u64 {
     if part == whole { of } else { (of as f64 * part as f64 / whole.max(1) as f64).round() as u64 }
@@ -508,8 +534,11 @@ fn drawn(space: &Space, seed: u64, most: usize) -> Vec<Configuration> {
 }
 
 /// The input tokens that a request will be billed, as far as can be told.
-fn input_tokens(request: &Request, source: &str) -> (u64, Counted) {
-    if source == "mock" {
+fn input_tokens(request: &Request, service: &Service) -> (u64, Counted) {
+    if let Some(exact) = service.exact_input(request) {
+        return (exact, Counted::Tokenizer);
+    }
+    if service.source() == "mock" {
         return (mock::tokens::prompt(&request.input), Counted::Tokenizer);
     }
     let messages = match &request.input {

@@ -28,6 +28,8 @@ pub struct FixedAgenda {
     pub trials: Vec<Trial>,
     /// Evaluations that did not fit the budget: nothing more is asked after the first.
     pub refused: usize,
+    /// Why the first of them did not.
+    pub refusal: Option<String>,
     sums: Sums,
     purse: Arc<Purse>,
     instances: Arc<[Instance]>,
@@ -52,12 +54,18 @@ impl FixedAgenda {
             next: 0,
             trials,
             refused: 0,
+            refusal: None,
             sums,
             purse: pipeline.purse.clone(),
             instances: pipeline.instances.clone(),
             metric: pipeline.workload.task.objective.metric.clone(),
             readers,
         }
+    }
+
+    /// Nobody reads on: a display that stands on the terminal is taken away.
+    pub fn end(&mut self) {
+        self.readers.clear();
     }
 
     /// How many instances were reached, by all plans.
@@ -88,6 +96,8 @@ impl Agenda for FixedAgenda {
         self.sums.waiting -= 1;
         if finished.refused() {
             self.refused += 1;
+            let words = finished.result.err().map(|failure| failure.message);
+            self.refusal = self.refusal.take().or(words);
             return Ok(());
         }
         self.sums.evaluations += 1;
@@ -122,6 +132,8 @@ pub struct Tested {
     pub failed: u64,
     /// What it cost.
     pub cost: Usd,
+    /// Why the first evaluation that did not fit the budget did not.
+    pub refusal: Option<String>,
 }
 
 /// Scores a winner and a baseline on the test split, on as many instances (in one seeded order) as the budget buys.
@@ -173,7 +185,7 @@ pub async fn test_split(
         versus_baseline: agenda.trials.get(1).and_then(|baseline| versus(winner, baseline, objective, seed)),
     };
     let failed = agenda.trials.iter().map(|trial| trial.missing() as u64).sum();
-    Ok(Tested { holdout, ending, failed, cost: pipeline.purse.study_cost() - before })
+    Ok(Tested { holdout, ending, failed, cost: pipeline.purse.study_cost() - before, refusal: agenda.refusal })
 }
 
 /// Winner against baseline on the instances that both answered.

@@ -9,6 +9,7 @@ pub mod fixed;
 pub mod folder;
 pub mod health;
 mod input_prices;
+mod nothing;
 pub mod pipeline;
 pub mod production;
 pub mod ranking;
@@ -570,6 +571,7 @@ impl Study {
             search_cost_usd: search_cost,
             holdout_cost_usd: purse.study_cost() - search_cost,
             trials: trials.len(),
+            judged_trials: ranking.iter().filter(|row| row.estimate.is_some()).count(),
             evaluations: sums.evaluations,
             requests: spent.requests,
             cache_hits: sums.cache_hits,
@@ -584,6 +586,7 @@ impl Study {
             notes: {
                 let mut notes =
                     notes(budget, &trials, &ranking, search_cost, first_refusal, ending == Ending::SpentOut);
+                notes.extend(nothing::right(&self.workload, &trials, store.as_ref()));
                 notes.extend(no_range(&self.workload, &trials, &ranking));
                 notes
             },
@@ -658,8 +661,9 @@ fn notes(
     }
     if spent_out {
         notes.push(
-            "The money spent binds, though the study's own cost would not: lost requests count at their worst case, \
-             and what an earlier part bought may not have been of use to this one."
+            "It stopped for the money that was really spent, though the study by itself has cost less than the budget: \
+             requests whose answer was lost count at their worst case, and what an earlier part bought may have been \
+             of no use to this one."
                 .to_owned(),
         );
     }
@@ -670,7 +674,7 @@ fn notes(
             notes.push(format!("Every evaluation failed; the first one: {}: {}", first.kind, first.message));
         }
         (Some(refusal), None) if !judged => {
-            notes.push(format!("Not one evaluation could be sent: {refusal} (its worst case, by max_tokens and n)."));
+            notes.push(format!("Not one evaluation could be sent; of the first one: {refusal}."));
         }
         _ => {}
     }

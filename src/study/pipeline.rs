@@ -355,8 +355,7 @@ impl Driver<'_, '_> {
                 Admission::Wait => break,
                 Admission::Never { for_spent: true } => self.spent_out = true,
                 Admission::Never { for_spent: false } => {
-                    let failure =
-                        Failure::new(FailureKind::Budget, format!("up to {study} dollars more do not fit the budget"));
+                    let failure = Failure::new(FailureKind::Budget, plan.service.no_room(&prepared.request, study));
                     slot.finished = refused(failure);
                     self.refusing = self.ends_at_refusal;
                     self.next_admitted += 1;

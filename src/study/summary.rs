@@ -110,6 +110,23 @@ pub struct Holdout {
     pub versus_baseline: Option<Versus>,
 }
 
+impl Summary {
+    /// How many configurations the winner was chosen among: what was drawn and never judged is no part of it.
+    pub fn chosen_among(&self) -> u64 {
+        if self.judged_trials > 0 { self.judged_trials as u64 } else { self.trials as u64 }
+    }
+
+    /// What the held-out test within the budget cost the study.
+    pub fn test_within(&self) -> Usd {
+        self.study_cost_usd.saturating_left(self.search_cost_usd)
+    }
+
+    /// What a held-out test after the study cost: it is no part of the study's cost, nor of its budget.
+    pub fn later_test(&self) -> Option<Usd> {
+        Some(self.holdout_cost_usd).filter(|cost| self.holdout.is_some() && *cost != self.test_within())
+    }
+}
+
 /// `summary.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
@@ -141,6 +158,9 @@ pub struct Summary {
     pub holdout_cost_usd: Usd,
     /// Configurations tried.
     pub trials: usize,
+    /// Those of them that were judged on an instance at least; 0 in runs of earlier versions.
+    #[serde(default)]
+    pub judged_trials: usize,
     /// Evaluations that ended, with or without a result.
     pub evaluations: u64,
     /// Requests sent, over all parts of the study.

@@ -172,6 +172,7 @@ pub fn run(arguments: CompareArguments, embedded: &Embedded) -> Result<u8> {
     let order = order(&workload, &instances, seed);
     let mut agenda = FixedAgenda::new(plans, order, &pipeline, readers);
     let ending = with_runtime(common.quiet, pipeline.run(&mut agenda), stop)?;
+    agenda.end();
     let [first, second] = &agenda.trials[..] else { return Err(Error::internal("a comparison needs two trials")) };
     let objective = &workload.task.objective;
     let compared = compare::trials(first, second, &instances, objective, arguments.by.as_deref(), seed);

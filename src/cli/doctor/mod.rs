@@ -171,6 +171,9 @@ fn task(arguments: &DoctorArguments, embedded: &Embedded, checks: &mut Vec<Check
                 "task",
                 format!("`{}`: {} tuning and {} test instances", task.name, counts[0], counts[1]),
             ));
+            if let Some((few, help)) = inputs::few_held_out(task) {
+                checks.push(Check::warning("task", few, help));
+            }
             Some(workload)
         }
         Err(error) => {

@@ -3,11 +3,13 @@
 pub mod text;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, Write};
+use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::backend::Endpoints;
@@ -127,14 +129,24 @@ pub fn run(arguments: &EstimateArguments, embedded: &Embedded) -> Result<u8> {
             let mut estimator =
                 Estimator::new(Some(&space), &runner, instances, &order, arguments.sample).by_batch(arguments.batch);
             let estimate = estimator.space(seed, PRICED)?;
+            if arguments.budget.is_some() {
+                // What is wrong with the question is said before anything is answered.
+                strategy_of(arguments)?;
+            }
+            if !common.json {
+                // What a budget buys takes longer to tell.
+                print(&text::prices(&workload.task.name, &estimate, arguments.limit))?;
+            }
             let buys = buys(arguments, &mut estimator, &space, order.len(), seed)?;
             (estimate, buys)
         }
     };
     let report = Report { task: workload.task.name.clone(), estimate, buys };
-    match common.json {
-        true => print_json(&report)?,
-        false => print(&text::text(&report, arguments.limit))?,
+    match (common.json, &report.buys) {
+        (true, _) => print_json(&report)?,
+        (false, Some(buys)) => print(&text::bought(buys))?,
+        (false, None) if one => print(&text::prices(&report.task, &report.estimate, arguments.limit))?,
+        (false, None) => {}
     }
     Ok(0)
 }
@@ -200,6 +212,13 @@ fn known_store(location: &str) -> Result<SharedStore> {
     }
 }
 
+/// The strategy that is meant; its name is checked as `tune` does.
+fn strategy_of(arguments: &EstimateArguments) -> Result<String> {
+    let strategy = arguments.strategy.clone().unwrap_or_else(|| search::DEFAULT.to_owned());
+    Settings { strategy: strategy.clone(), ..Settings::default() }.check()?;
+    Ok(strategy)
+}
+
 fn buys(
     arguments: &EstimateArguments,
     estimator: &mut Estimator<'_>,
@@ -208,9 +227,7 @@ fn buys(
     seed: u64,
 ) -> Result<Option<Buys>> {
     let Some(budget) = arguments.budget else { return Ok(None) };
-    let strategy = arguments.strategy.clone().unwrap_or_else(|| search::DEFAULT.to_owned());
-    // Its name is checked as `tune` does.
-    Settings { strategy: strategy.clone(), ..Settings::default() }.check()?;
+    let strategy = strategy_of(arguments)?;
     let declaration =
         search::strategy(&strategy).ok_or_else(|| Error::internal(format!("there is no strategy `{strategy}`")))?;
     let problem = Problem {
@@ -227,6 +244,16 @@ fn buys(
         inference_budget: None,
         may_drop: false,
     };
+    let shown = (!arguments.common.quiet && std::io::stderr().is_terminal()).then(|| {
+        let bar = ProgressBar::new_spinner().with_style(ProgressStyle::default_spinner());
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar
+    });
+    let watch = |evaluations: usize| {
+        if let Some(bar) = &shown {
+            bar.set_message(format!("Going through a search: {evaluations} evaluations"));
+        }
+    };
     let mut simulated = |worst: bool| {
         let mut built = (declaration.build)(problem.clone()).map_err(|problem| {
             Error::usage(format!("the strategy `{strategy}` cannot search this space: {problem}"))
@@ -234,9 +261,12 @@ fn buys(
         if arguments.batch {
             built.in_rounds();
         }
-        estimator.buys(built.as_mut(), &problem, worst, seed)
+        estimator.buys(built.as_mut(), &problem, worst, seed, &watch)
     };
     let (at_least, expected) = (simulated(true)?, simulated(false)?);
+    if let Some(bar) = &shown {
+        bar.finish_and_clear();
+    }
     Ok(Some(Buys { budget_usd: budget, strategy, at_least, expected }))
 }
 

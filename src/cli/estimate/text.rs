@@ -1,17 +1,16 @@
 //! What `farthing estimate` says, and the line that `farthing tune` begins with.
 
-use super::{Buys, Report};
+use super::Buys;
 use crate::money::Usd;
-use crate::report::table::{plain_table, wrapped};
+use crate::report::table::{laid_out, width, wrapped};
 use crate::report::words::{self, plural};
 use crate::study::estimate::{Basis, Counted, Estimate, Priced, Purchase, Span};
 
-/// The whole answer; at most `limit` configurations.
-pub fn text(report: &Report, limit: usize) -> String {
-    let estimate = &report.estimate;
+/// What configurations cost; at most `limit` of them.
+pub fn prices(task: &str, estimate: &Estimate, limit: usize) -> String {
     let mut text = wrapped(&format!(
         "{}: {}, {}. Nothing was sent.",
-        words::line(&report.task),
+        words::line(task),
         plural(estimate.instances as u64, "tuning instance"),
         size(estimate)
     ));
@@ -30,9 +29,6 @@ pub fn text(report: &Report, limit: usize) -> String {
             span(grid)
         ));
     }
-    if let Some(buys) = &report.buys {
-        text += &bought(buys);
-    }
     text
 }
 
@@ -48,42 +44,73 @@ fn size(estimate: &Estimate) -> String {
 }
 
 fn table(estimate: &Estimate, limit: usize) -> String {
-    let rows = &estimate.configurations;
+    let rows = &grouped(&estimate.configurations);
     let all = format!("all {}", words::count(estimate.instances as u64));
-    let mut table = plain_table(["input", "output", "$/instance", &all, "configuration"], 0);
     // Where there are more than fit, the cheapest and the dearest.
     let limit = limit.max(2);
     let hidden = rows.len().saturating_sub(limit);
     let (head, tail) = if hidden == 0 { (rows.len(), rows.len()) } else { (limit.div_ceil(2), rows.len() - limit / 2) };
     let shown = rows[..head].iter().chain(&rows[tail..]).collect::<Vec<_>>();
-    let varying = varying(rows);
+    let one = rows.len() == 1 && estimate.configurations.len() == 1;
+    let varying = varying(rows, one);
+    let mut lines = Vec::new();
     for (at, row) in shown.iter().enumerate() {
         if hidden > 0 && at == head {
-            table.add_row([
+            lines.push([
                 "…".to_owned(),
                 String::new(),
                 String::new(),
                 String::new(),
-                format!("{} more", words::count(hidden as u64)),
+                format!("{} more", words::count(rows[head..tail].iter().map(Vec::len).sum::<usize>() as u64)),
             ]);
         }
-        table.add_row([
+        let (group, row) = (*row, row[0]);
+        let mut about = about(row, &varying);
+        if group.len() > 1 {
+            about = format!("{about} ({}\u{a0}alike)", words::count(group.len() as u64)).trim_start().to_owned();
+        }
+        lines.push([
             format!("{}{:.0}", if row.counted == Counted::Bytes { "~" } else { "" }, row.input_tokens),
             output(row),
             short_span(&row.per_instance),
             short_span(&row.evaluation),
-            about(row, &varying),
+            about,
         ]);
     }
-    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    let header = ["input", "output", "$/instance", &all, "configuration"];
+    let lines = laid_out(width(), header, lines, 0, &["output", "input"]);
+    lines.iter().flatten().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// The parameters that tell the configurations apart; all where there is one.
-fn varying(rows: &[Priced]) -> Vec<String> {
-    let mut names: Vec<String> = rows.iter().flat_map(|row| row.config.0.keys().cloned()).collect();
+/// Configurations that cost the same and look alike to the bill: they differ in what has no price, like the temperature.
+fn grouped(rows: &[Priced]) -> Vec<Vec<&Priced>> {
+    let mut groups: Vec<Vec<&Priced>> = Vec::new();
+    for row in rows {
+        let priced = |other: &Priced| {
+            let named = |name: &str| row.config.get(name) == other.config.get(name);
+            (named("prompt") && named("model") && row.n == other.n)
+                && (row.output_limit, row.per_instance, row.evaluation)
+                    == (other.output_limit, other.per_instance, other.evaluation)
+                && row.input_tokens == other.input_tokens
+        };
+        match groups.iter_mut().find(|group| priced(group[0])) {
+            Some(group) => group.push(row),
+            None => groups.push(vec![row]),
+        }
+    }
+    groups
+}
+
+/// The parameters that tell the groups apart and are the same within each; all where there is one configuration.
+fn varying(groups: &[Vec<&Priced>], one: bool) -> Vec<String> {
+    let mut names: Vec<String> = groups.iter().flatten().flat_map(|row| row.config.0.keys().cloned()).collect();
     names.sort_by_key(|name| (words::place(name), name.clone()));
     names.dedup();
-    names.retain(|name| rows.len() == 1 || rows.iter().any(|row| row.config.get(name) != rows[0].config.get(name)));
+    names.retain(|name| {
+        let differs = |row: &Priced, from: &Priced| row.config.get(name) != from.config.get(name);
+        let within = groups.iter().any(|group| group.iter().any(|row| differs(row, group[0])));
+        one || (!within && groups.iter().any(|group| differs(group[0], groups[0][0])))
+    });
     names
 }
 
@@ -170,9 +197,14 @@ fn basis(rows: &[Priced]) -> String {
     parts.join(", ")
 }
 
-fn bought(buys: &Buys) -> String {
+/// What a budget buys.
+pub fn bought(buys: &Buys) -> String {
     let purchase = |purchase: &Purchase| {
-        let all = if purchase.everything { ", which is all that it asks for" } else { "" };
+        let all = match (purchase.everything, purchase.in_proportion) {
+            (true, _) => ", which is all that it asks for",
+            (_, true) => " or more",
+            _ => "",
+        };
         format!(
             "{} of {}{all}, for {}",
             plural(purchase.evaluations as u64, "evaluation"),
@@ -183,7 +215,7 @@ fn bought(buys: &Buys) -> String {
     let mut lines = Vec::new();
     match (&buys.at_least, &buys.expected) {
         (None, None) => lines.push(format!(
-            "What ${} buys cannot be told: nothing bounds the completions, or it is more than can be gone through.",
+            "What ${} buys cannot be told: nothing bounds the completions, or all is free.",
             buys.budget_usd
         )),
         (Some(least), None) => {
@@ -196,7 +228,9 @@ fn bought(buys: &Buys) -> String {
             }
         }
     }
-    lines.push("Gone through with made-up scores: a real search stops at other points.".to_owned());
+    let cut = [&buys.at_least, &buys.expected].iter().any(|one| one.as_ref().is_some_and(|one| one.in_proportion));
+    let far = if cut { ", as far as 1,000 evaluations and in proportion beyond" } else { "" };
+    lines.push(format!("Gone through with made-up scores{far}: a real search stops at other points."));
     lines.iter().map(|line| wrapped(line)).collect()
 }
 
@@ -221,5 +255,22 @@ pub fn line(estimate: &Estimate, budget: Usd) -> String {
     format!(
         "Estimate: one configuration on all {} costs {one}{how}{all}; the budget is ${budget}.",
         plural(estimate.instances as u64, "instance")
+    )
+}
+
+/// One line for `farthing test` without a budget: the winner and, where there is one, the baseline.
+pub fn test_line(estimates: &[Estimate]) -> String {
+    let priced = || estimates.iter().flat_map(|estimate| &estimate.configurations).map(|one| one.evaluation);
+    let all = Span {
+        low: priced().map(|span| span.low).sum(),
+        expected: priced().map(|span| span.expected).sum(),
+        high: priced().map(|span| span.high).sum(),
+    };
+    let (who, cost) = if estimates.len() > 1 { ("the winner and the baseline", "cost") } else { ("it", "costs") };
+    let instances = estimates.first().map_or(0, |estimate| estimate.instances);
+    format!(
+        "Estimate: {who} on all {} {cost} {}. No --budget is given: this test is not capped.",
+        plural(instances as u64, "test instance"),
+        span(&all)
     )
 }

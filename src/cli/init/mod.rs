@@ -11,6 +11,7 @@ use crate::cli::output::{cannot_write, write_new};
 use crate::cli::{inputs, print};
 use crate::diagnostic::{Error, Result, suggestion};
 use crate::models;
+use crate::report::table::{shell_word, wrapped};
 use crate::task::{self, Instance};
 
 /// The model that a new task asks where none is named: in this process, without a key and without a cent.
@@ -171,16 +172,18 @@ pub fn run(arguments: &InitArguments) -> Result<u8> {
         })?;
         shown += &format!("  {}\n", path.display());
     }
-    let folder = crate::report::table::shell_word(&folder.display().to_string());
+    let folder = shell_word(&folder.display().to_string());
     let hint = match !plan.sample && plan.model == MODEL {
         true => {
-            "\nmite, which answers for now, knows arithmetic and nothing else: put the model that you mean into space.toml.\n"
+            let hint = "mite, which answers for now, knows arithmetic and nothing else: put the model that you mean into space.toml.";
+            format!("\n{}", wrapped(hint))
         }
-        false => "",
+        false => String::new(),
     };
+    let next = wrapped("What it would cost, and then find the best configuration for at most 10 cents:");
+    // A command that is to be copied is not broken.
     print(&format!(
-        "Written:\n{shown}{hint}\nWhat it would cost, and then find the best configuration for at most 10 cents:\n  \
-         farthing estimate {folder}\n  farthing tune {folder} --budget 0.10"
+        "Written:\n{shown}{hint}\n{next}  farthing estimate {folder}\n  farthing tune {folder} --budget 0.10"
     ))?;
     Ok(0)
 }

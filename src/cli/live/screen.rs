@@ -41,7 +41,7 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, mood: &Mood, now: Duration
     frame.render_widget(Paragraph::new(heading(state, mood)), title);
     frame.render_widget(gauge(state, mood), money);
     frame.render_widget(Paragraph::new(figures(state, now)), counts);
-    frame.render_widget(ranking(state, mood, table.height), table);
+    frame.render_widget(ranking(state, mood, (table.width, table.height)), table);
     if failures > 0 {
         frame.render_widget(Paragraph::new(failed(state)), errors);
     }
@@ -121,7 +121,11 @@ pub fn span(time: Duration) -> String {
     }
 }
 
-fn ranking(state: &State, mood: &Mood, height: u16) -> Table<'static> {
+/// Below so many columns what a configuration cost and what failed of it is left out, and below so many the interval.
+const NARROW: u16 = 90;
+const NARROWER: u16 = 70;
+
+fn ranking(state: &State, mood: &Mood, (width, height): (u16, u16)) -> Table<'static> {
     let varying = state.varying();
     let order = state.ranking();
     let shown = usize::from(height.saturating_sub(2)).max(1);
@@ -130,7 +134,8 @@ fn ranking(state: &State, mood: &Mood, height: u16) -> Table<'static> {
         let trial = &state.trials[at];
         let estimate = trial.estimate();
         let score = estimate.map_or("-".to_owned(), |estimate| {
-            words::scored(Some(estimate.mean), estimate.ci95.map(|(low, high)| [low, high]))
+            let interval = estimate.ci95.filter(|_| width >= NARROWER);
+            words::scored(Some(estimate.mean), interval.map(|(low, high)| [low, high]))
         });
         let value =
             |name: &String| Some(format!("{}={}", words::line(name), words::value(trial.configuration.get(name)?, 24)));
@@ -144,27 +149,24 @@ fn ranking(state: &State, mood: &Mood, height: u16) -> Table<'static> {
             (0, false) => paint(mood, Color::Green),
             _ => Style::new(),
         };
-        Row::new([
-            rank,
-            score,
-            trial.scores.len().to_string(),
-            trial.failed.to_string(),
-            words::dollars(trial.cost),
-            about,
-        ])
-        .style(style)
+        let mut cells = vec![rank, score, trial.scores.len().to_string()];
+        if width >= NARROW {
+            cells.extend([trial.failed.to_string(), words::dollars(trial.cost)]);
+        }
+        cells.push(about);
+        Row::new(cells).style(style)
     });
-    let widths = [
-        Constraint::Length(4),
-        Constraint::Length(22),
-        Constraint::Length(6),
-        Constraint::Length(6),
-        Constraint::Length(10),
-        Constraint::Fill(1),
-    ];
+    let score = if width >= NARROWER { 22 } else { 8 };
+    let mut widths = vec![Constraint::Length(4), Constraint::Length(score), Constraint::Length(6)];
     let metric = words::line(&words::cut(&state.metric, 20));
-    let header =
-        Row::new(["".to_owned(), metric, "judged".into(), "failed".into(), "cost".into(), "configuration".into()]);
+    let mut header = vec![String::new(), metric, "judged".to_owned()];
+    if width >= NARROW {
+        widths.extend([Constraint::Length(6), Constraint::Length(10)]);
+        header.extend(["failed".to_owned(), "cost".to_owned()]);
+    }
+    widths.push(Constraint::Fill(1));
+    header.push("configuration".to_owned());
+    let header = Row::new(header);
     Table::new(rows.collect::<Vec<_>>(), widths)
         .header(header.style(Style::new().add_modifier(Modifier::BOLD)))
         .block(Block::new().borders(Borders::TOP))
@@ -223,6 +225,15 @@ mod tests {
         "Failed: 6 timeout                                                                                   "
         "p pause  b budget  s stop  q leave the view                                                         "
         "#);
+    }
+
+    #[test]
+    fn a_narrow_screen_shows_the_configurations() {
+        for width in [60, 80] {
+            let text = shown(&mut state(), &Mood::default(), (width, 12));
+            assert!(text.contains("prompt=long (out: too dear)"), "{text}");
+            assert_eq!(text.contains("[0.397, 0.892]"), width == 80, "{text}");
+        }
     }
 
     #[test]

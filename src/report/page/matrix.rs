@@ -61,7 +61,13 @@ pub fn matrix(run: &Run, most: usize) -> Matrix {
         FIRST + place.min(LEVELS) as u8
     };
     let by_trial = run.by_trial();
-    let trials: Vec<usize> = run.rows.iter().map(|row| row.trial).filter(|trial| *trial < by_trial.len()).collect();
+    let trials: Vec<usize> = run
+        .rows
+        .iter()
+        .filter(|row| row.asked())
+        .map(|row| row.trial)
+        .filter(|trial| *trial < by_trial.len())
+        .collect();
     let (mut blocks, mut used, mut shown) = (Vec::new(), 0, Vec::new());
     for (number, part) in trials.chunks(ROWS).enumerate() {
         let mut cells = vec![0; part.len() * run.instances.len()];

@@ -98,6 +98,14 @@ fn answer(runs: &[Run], names: &[String], comparable: bool) -> String {
         true => " No other interval reaches it.",
         false => " Its interval overlaps with others': farthing compare tests two winners on the same instances.",
     };
+    let level = scored.iter().filter(|other| other.1 == score).count();
+    if level > 1 {
+        let who = if level == runs.len() { "All winners".to_owned() } else { format!("The winners of {level}") };
+        return format!(
+            "{count}. {who} score the same on {on} instances, {metric} {}, so none is ahead.",
+            words::number(score)
+        );
+    }
     format!(
         "{count}. The winner of {} is ahead on {on} instances: {metric} {}.{verdict}",
         words::line(&words::cut(&names[at], 60)),
@@ -125,8 +133,8 @@ fn row(run: &Run, name: &str) -> Value {
         "spent_v": summary.spent_usd.to_string(),
         "cost": words::dollars(summary.study_cost_usd),
         "cost_v": summary.study_cost_usd.to_string(),
-        "trials": words::count(summary.trials as u64),
-        "trials_v": summary.trials,
+        "trials": words::count(summary.chosen_among()),
+        "trials_v": summary.chosen_among(),
         "evaluations": words::count(summary.evaluations),
         "evaluations_v": summary.evaluations,
     })
@@ -160,7 +168,8 @@ fn winners(runs: &[Run]) -> Vec<Value> {
 }
 
 fn top(run: &Run, name: &str) -> Value {
-    let shown: Vec<&RankingRow> = run.rows.iter().take(TOP).collect();
+    let asked = || run.rows.iter().filter(|row| row.asked());
+    let shown: Vec<&RankingRow> = asked().take(TOP).collect();
     let varying = words::varying(&shown);
     let line = |row: &&RankingRow| {
         let pair = |&at: &usize| {
@@ -175,7 +184,7 @@ fn top(run: &Run, name: &str) -> Value {
             "baseline": row.baseline,
         })
     };
-    json!({"name": words::cut(name, 60), "rows": shown.iter().map(line).collect::<Vec<_>>(), "more": run.rows.len().saturating_sub(TOP)})
+    json!({"name": words::cut(name, 60), "rows": shown.iter().map(line).collect::<Vec<_>>(), "more": asked().count().saturating_sub(TOP)})
 }
 
 /// Configurations that were tried in more than one run, the best of any first.

@@ -141,6 +141,42 @@ fn an_empty_study_has_a_page() {
 }
 
 #[test]
+fn a_later_test_is_no_part_of_the_study_and_what_was_never_asked_is_not_shown() {
+    let mut run = run_of(&testing::outcome());
+    let summary = &mut run.summary;
+    (summary.search_cost_usd, summary.study_cost_usd) = ("0.04".parse().unwrap(), "0.05".parse().unwrap());
+    summary.holdout_cost_usd = "0.01".parse().unwrap();
+    let page = render(&data(&run, Extent::default())).unwrap();
+    assert!(page.contains("<dt>of it, held-out test</dt><dd>$0.01</dd>") && !page.contains("later test"));
+    run.summary.study_cost_usd = "0.04".parse().unwrap();
+    run.summary.holdout_cost_usd = "0.0782".parse().unwrap();
+    let mut never = testing::row(500, None, None, None);
+    (never.instances, never.standing, never.id) = (0, crate::study::Standing::Unjudged, "neverasked".into());
+    run.rows.push(never);
+    let page = render(&data(&run, Extent::default())).unwrap();
+    assert!(page.contains("<dt>later test, outside the budget</dt><dd>$0.0782</dd>"));
+    assert!(!page.contains("of it, held-out test"));
+    assert!(page.contains("Drawn but never asked anything: 1 more configuration, in ranking.csv."));
+    assert!(!page.contains("Look into neverasked"));
+}
+
+#[test]
+fn equal_winners_are_no_lead() {
+    let outcome = testing::outcome();
+    let (first, mut second) = (run_of(&outcome), run_of(&outcome));
+    let text = |runs: &[Run]| several::data(runs).view["answer"].as_str().unwrap().to_owned();
+    second.path = "/nowhere/doubles-2".into();
+    let tie = text(&[run_of(&outcome), second]);
+    assert!(tie.contains("All winners score the same on held-out instances") && !tie.contains("ahead on"), "{tie}");
+    let mut better = run_of(&outcome);
+    better.path = "/nowhere/doubles-3".into();
+    let score = &mut better.summary.holdout.as_mut().unwrap().score;
+    *score = score.map(|score| score / 2.0);
+    let lead = text(&[first, better]);
+    assert!(lead.contains("The winner of doubles-1 is ahead"), "{lead}");
+}
+
+#[test]
 fn a_run_that_goes_on_says_so() {
     let mut run = run_of(&testing::outcome());
     run.ended = false;

@@ -21,7 +21,8 @@ const TEXT: usize = 20_000;
 /// Everything that the markup shows, as texts.
 pub fn view(run: &Run, matters: Option<&Matters>, left_out: Option<&str>) -> Value {
     let (summary, rows) = (&run.summary, &run.rows);
-    let shown: Vec<&RankingRow> = rows.iter().take(ROWS).collect();
+    let asked = || rows.iter().filter(|row| row.asked());
+    let (count, shown) = (asked().count(), asked().take(ROWS).collect::<Vec<&RankingRow>>());
     let varying = words::varying(&shown);
     let track = Track::of(&shown);
     let same: Vec<Value> = match shown.len() {
@@ -58,7 +59,9 @@ pub fn view(run: &Run, matters: Option<&Matters>, left_out: Option<&str>) -> Val
         "intervals_left_out": crate::report::plots::pareto::leaves_out_intervals(rows),
         "rows": shown.iter().map(|row| table_row(row, &varying, &track)).collect::<Vec<_>>(),
         "same": same,
-        "more": (rows.len() > ROWS).then(|| words::count((rows.len() - ROWS) as u64)),
+        "baseline_line": rows.iter().any(|row| row.baseline && row.posterior_mean.is_some()),
+        "more": (count > ROWS).then(|| words::count((count - ROWS) as u64)),
+        "never_asked": (rows.len() > count).then(|| words::plural((rows.len() - count) as u64, "more configuration")),
         "matters": matters.map(self::matters),
         "money": money(summary),
         "failures": failures(run),
@@ -80,7 +83,7 @@ fn answer(run: &Run) -> String {
             holdout.production_cost_usd_per_instance.map(|cost| format!(", at {} an instance", words::dollars(cost)));
         return format!(
             "The best of {} has {} {} on {}{}.",
-            words::plural(run.summary.trials as u64, "configuration"),
+            words::plural(run.summary.chosen_among(), "configuration"),
             words::line(&words::cut(&run.summary.metric, 60)),
             words::scored(Some(score), holdout.ci95),
             words::plural(holdout.instances as u64, "held-out instance"),
@@ -111,6 +114,7 @@ fn sentences(run: &Run) -> Vec<String> {
     }
     if run.ended {
         sentences.extend(words::claims(summary));
+        sentences.extend(words::cheaper(summary));
         sentences.push(words::stopped(summary));
     }
     sentences
@@ -131,7 +135,8 @@ fn versus(summary: &Summary) -> Value {
         ])
     };
     let mut lines = Vec::new();
-    if let Some(against) = &summary.claims.versus_baseline {
+    let held_out = summary.holdout.as_ref().and_then(|holdout| holdout.versus_baseline.as_ref());
+    if let Some(against) = summary.claims.versus_baseline.as_ref().filter(|_| held_out.is_none()) {
         let [low, high] = against.confidence_sequence;
         lines.push(json!([
             "tuning",
@@ -144,7 +149,7 @@ fn versus(summary: &Summary) -> Value {
             },
         ]));
     }
-    if let Some(versus) = summary.holdout.as_ref().and_then(|holdout| holdout.versus_baseline.as_ref()) {
+    if let Some(versus) = held_out {
         let [low, high] = versus.ci95;
         let p = if versus.p_value < 0.001 { "p < 0.001".to_owned() } else { format!("p = {:.3}", versus.p_value) };
         lines.push(json!([
@@ -306,15 +311,19 @@ fn money(summary: &Summary) -> Value {
         ("spent", amount(summary.spent_usd)),
         ("study cost", amount(summary.study_cost_usd)),
         ("of it, search", amount(summary.search_cost_usd)),
-        ("of it, held-out test", amount(summary.holdout_cost_usd)),
     ];
+    let later = summary.later_test();
+    if later.is_none() || summary.test_within() > Usd::ZERO {
+        pairs.push(("of it, held-out test", amount(summary.test_within())));
+    }
+    pairs.extend(later.map(|cost| ("later test, outside the budget", amount(cost))));
     if summary.lost_usd > Usd::ZERO {
         pairs.insert(2, ("of it, requests that were lost (worst case)", amount(summary.lost_usd)));
     }
     let meter = summary.budget_usd.filter(|budget| *budget > Usd::ZERO).map(|budget| {
         let share = |part: Usd| ((part.as_f64() / budget.as_f64()).clamp(0.0, 1.0) * 1000.0).round() / 10.0;
         let search = share(summary.search_cost_usd);
-        json!({"search": search, "holdout": share(summary.holdout_cost_usd).min(100.0 - search)})
+        json!({"search": search, "holdout": share(summary.test_within()).min(100.0 - search)})
     });
     json!({
         "spent": words::dollars(summary.spent_usd),
@@ -420,7 +429,8 @@ fn settings(run: &Run) -> Vec<Value> {
             file.settings.max_trials.map_or("no limit".to_owned(), |most| words::count(most as u64)),
         ),
         ("tuning instances", words::count(summary.tuning_instances as u64)),
-        ("configurations tried", words::count(summary.trials as u64)),
+        ("configurations judged", words::count(summary.chosen_among())),
+        ("configurations drawn", words::count(summary.trials as u64)),
         ("evaluations", words::count(summary.evaluations)),
         ("of them from the store", words::count(summary.cache_hits)),
         ("of them failed", words::count(summary.failed_evaluations)),

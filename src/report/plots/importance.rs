@@ -104,7 +104,8 @@ pub fn along(rows: &[RankingRow], parameter: &str, frame: Frame<'_>) -> Option<F
     }
     Some(Figure::new(frame.size, about, move |ink: &dyn Ink, (width, height)| {
         let log = values[0] > 0.0 && values[values.len() - 1] / values[0] >= 8.0;
-        let x = Scale::new(&values, log, (64, width - 16));
+        let whole = values.iter().all(|value| value.fract() == 0.0);
+        let x = Scale::new(&values, log, (64, width - 16)).of_whole_numbers(whole);
         let y = Scale::new(&scores, false, (height - 52, 26));
         let axes = Axes { x: &x, y: &y, metric: &metric, direction, narrow: width < 500 };
         axes.draw(ink, &words::line(&words::cut(&parameter, 40)), &short)?;
@@ -148,6 +149,7 @@ mod tests {
         assert!(bars.svg().unwrap().matches("<rect").count() >= 3 && bars.png().is_some());
         let frame = Frame { metric: "m", direction: Direction::Maximize, inference_budget: None, size: (700, 400) };
         let svg = along(&rows, "n", frame).unwrap().svg().unwrap();
+        assert!(!svg.contains("1.5") && !svg.contains("2.5"), "n is a whole number");
         assert!(svg.contains("<polyline") && svg.matches("<circle").count() == 24);
         assert!(along(&rows, "model", frame).is_none() && along(&rows, "nothing", frame).is_none());
     }

@@ -192,6 +192,8 @@ pub struct Scale {
     low: f64,
     high: f64,
     log: bool,
+    /// Only whole numbers mean anything.
+    whole: bool,
     /// Where the least and the greatest value are.
     pub pixels: (i32, i32),
 }
@@ -218,7 +220,13 @@ impl Scale {
         if !log && low < 0.0 && values.iter().all(|value| *value >= 0.0) {
             low = 0.0;
         }
-        Scale { low, high, log, pixels }
+        Scale { low, high, log, whole: false, pixels }
+    }
+
+    /// The same with ticks at whole numbers only.
+    #[must_use]
+    pub fn of_whole_numbers(self, whole: bool) -> Scale {
+        Scale { whole, ..self }
     }
 
     fn unit(&self, mapped: f64) -> f64 {
@@ -236,6 +244,13 @@ impl Scale {
 
     /// Round values inside, about `wanted` of them, with how many decimals tell them apart.
     pub fn ticks(&self, wanted: usize) -> (Vec<f64>, usize) {
+        let (mut ticks, decimals) = self.any_ticks(wanted);
+        // Powers of ten are a little beside the whole number that is meant.
+        ticks.retain(|tick| !self.whole || (tick - tick.round()).abs() < 1e-9 * tick.abs().max(1.0));
+        (ticks, decimals)
+    }
+
+    fn any_ticks(&self, wanted: usize) -> (Vec<f64>, usize) {
         if self.log {
             let decades = self.low.floor() as i32..=self.high.ceil() as i32;
             for steps in [&[1.0, 2.0, 5.0][..], &[1.0, 3.0], &[1.0]] {
@@ -269,6 +284,9 @@ impl Scale {
     }
 }
 
+/// About how wide a digit of an axis is, in pixels.
+const LETTER: i32 = 9;
+
 /// The two axes of a plot whose upright one is the metric.
 pub struct Axes<'a> {
     /// Across.
@@ -289,10 +307,16 @@ impl Axes<'_> {
         let ((left, right), (bottom, _)) = (self.x.pixels, self.y.pixels);
         self.upright(ink)?;
         let (ticks, _) = self.x.ticks(if self.narrow { 4 } else { 7 });
+        let mut free = i32::MIN;
         for tick in ticks {
-            let at = self.x.pixel(tick);
+            let (at, label) = (self.x.pixel(tick), label(tick));
             ink.line(&[(at, bottom), (at, bottom + 5)], GRID, 1.0, 1)?;
-            ink.text((at, bottom + 17), &label(tick), TEXT, Anchor::Middle, 17)?;
+            // Two labels do not touch each other.
+            let half = label.chars().count() as i32 * LETTER / 2;
+            if at - half > free {
+                ink.text((at, bottom + 17), &label, TEXT, Anchor::Middle, 17)?;
+                free = at + half + LETTER;
+            }
         }
         ink.line(&[(left, bottom), (right, bottom)], GRID, 1.0, 1)?;
         let scale = if self.x.log { " (logarithmic)" } else { "" };

@@ -154,6 +154,7 @@ fn draw(ink: &dyn Ink, points: &[Point], x: &Scale, y: &Scale, frame: Frame<'_>,
         ink.line(&path, POINT, 0.7, 2)?;
     }
     let most = points.iter().map(|point| point.instances).max().unwrap_or(0);
+    let mut named: Option<(i32, i32)> = None;
     let mut order: Vec<&Point> = points.iter().collect();
     // What matters is drawn last, on top.
     order.sort_by_key(|point| (point.winner, point.baseline, point.on_frontier));
@@ -188,7 +189,12 @@ fn draw(ink: &dyn Ink, points: &[Point], x: &Scale, y: &Scale, frame: Frame<'_>,
             _ => continue,
         };
         let (anchor, aside) = if at.0 > right - 140 { (Anchor::End, -11) } else { (Anchor::Start, 11) };
-        let below = if point.winner { -11 } else { 15 };
+        // Within the axes, where no tick has its label, and not over the other name.
+        let near = |y: i32| named.is_some_and(|(x, other)| (other - y).abs() < 18 && (x - at.0).abs() < 160);
+        let places = if point.winner { [-11, 15, -29, 33] } else { [15, -11, 33, -29] };
+        let fits = |aside: &&i32| (top + 6..=bottom - 10).contains(&(at.1 + **aside)) && !near(at.1 + **aside);
+        let below = places.iter().find(fits).copied().unwrap_or(places[0]);
+        named = Some((at.0, at.1 + below));
         ink.text((at.0 + aside, at.1 + below), name, color, anchor, 18)?;
     }
     Ok(())
@@ -224,6 +230,25 @@ mod tests {
         );
         assert!(!plot.contains("logarithmic"));
         assert_eq!(plot, svg(&rows, FRAME));
+    }
+
+    #[test]
+    fn names_stay_within_the_axes_and_apart() {
+        let cost = |pico| Some(Usd::from_pico(pico));
+        let mut rows = vec![
+            testing::row(0, Some(0.0), None, cost(30_000_000)),
+            testing::row(3, Some(0.0), None, cost(31_000_000)),
+        ];
+        rows.push(testing::row(1, Some(1.0), None, cost(1_000_000)));
+        let plot = svg(&rows, FRAME);
+        let height = |name: &str| {
+            let lines: Vec<&str> = plot.lines().collect();
+            let at = lines.iter().position(|line| line.trim() == name).unwrap();
+            let y = lines[at - 1].split("y=\"").nth(1).unwrap().split('"').next().unwrap();
+            y.parse::<i32>().unwrap()
+        };
+        assert!(height("baseline") < 420 - 52 && height("best") < 420 - 52, "{plot}");
+        assert!((height("baseline") - height("best")).abs() >= 18, "{plot}");
     }
 
     #[test]

@@ -62,7 +62,10 @@ pub fn figure(courses: &[Course], baseline: Option<f64>, budget: Option<Usd>, fr
         if let Some(budget) = budget {
             let at = x.pixel(budget);
             ink.line(&[(at, y.pixels.0), (at, y.pixels.1)], BARRED, 0.6, 1)?;
-            ink.text((at - 6, y.pixels.0 - 14), "budget", TEXT, Anchor::End, 16)?;
+            let low = y.pixels.0 - 14;
+            // The baseline has its name at the same end.
+            let taken = baseline.is_some_and(|score| (y.pixel(score) - 10 - low).abs() < 20);
+            ink.text((at - 6, if taken { low - 24 } else { low }), "budget", TEXT, Anchor::End, 16)?;
         }
         for (number, course) in courses.iter().enumerate() {
             let color = COLOURS[number % COLOURS.len()];
