@@ -1,8 +1,9 @@
 //! One request answered: single flight, then the store, the budget, the limits, an endpoint, and retries or another one.
 //!
-//! `purchase` buys what the store does not have, `routes` says which endpoint is asked and when, `throttle` makes requests
-//! wait for the `limits`, and [`budget`] for money.
+//! `purchase` buys what the store does not have, `routes` says which endpoint is asked and when, `breaker` when one is asked
+//! by nobody, `throttle` makes requests wait for the `limits`, and [`budget`] for money.
 
+mod breaker;
 pub mod budget;
 pub mod bulk;
 mod limits;

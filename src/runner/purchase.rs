@@ -43,7 +43,7 @@ fn stopped() -> CallError {
     unsent(FailureKind::Interrupted, "the run was stopped before this was sent".to_owned())
 }
 
-/// The endpoint went away while this waited there: another one is chosen. Nobody is told of it.
+/// The endpoint went away while this waited there: it is looked anew who is asked, and when. Nobody is told of it.
 fn elsewhere() -> CallError {
     unsent(FailureKind::Budget, "it is sent elsewhere".to_owned())
 }
@@ -169,6 +169,7 @@ impl Buyer<'_> {
                 Next::Wait(moment) => {
                     tokio::select! {
                         () = tokio::time::sleep_until(moment) => continue,
+                        () = service.woken() => continue,
                         () = self.runner.until_stopped() => return Ok(Err(stopped().failure)),
                     }
                 }
@@ -189,7 +190,12 @@ impl Buyer<'_> {
                     }
                     // What was lost must be held anew, and before others that were asked later take it.
                     if let Err(failure) = self.afford(request, first, hold).await {
-                        return Ok(Err(failure));
+                        return Ok(Err(match error.failure.kind == FailureKind::Budget {
+                            true => failure,
+                            false => {
+                                Failure::new(failure.kind, format!("{failure}; it failed before: {}", error.failure))
+                            }
+                        }));
                     }
                 }
             }
@@ -224,6 +230,7 @@ impl Buyer<'_> {
         let wanted = u64::from(request.n).saturating_sub(first as u64);
         let output = service.output_limit(request).unwrap_or(1024).saturating_mul(wanted);
         let tokens = (tokens::input_bound(request) / 3).saturating_add(output);
+        let Some(pass) = seat.breaker.pass(Instant::now()) else { return Ok(Err(elsewhere())) };
         let _busy = Busy::new(seat);
         let slot = tokio::select! {
             biased;
@@ -236,7 +243,7 @@ impl Buyer<'_> {
         if runner.stopping() {
             return Ok(Err(stopped()));
         }
-        if !tries.stands(at, Instant::now()) {
+        if !tries.stands(at, Instant::now()) || !pass.stands() {
             slot.forfeit();
             return Ok(Err(elsewhere()));
         }
@@ -250,11 +257,11 @@ impl Buyer<'_> {
             false => Some(runner.store.reserve(self.scope, self.fingerprint, worst).await?),
         };
         let wire = runner.wire.acquire().await.map_err(|_| Error::internal("the runner was closed"))?;
-        if runner.stopping() {
+        if runner.stopping() || !pass.stands() {
             if let Some(entry) = entry {
                 runner.store.close(entry, Closing::Released).await?;
             }
-            return Ok(Err(stopped()));
+            return Ok(Err(if runner.stopping() { stopped() } else { elsewhere() }));
         }
         sent.fetch_add(1, Ordering::Relaxed);
         let begin = Instant::now();
@@ -276,6 +283,7 @@ impl Buyer<'_> {
         note(&span, request, &outcome);
         match outcome {
             Ok(mut response) => {
+                pass.answered();
                 if let Some(most) = service.output_limit(request) {
                     response.limit_unsaid(most);
                 }
@@ -306,11 +314,12 @@ impl Buyer<'_> {
             Err(error) => {
                 let ended = if too_much(&error.failure) { Ended::TooMuch } else { Ended::Otherwise };
                 slot.end(ended, 0);
+                pass.failed(&error, &seat.name, Instant::now());
                 if let Some(entry) = entry {
                     let closing = if error.may_be_billed { Closing::Lost } else { Closing::Released };
                     runner.store.close(entry, closing).await?;
                     if error.may_be_billed {
-                        hold.spend(worst);
+                        hold.lose(worst);
                     }
                 }
                 Ok(Err(error))

@@ -95,6 +95,12 @@ impl Service {
         self.seats.iter().map(|seat| seat.name.as_str())
     }
 
+    /// Waits until one of its endpoints that was held back was tried, or goes on.
+    pub(super) async fn woken(&self) {
+        let all = self.seats.iter().map(|seat| Box::pin(seat.breaker.woken.notified()));
+        futures_util::future::select_all(all).await;
+    }
+
     /// One request can ask for several completions. Where it cannot, n completions are n requests, each with its prompt.
     pub fn several(&self, request: &Request) -> bool {
         self.seats.iter().all(|seat| seat.backend.several(request))

@@ -57,6 +57,9 @@ pub struct Outcome {
     pub ranking: Vec<Ranked>,
     /// The probability of each trial that it is the best; `None` for those that cannot be.
     pub p_best: Vec<Option<f64>>,
+    /// Where requests that failed, and may have been billed, took more of the budget than answers did, and ended it: the last
+    /// of those failures.
+    pub lost_to: Option<Failure>,
     /// The task.
     pub workload: Workload,
     /// The space.
@@ -536,7 +539,7 @@ impl Study {
         let used_up = budget.is_some_and(|budget| search_cost.as_f64() >= 0.9 * budget.as_f64());
         let stop_reason = match ending {
             Ending::Interrupted => StopReason::Interrupted,
-            Ending::SpentOut => StopReason::Budget,
+            Ending::SpentOut { .. } => StopReason::Budget,
             Ending::Done if converged => StopReason::Converged,
             Ending::Done if refused > 0 => StopReason::Budget,
             Ending::Done if settings.max_trials.is_some_and(|most| trials.len() >= most) => StopReason::MaxTrials,
@@ -572,8 +575,7 @@ impl Study {
             margin: settings.margin,
             pareto: claims::frontier(&trials, &ranking, &task.objective),
             notes: {
-                let mut notes =
-                    notes(budget, &trials, &ranking, search_cost, first_refusal, ending == Ending::SpentOut);
+                let mut notes = notes(budget, &trials, &ranking, search_cost, first_refusal, &ending);
                 notes.extend(no_range(&self.workload, &trials, &ranking));
                 notes
             },
@@ -588,7 +590,11 @@ impl Study {
         for reader in &mut readers {
             reader.read(&finished, &sums);
         }
-        Ok(Outcome { summary, trials, ranking, p_best, workload: self.workload, space: self.space })
+        let lost_to = match ending {
+            Ending::SpentOut { lost_to } => lost_to,
+            _ => None,
+        };
+        Ok(Outcome { summary, trials, ranking, p_best, lost_to, workload: self.workload, space: self.space })
     }
 }
 
@@ -640,13 +646,15 @@ fn notes(
     ranking: &[Ranked],
     cost: Usd,
     first_refusal: Option<String>,
-    spent_out: bool,
+    ending: &Ending,
 ) -> Vec<String> {
     let mut notes = Vec::new();
     if trials.iter().any(|trial| trial.plan.service.source() == "mock") {
         notes.push("The models are made up: their answers are computed, not written by a language model.".to_owned());
     }
-    if spent_out {
+    if let Ending::SpentOut { lost_to: Some(failure) } = ending {
+        notes.push(format!("{}: {failure}.", pipeline::MOSTLY_LOST));
+    } else if matches!(ending, Ending::SpentOut { .. }) {
         notes.push(
             "The money spent binds, though the study's own cost would not: lost requests count at their worst case, \
              and what an earlier part bought may not have been of use to this one."
