@@ -232,6 +232,30 @@ impl Hold {
         self.purse.changed.notify_waiters();
     }
 
+    /// So much more beside all that is spent and held fits.
+    pub(super) fn fits_beside(&self, more: Usd) -> bool {
+        let accounts = self.purse.accounts();
+        within(accounts.spent_limit, accounts.spent + accounts.held + more)
+    }
+
+    /// Wakes who waits: something changed that no account shows.
+    pub(super) fn wake(&self) {
+        self.purse.changed.notify_waiters();
+    }
+
+    /// Waits while this holds.
+    pub(super) async fn wait_while(&self, holds: impl Fn(&Hold) -> bool) {
+        loop {
+            let changed = self.purse.changed.notified();
+            let mut changed = std::pin::pin!(changed);
+            changed.as_mut().enable();
+            if !holds(self) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Books what a request that failed may be billed.
     pub fn lose(&mut self, worst: Usd) {
         self.spend(worst);

@@ -321,6 +321,7 @@ impl Runner {
             warned: AtomicBool::new(false),
             study_growth: AtomicU64::new(1000),
             bill_growth: AtomicU64::new(1000),
+            under_way: Default::default(),
             bulk_price: OnceLock::new(),
         });
         if let Some((_, price)) = self.bulk.get() {

@@ -204,6 +204,10 @@ impl Buyer<'_> {
 
     /// Holds what another attempt may cost, waiting for others to settle where it does not fit yet.
     async fn afford(&self, request: &Request, first: usize, hold: &mut Hold) -> Result<(), Failure> {
+        tokio::select! {
+            () = hold.wait_while(|hold| self.crowded(hold)) => {}
+            () = self.runner.until_stopped() => return Err(stopped().failure),
+        }
         let worst = self.service.attempt_bound(request, first, hold.real());
         if worst <= hold.real() {
             return Ok(());
@@ -212,6 +216,12 @@ impl Buyer<'_> {
             fits = hold.top_up_in_time(worst) => if fits { Ok(()) } else { Err(no_money(worst).failure) },
             () = self.runner.until_stopped() => Err(stopped().failure),
         }
+    }
+
+    /// What is under way may be billed more than is held for it, and that leaves no room for this one.
+    fn crowded(&self, hold: &Hold) -> bool {
+        let beyond = self.service.beyond();
+        beyond > Usd::ZERO && !hold.fits_beside(beyond)
     }
 
     /// One attempt at one endpoint, with its place in the ledger. The outer error is the store's.
@@ -252,6 +262,10 @@ impl Buyer<'_> {
         if worst > hold.real() && !hold.top_up(worst) {
             return Ok(Err(no_money(worst)));
         }
+        if self.crowded(hold) {
+            slot.forfeit();
+            return Ok(Err(elsewhere()));
+        }
         let entry = match seat.backend.in_process() {
             true => None,
             false => Some(runner.store.reserve(self.scope, self.fingerprint, worst).await?),
@@ -267,6 +281,7 @@ impl Buyer<'_> {
         let begin = Instant::now();
         let end = tries.begin(at, begin);
         let span = self.span(request, seat);
+        let under_way = service.send(worst);
         let call = seat.backend.call(request, first);
         let outcome = async {
             tokio::select! {
@@ -301,6 +316,10 @@ impl Buyer<'_> {
                 let bill = service.price.bill(&response);
                 service.billed(bill, request, first);
                 hold.spend(bill);
+                drop(under_way);
+                if service.overbilled() {
+                    hold.wake();
+                }
                 if let Some(turn) = turn {
                     hold.rest(turn.come()).await;
                 }
@@ -315,6 +334,8 @@ impl Buyer<'_> {
                 let ended = if too_much(&error.failure) { Ended::TooMuch } else { Ended::Otherwise };
                 slot.end(ended, 0);
                 pass.failed(&error, &seat.name, Instant::now());
+                drop(under_way);
+                hold.wake();
                 if let Some(entry) = entry {
                     let closing = if error.may_be_billed { Closing::Lost } else { Closing::Released };
                     runner.store.close(entry, closing).await?;

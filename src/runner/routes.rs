@@ -292,6 +292,7 @@ impl<'a> Tries<'a> {
                 && self.failures(other) <= self.failures(at)
                 && next.is_none_or(|next| next <= now)
                 && seats[other].rests_until(now).is_none()
+                && seats[other].breaker.look(now) == Found::Go
         };
         self.usable(at) && (seats[at].rests_until(now).is_none() || !(0..seats.len()).any(better))
     }
