@@ -653,7 +653,9 @@ fn notes(
         notes.push("The models are made up: their answers are computed, not written by a language model.".to_owned());
     }
     if let Ending::SpentOut { lost_to: Some(failure) } = ending {
-        notes.push(format!("{}: {failure}.", pipeline::MOSTLY_LOST));
+        notes.push(format!(
+            "The budget ended because more of it went to requests that failed, and may be billed, than to answers: {failure}."
+        ));
     } else if matches!(ending, Ending::SpentOut { .. }) {
         notes.push(
             "The money spent binds, though the study's own cost would not: lost requests count at their worst case, \

@@ -54,10 +54,6 @@ pub struct Pipeline<'a> {
     pub stop: Arc<Stop>,
 }
 
-/// What is said where failures used up the money.
-pub(crate) const MOSTLY_LOST: &str =
-    "the budget ended because more went to requests that failed, and may be billed, than to answers";
-
 /// Evaluations that are rendered and looked up in one go.
 const BATCH: usize = 512;
 
@@ -144,7 +140,9 @@ struct Driver<'a, 'p> {
 
 /// The error of a run whose money failures used up.
 pub fn mostly_lost(failure: &Failure) -> Error {
-    Error::endpoint(format!("{MOSTLY_LOST}: {failure}"))
+    Error::endpoint(format!(
+        "the budget ended because more of it went to requests that failed, and may be billed, than to answers: {failure}"
+    ))
 }
 
 impl Pipeline<'_> {
