@@ -132,7 +132,7 @@ pub fn run(arguments: TuneArguments, embedded: &Embedded) -> Result<u8> {
             .help(format!("what was paid for is kept: farthing tune --resume {} writes it again", shown.display()))
     })?;
     show(&arguments, &outcome, &shown)?;
-    if let Some(failure) = &outcome.lost_to {
+    if let (Some(failure), None) = (&outcome.lost_to, &outcome.summary.best) {
         return Err(mostly_lost(failure));
     }
     Ok(match (outcome.summary.stop_reason, &outcome.summary.best) {

@@ -143,8 +143,8 @@ impl Pass<'_> {
     pub fn failed(mut self, error: &CallError, name: &str, now: Instant) {
         let kind = error.failure.kind;
         if !kind.transient() && !kind.fatal() {
-            // Refused for what it says, so somebody is there.
-            return self.answered();
+            // Refused for what it says: nothing is learnt of the endpoint, and another one may try at once.
+            return;
         }
         let breaker = self.breaker;
         if error.may_be_billed {
