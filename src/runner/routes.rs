@@ -140,8 +140,8 @@ fn span(time: Duration) -> String {
     match time.as_secs() {
         seconds @ ..120 => format!("{seconds} s"),
         seconds @ ..7200 => format!("{} min", seconds.div_ceil(60)),
-        seconds @ ..172_800 => format!("{} h", seconds.div_ceil(3600)),
-        seconds => format!("{} days", seconds.div_ceil(86_400)),
+        seconds @ ..172_800 => format!("{} h", (seconds + 1800) / 3600),
+        seconds => format!("{} days", (seconds + 43_200) / 86_400),
     }
 }
 

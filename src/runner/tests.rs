@@ -477,7 +477,7 @@ async fn a_wish_to_wait_is_honoured_for_minutes_and_no_longer() {
     }
     let (begin, stage) = (Instant::now(), Stage::new(vec![first(25_920)]));
     let failure = stage.ask("x", 1).await.unwrap_err();
-    assert!(failure.kind == FailureKind::RateLimit && failure.message.contains("it asks to wait 8 h"), "{failure}");
+    assert!(failure.kind == FailureKind::RateLimit && failure.message.contains("it asks to wait 7 h"), "{failure}");
     assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
 }
 
