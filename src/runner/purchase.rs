@@ -204,8 +204,9 @@ impl Buyer<'_> {
 
     /// Holds what another attempt may cost, waiting for others to settle where it does not fit yet.
     async fn afford(&self, request: &Request, first: usize, hold: &mut Hold) -> Result<(), Failure> {
+        let crowded = |hold: &Hold| self.crowded(hold, self.service.attempt_bound(request, first, hold.real()));
         tokio::select! {
-            () = hold.wait_while(|hold| self.crowded(hold)) => {}
+            () = hold.wait_while(crowded) => {}
             () = self.runner.until_stopped() => return Err(stopped().failure),
         }
         let worst = self.service.attempt_bound(request, first, hold.real());
@@ -219,9 +220,9 @@ impl Buyer<'_> {
     }
 
     /// What is under way may be billed more than is held for it, and that leaves no room for this one.
-    fn crowded(&self, hold: &Hold) -> bool {
+    fn crowded(&self, hold: &Hold, worst: Usd) -> bool {
         let beyond = self.service.beyond();
-        beyond > Usd::ZERO && !hold.fits_beside(beyond)
+        beyond > Usd::ZERO && !hold.fits_beside(beyond + worst.saturating_left(hold.real()))
     }
 
     /// One attempt at one endpoint, with its place in the ledger. The outer error is the store's.
@@ -259,12 +260,13 @@ impl Buyer<'_> {
         }
         // Bounded only now: what was billed while this one waited for its turn may have taught more.
         let worst = service.attempt_bound(request, first, hold.real());
-        if worst > hold.real() && !hold.top_up(worst) {
-            return Ok(Err(no_money(worst)));
-        }
-        if self.crowded(hold) {
+        // Before more is held for it: what is held is not looked at again.
+        if self.crowded(hold, worst) {
             slot.forfeit();
             return Ok(Err(elsewhere()));
+        }
+        if worst > hold.real() && !hold.top_up(worst) {
+            return Ok(Err(no_money(worst)));
         }
         let entry = match seat.backend.in_process() {
             true => None,
