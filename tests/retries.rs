@@ -120,6 +120,37 @@ fn what_cannot_pass_is_not_tried_again() {
 }
 
 /// Two prompts that read the same are the same request.
+/// The first row in the seeded order is always refused, or never answered in full: it alone is missing.
+#[test]
+fn a_bad_row_that_comes_first_is_missing() {
+    for fault in [Fault::status(400), Fault::reset()] {
+        let poison = std::sync::Mutex::new(None);
+        let faults: Faults = Arc::new(move |call: &Call| {
+            let mut poison = poison.lock().unwrap();
+            let text = call.body.to_string();
+            (*poison.get_or_insert_with(|| text.clone()) == text).then(|| fault.clone())
+        });
+        let server = server(Options { faults, ..Options::default() });
+        let home = Home::over_http(8, &server.url(), "max_retries = 1");
+        let done = home.run(&format!("{EVALUATE} --concurrency 1"), &[]).ended(0).json();
+        assert_eq!((&done["instances"], &done["missing"]), (&json!(7), &json!(1)), "{done:#}");
+    }
+}
+
+/// Where an endpoint cannot be used any more, what it answered is the result all the same.
+#[test]
+fn what_was_paid_for_is_told_where_a_run_ends_early() {
+    for concurrency in ["1", "8"] {
+        let faults: Faults = Arc::new(|call: &Call| (call.number > 5).then(|| Fault::status(401)));
+        let server =
+            server(Options { faults, latency: Latency::Fixed(Duration::from_millis(30)), ..Options::default() });
+        let home = Home::over_http(12, &server.url(), "");
+        let done = home.run(&format!("{EVALUATE} --concurrency"), &[concurrency]).ended(5).json();
+        assert_eq!(server.ledger().answered, 5);
+        assert_eq!(done["instances"], json!(5), "concurrency {concurrency}: {done:#}");
+    }
+}
+
 #[test]
 fn configurations_that_ask_the_same_share_it() {
     for concurrency in ["1", "64"] {

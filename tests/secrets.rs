@@ -285,6 +285,8 @@ fn a_key_written_into_a_file_is_refused_and_not_shown() {
         (format!("api_key_env = {key}"), ""),
         (format!("headers = {{ Authorization = \"Bearer {key}\" }}"), "the header `Authorization` would hold a key"),
         (format!("base_url = \"https://me:{NEEDLE}@example.com/v1\""), "no name and no password"),
+        (format!("base_url = \"https://example.com/v1?api_key={key}\""), "before any `?` or `#`"),
+        (format!("base_url = \"https://example.com/v1#{key}\""), "before any `?` or `#`"),
     ] {
         home.write("farthing.toml", format!("[endpoints.x]\nprovider = \"openai\"\n{wrong}\n"));
         let done = run(&home, "models").ended(2);

@@ -18,7 +18,7 @@ use crate::space::Configuration;
 use crate::stats;
 use crate::store::{self, MemoryStore};
 use crate::study::fixed::FixedAgenda;
-use crate::study::pipeline::{Ending, Pipeline};
+use crate::study::pipeline::{Ending, Pipeline, mostly_lost};
 use crate::study::trial::Trial;
 use crate::study::{Readers, Stop, order};
 use crate::task::Split;
@@ -144,6 +144,7 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     // An endpoint that cannot be used ends it early; what is known by then is the result all the same.
     let (ending, unusable) = match ending {
         Err(error) if error.fault() == Fault::Endpoint => (Ending::Done, Some(error)),
+        Ok(Ending::SpentOut { lost_to: Some(failure) }) => (Ending::Done, Some(mostly_lost(&failure))),
         other => (other?, None),
     };
     let spent = pipeline.runner.store().spent(&scope)?.total();

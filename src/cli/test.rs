@@ -21,7 +21,7 @@ use crate::space::{Configuration, Space};
 use crate::store::{self, MemoryStore};
 use crate::study::estimate::Estimator;
 use crate::study::folder::{RunFolder, StudyFile};
-use crate::study::pipeline::{Ending, Pipeline};
+use crate::study::pipeline::{Ending, Pipeline, mostly_lost};
 use crate::study::{Holdout, Readers, Settings, Stop, Summary, fixed, order};
 use crate::task::{self, Instance};
 
@@ -179,6 +179,7 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
     let direction = workload.task.objective.direction;
     Ok(match (tested.ending, holdout.score, arguments.min_score) {
         (Ending::Interrupted, ..) => Fault::Interrupted.exit_code(),
+        (Ending::SpentOut { lost_to: Some(failure) }, ..) => return Err(mostly_lost(&failure)),
         (_, None, _) if holdout.missing == 0 => Fault::Budget.exit_code(),
         (_, None, _) => Fault::Endpoint.exit_code(),
         (_, Some(score), Some(least)) if direction.gain(score) < direction.gain(least) => {

@@ -17,6 +17,7 @@ use crate::report::{observations, table};
 use crate::space::{Configuration, Space};
 use crate::store::Cache;
 use crate::study::folder::{self, Hashes, Inputs, RunFolder, StudyFile};
+use crate::study::pipeline::mostly_lost;
 use crate::study::{Outcome, Prepared, Settings, Stop, StopReason, Study};
 
 /// Arguments of `farthing tune`.
@@ -131,6 +132,9 @@ pub fn run(arguments: TuneArguments, embedded: &Embedded) -> Result<u8> {
             .help(format!("what was paid for is kept: farthing tune --resume {} writes it again", shown.display()))
     })?;
     show(&arguments, &outcome, &shown)?;
+    if let (Some(failure), None) = (&outcome.lost_to, &outcome.summary.best) {
+        return Err(mostly_lost(failure));
+    }
     Ok(match (outcome.summary.stop_reason, &outcome.summary.best) {
         (StopReason::Interrupted, _) => Fault::Interrupted.exit_code(),
         (_, None) => Fault::Budget.exit_code(),

@@ -251,7 +251,15 @@ impl Failure {
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Failure {
         Failure { kind, message: message.into() }
     }
+
+    /// Nobody was reached at all: what a connection that broke on the way is not.
+    pub fn unreached(&self) -> bool {
+        self.kind == FailureKind::Connection && !self.message.contains(BROKE)
+    }
 }
+
+/// The words for a connection that broke after the request was on its way.
+pub(crate) const BROKE: &str = "the connection broke";
 
 #[cfg(test)]
 mod tests;

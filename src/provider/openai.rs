@@ -340,22 +340,43 @@ pub(super) fn decode(request: &Request, n: u32, body: &[u8], exact: bool) -> Res
     }
     let mut choices = reply.choices.0;
     choices.sort_by_key(|choice| choice.index.0.unwrap_or(0));
-    let mut failed = None;
+    let (mut failed, mut empty) = (None, false);
     let mut drafts = Vec::with_capacity(choices.len());
     for choice in choices {
         if let (Some("error"), Some(error)) = (choice.finish_reason.text(), choice.error) {
             failed = Some(error);
             continue;
         }
+        let filtered = choice.finish_reason.text() == Some("content_filter");
+        if choice.message.0.is_none() && choice.text.0.is_none() && !filtered {
+            empty = true;
+            continue;
+        }
         drafts.push(draft(choice.message.0, choice.text, choice.finish_reason, choice.logprobs));
     }
     match failed {
         Some(error) if drafts.is_empty() => Err(refusal::within(&error, error.to_string().as_bytes())),
+        None if drafts.is_empty() && empty => Err(malformed(body, "has no message and no text")),
+        _ if drafts.iter().any(|draft| draft.text.is_empty() && draft.tool_calls.is_none()) && no_text_at_all(body) => {
+            Err(malformed(body, "has a content that is no text"))
+        }
         _ => {
             let usage = reply.usage.0.unwrap_or_default().usage();
             read::settle(request, n, drafts, usage, reply.model.text(), exact)
         }
     }
+}
+
+fn malformed(body: &[u8], what: &str) -> Failure {
+    read::malformed(format!("a choice of the reply {what}: {}", refusal::excerpt(body)))
+}
+
+/// The content of some choice is a number or a truth value: not an answer of nothing, but nothing that could be read.
+fn no_text_at_all(body: &[u8]) -> bool {
+    let reply: Value = serde_json::from_slice(body).unwrap_or_default();
+    let choices = reply.get("choices").and_then(Value::as_array);
+    let content = |choice: &Value| choice.get("message").and_then(|message| message.get("content")).cloned();
+    choices.is_some_and(|all| all.iter().filter_map(content).any(|content| content.is_number() || content.is_boolean()))
 }
 
 fn draft(message: Option<ReplyMessage>, text: Word, finish: Word, logprobs: Option<Value>) -> Draft {

@@ -92,7 +92,12 @@ fn too_long(status: u16, told: &Told) -> bool {
         "reduce the length of the messages",
         "input token count",
         "`inputs` tokens + `max_new_tokens`",
-    ]);
+        "`inputs` must have less than",
+        "maximum model length",
+        "contextwindowexceedederror",
+        "prompt tokens limit exceeded",
+    ]) || (told.says(&["too many tokens"]) && told.says(&["in the prompt", "cannot exceed"]))
+        || (told.says(&["expected maxlength"]) && told.says(&["actual:"]));
     match status {
         413 => true,
         429 => limit,

@@ -27,6 +27,10 @@ struct Accounts {
     study_settled: Usd,
     study_held: Usd,
     spent: Usd,
+    /// What of it was spent before.
+    before: Usd,
+    /// What of it requests lost that failed.
+    lost: Usd,
     held: Usd,
     holds: usize,
     /// Holds that wait for money for another attempt, by their places in the order of asking: the first comes first.
@@ -76,6 +80,8 @@ impl Purse {
             study_settled: zero,
             study_held: zero,
             spent,
+            before: spent,
+            lost: zero,
             held: zero,
             holds: 0,
             waiting: BTreeSet::new(),
@@ -148,6 +154,12 @@ impl Purse {
         self.accounts().spent
     }
 
+    /// More of the money spent since it was made was lost to requests that failed than was billed for answers.
+    pub fn mostly_lost(&self) -> bool {
+        let accounts = self.accounts();
+        accounts.lost > accounts.spent - accounts.before - accounts.lost
+    }
+
     /// What the study's own cost may come to.
     pub fn limit(&self) -> Option<Usd> {
         self.accounts().study_limit
@@ -218,6 +230,36 @@ impl Hold {
         self.real -= used;
         self.paid += amount;
         self.purse.changed.notify_waiters();
+    }
+
+    /// So much more beside all that is spent and held fits.
+    pub(super) fn fits_beside(&self, more: Usd) -> bool {
+        let accounts = self.purse.accounts();
+        within(accounts.spent_limit, accounts.spent + accounts.held + more)
+    }
+
+    /// Wakes who waits: something changed that no account shows.
+    pub(super) fn wake(&self) {
+        self.purse.changed.notify_waiters();
+    }
+
+    /// Waits while this holds.
+    pub(super) async fn wait_while(&self, holds: impl Fn(&Hold) -> bool) {
+        loop {
+            let changed = self.purse.changed.notified();
+            let mut changed = std::pin::pin!(changed);
+            changed.as_mut().enable();
+            if !holds(self) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Books what a request that failed may be billed.
+    pub fn lose(&mut self, worst: Usd) {
+        self.spend(worst);
+        self.purse.accounts().lost += worst;
     }
 
     /// Makes sure that at least `worst` is held for another attempt; false where that does not fit.

@@ -1,8 +1,9 @@
 //! One request answered: single flight, then the store, the budget, the limits, an endpoint, and retries or another one.
 //!
-//! `purchase` buys what the store does not have, `routes` says which endpoint is asked and when, `throttle` makes requests
-//! wait for the `limits`, and [`budget`] for money.
+//! `purchase` buys what the store does not have, `routes` says which endpoint is asked and when, `breaker` when one is asked
+//! by nobody, `throttle` makes requests wait for the `limits`, and [`budget`] for money.
 
+mod breaker;
 pub mod budget;
 pub mod bulk;
 mod limits;
@@ -323,6 +324,7 @@ impl Runner {
             warned: AtomicBool::new(false),
             study_growth: AtomicU64::new(1000),
             bill_growth: AtomicU64::new(1000),
+            under_way: Default::default(),
             bulk_price: OnceLock::new(),
         });
         if let Some((_, price)) = self.bulk.get() {

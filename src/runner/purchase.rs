@@ -43,7 +43,7 @@ fn stopped() -> CallError {
     unsent(FailureKind::Interrupted, "the run was stopped before this was sent".to_owned())
 }
 
-/// The endpoint went away while this waited there: another one is chosen. Nobody is told of it.
+/// The endpoint went away while this waited there: it is looked anew who is asked, and when. Nobody is told of it.
 fn elsewhere() -> CallError {
     unsent(FailureKind::Budget, "it is sent elsewhere".to_owned())
 }
@@ -168,6 +168,7 @@ impl Buyer<'_> {
                 Next::Wait(moment) => {
                     tokio::select! {
                         () = tokio::time::sleep_until(moment) => continue,
+                        () = service.woken() => continue,
                         () = self.runner.until_stopped() => return Ok(Err(stopped().failure)),
                     }
                 }
@@ -188,7 +189,12 @@ impl Buyer<'_> {
                     }
                     // What was lost must be held anew, and before others that were asked later take it.
                     if let Err(failure) = self.afford(request, first, hold).await {
-                        return Ok(Err(failure));
+                        return Ok(Err(match error.failure.kind == FailureKind::Budget {
+                            true => failure,
+                            false => {
+                                Failure::new(failure.kind, format!("{failure}; it failed before: {}", error.failure))
+                            }
+                        }));
                     }
                 }
             }
@@ -197,6 +203,11 @@ impl Buyer<'_> {
 
     /// Holds what another attempt may cost, waiting for others to settle where it does not fit yet.
     async fn afford(&self, request: &Request, first: usize, hold: &mut Hold) -> Result<(), Failure> {
+        let crowded = |hold: &Hold| self.crowded(hold, self.service.attempt_bound(request, first, hold.real()));
+        tokio::select! {
+            () = hold.wait_while(crowded) => {}
+            () = self.runner.until_stopped() => return Err(stopped().failure),
+        }
         let worst = self.service.attempt_bound(request, first, hold.real());
         if worst <= hold.real() {
             return Ok(());
@@ -205,6 +216,12 @@ impl Buyer<'_> {
             fits = hold.top_up_in_time(worst) => if fits { Ok(()) } else { Err(no_money(worst).failure) },
             () = self.runner.until_stopped() => Err(stopped().failure),
         }
+    }
+
+    /// What is under way may be billed more than is held for it, and that leaves no room for this one.
+    fn crowded(&self, hold: &Hold, worst: Usd) -> bool {
+        let beyond = self.service.beyond();
+        beyond > Usd::ZERO && !hold.fits_beside(beyond + worst.saturating_left(hold.real()))
     }
 
     /// One attempt at one endpoint, with its place in the ledger. The outer error is the store's.
@@ -223,6 +240,7 @@ impl Buyer<'_> {
         let wanted = u64::from(request.n).saturating_sub(first as u64);
         let output = service.output_limit(request).unwrap_or(1024).saturating_mul(wanted);
         let tokens = (tokens::input_bound(request) / 3).saturating_add(output);
+        let Some(pass) = seat.breaker.pass(Instant::now()) else { return Ok(Err(elsewhere())) };
         let _busy = Busy::new(seat);
         let slot = tokio::select! {
             biased;
@@ -235,12 +253,17 @@ impl Buyer<'_> {
         if runner.stopping() {
             return Ok(Err(stopped()));
         }
-        if !tries.stands(at, Instant::now()) {
+        if !tries.stands(at, Instant::now()) || !pass.stands() {
             slot.forfeit();
             return Ok(Err(elsewhere()));
         }
         // Bounded only now: what was billed while this one waited for its turn may have taught more.
         let worst = service.attempt_bound(request, first, hold.real());
+        // Before more is held for it: what is held is not looked at again.
+        if self.crowded(hold, worst) {
+            slot.forfeit();
+            return Ok(Err(elsewhere()));
+        }
         if worst > hold.real() && !hold.top_up(worst) {
             return Ok(Err(no_money(worst)));
         }
@@ -249,16 +272,17 @@ impl Buyer<'_> {
             false => Some(runner.store.reserve(self.scope, self.fingerprint, worst).await?),
         };
         let wire = runner.wire.acquire().await.map_err(|_| Error::internal("the runner was closed"))?;
-        if runner.stopping() {
+        if runner.stopping() || !pass.stands() {
             if let Some(entry) = entry {
                 runner.store.close(entry, Closing::Released).await?;
             }
-            return Ok(Err(stopped()));
+            return Ok(Err(if runner.stopping() { stopped() } else { elsewhere() }));
         }
         sent.fetch_add(1, Ordering::Relaxed);
         let begin = Instant::now();
         let end = tries.begin(at, begin);
         let span = self.span(request, seat);
+        let under_way = service.send(worst);
         let call = seat.backend.call(request, first);
         let outcome = async {
             tokio::select! {
@@ -275,6 +299,7 @@ impl Buyer<'_> {
         note(&span, request, &outcome);
         match outcome {
             Ok(mut response) => {
+                pass.answered();
                 if let Some(most) = service.output_limit(request) {
                     response.limit_unsaid(most);
                 }
@@ -292,6 +317,10 @@ impl Buyer<'_> {
                 let bill = service.price.bill(&response);
                 service.billed(bill, request, first);
                 hold.spend(bill);
+                drop(under_way);
+                if service.overbilled() {
+                    hold.wake();
+                }
                 if let Some(turn) = turn {
                     hold.rest(turn.come()).await;
                 }
@@ -305,11 +334,14 @@ impl Buyer<'_> {
             Err(error) => {
                 let ended = if too_much(&error.failure) { Ended::TooMuch } else { Ended::Otherwise };
                 slot.end(ended, 0);
+                pass.failed(&error, &seat.name, Instant::now());
+                drop(under_way);
+                hold.wake();
                 if let Some(entry) = entry {
                     let closing = if error.may_be_billed { Closing::Lost } else { Closing::Released };
                     runner.store.close(entry, closing).await?;
                     if error.may_be_billed {
-                        hold.spend(worst);
+                        hold.lose(worst);
                     }
                 }
                 Ok(Err(error))

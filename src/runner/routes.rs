@@ -8,6 +8,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::Instant;
 
+use super::breaker::{Breaker, Found};
 use super::service::Service;
 use super::throttle::Lane;
 use crate::backend::{Backend, CallError, ProviderKind, Routing};
@@ -18,6 +19,15 @@ const PATIENCE: usize = 5;
 
 /// Longest that an endpoint is passed over after a failure, where another can be asked.
 const LONGEST_REST: Duration = Duration::from_secs(60);
+
+/// Longest that an endpoint's own wish to wait is honoured: then it is asked again.
+const LONGEST_WISH: Duration = Duration::from_secs(300);
+
+/// One that asks for a longer wait than this is away.
+const AWAY: Duration = Duration::from_secs(3600);
+
+/// A wait of so long is said, once.
+const WORTH_SAYING: Duration = Duration::from_secs(60);
 
 /// An endpoint as one of those that serve a model.
 pub(super) struct Seat {
@@ -45,6 +55,10 @@ pub(super) struct Seat {
     out: Mutex<Option<Failure>>,
     is_out: AtomicBool,
     rest: Mutex<Rest>,
+    /// It is held back where it fails and may bill that.
+    pub breaker: Breaker,
+    /// It was said that it asks to wait.
+    said_wait: AtomicBool,
 }
 
 /// An endpoint that failed is passed over for a while.
@@ -81,6 +95,8 @@ impl Seat {
             out: Mutex::default(),
             is_out: AtomicBool::new(false),
             rest: Mutex::default(),
+            breaker: Breaker::default(),
+            said_wait: AtomicBool::new(false),
         }
     }
 
@@ -104,6 +120,28 @@ impl Seat {
         let first = Duration::from_secs(if error.may_be_billed { 30 } else { 1 });
         let pause = first * 2_u32.saturating_pow(rest.failures.min(7) - 1);
         rest.until = Some(now + error.retry_after.unwrap_or(pause).min(LONGEST_REST));
+    }
+
+    /// Says once that it asks for a long wait.
+    fn say_wait(&self, wish: Duration) {
+        if wish >= WORTH_SAYING && !self.said_wait.swap(true, Ordering::Relaxed) {
+            let again = if wish > LONGEST_WISH {
+                format!("; it is asked again in {}", span(LONGEST_WISH))
+            } else {
+                String::new()
+            };
+            tracing::warn!("the endpoint `{}` asks to wait {}{again}", self.name, span(wish));
+        }
+    }
+}
+
+/// A span of time, for people.
+fn span(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ ..120 => format!("{seconds} s"),
+        seconds @ ..7200 => format!("{} min", seconds.div_ceil(60)),
+        seconds @ ..172_800 => format!("{} h", (seconds + 1800) / 3600),
+        seconds => format!("{} days", (seconds + 43_200) / 86_400),
     }
 }
 
@@ -178,7 +216,11 @@ impl<'a> Tries<'a> {
     /// What to do next.
     pub fn next(&self, now: Instant) -> Next {
         let seats = &self.service.seats;
-        if seats.len() == 1 && self.tried.is_empty() && !seats[0].is_out.load(Ordering::Relaxed) {
+        if seats.len() == 1
+            && self.tried.is_empty()
+            && !seats[0].is_out.load(Ordering::Relaxed)
+            && seats[0].breaker.closed()
+        {
             return Next::Ask(0);
         }
         let usable = |at: &usize| self.usable(*at);
@@ -187,7 +229,12 @@ impl<'a> Tries<'a> {
         let mut best: Option<((u32, bool, usize, u64), usize)> = None;
         let mut soonest: Option<Instant> = None;
         for at in (0..seats.len()).filter(usable) {
-            let next = self.tried.get(at).and_then(|tried| tried.next).unwrap_or(now);
+            let own = self.tried.get(at).and_then(|tried| tried.next).unwrap_or(now);
+            let next = match seats[at].breaker.look(now) {
+                Found::Go => own,
+                Found::Later(moment) => own.max(moment),
+                Found::Out => continue,
+            };
             if next > now {
                 if self.ends(at).is_none_or(|end| next < end) {
                     soonest = Some(soonest.map_or(next, |soonest| soonest.min(next)));
@@ -245,6 +292,7 @@ impl<'a> Tries<'a> {
                 && self.failures(other) <= self.failures(at)
                 && next.is_none_or(|next| next <= now)
                 && seats[other].rests_until(now).is_none()
+                && seats[other].breaker.look(now) == Found::Go
         };
         self.usable(at) && (seats[at].rests_until(now).is_none() || !(0..seats.len()).any(better))
     }
@@ -268,9 +316,15 @@ impl<'a> Tries<'a> {
             let (patient, delays) = tried.delays.get_or_insert_with(|| (backoff(retries * PATIENCE), backoff(others)));
             let delay = if failure.kind == FailureKind::RateLimit { patient.next() } else { delays.next() };
             match delay {
+                _ if error.retry_after.is_some_and(|wish| wish > AWAY) => {
+                    let wish = span(error.retry_after.unwrap_or_default());
+                    let words = format!("{}: it asks to wait {wish}", failure.message.trim_end_matches('.'));
+                    (tried.failure, tried.over) = (Some(Failure::new(failure.kind, words)), true);
+                }
                 Some(delay) if tried.timeouts <= seat.max_timeout_retries => {
+                    let wish = error.retry_after.inspect(|wish| seat.say_wait(*wish));
                     // The endpoint's own wish counts; but one that says "at once" again and again is not believed for ever.
-                    let wait = error.retry_after.map_or(delay, |wish| wish.max(delay / 4));
+                    let wait = wish.map_or(delay, |wish| wish.min(LONGEST_WISH).max(delay / 4));
                     tracing::info!(model = %self.service.model.name, endpoint = %seat.name, reason = %failure, ?wait, "failed; it may be asked again");
                     tried.next = Some(now + wait);
                 }
@@ -289,7 +343,9 @@ impl<'a> Tries<'a> {
         let seats = &self.service.seats;
         let mine = |at: &usize| self.only.is_none_or(|only| only == *at);
         let failure = |at: usize| {
-            let own = self.tried.get(at).and_then(|tried| tried.failure.clone());
+            // Where all are held back, that is the reason, whatever this request itself came to.
+            let away = seats[at].breaker.outage();
+            let own = away.or_else(|| self.tried.get(at)?.failure.clone());
             Some((at, own.or_else(|| locked(&seats[at].out).clone())?))
         };
         let rank = |(_, failure): &(usize, Failure)| (failure.kind.transient(), !failure.kind.fatal());
@@ -300,6 +356,7 @@ impl<'a> Tries<'a> {
         let name = if seats.len() > 1 { format!("endpoint `{}`: ", seats[at].name) } else { String::new() };
         let late = self.ends(at).is_some_and(|end| self.tried.get(at).is_some_and(|tried| tried.next >= Some(end)));
         let attempts = match failure.kind.transient() {
+            _ if seats[at].breaker.outage().is_some() => String::new(),
             true if late => format!(" (given up at the deadline, after {} attempts)", self.attempts),
             true => format!(" (given up after {} attempts)", self.attempts),
             false => String::new(),

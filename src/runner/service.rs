@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -42,11 +42,60 @@ pub struct Service {
     /// evaluations cost, and of the bills that came in.
     pub(super) study_growth: AtomicU64,
     pub(super) bill_growth: AtomicU64,
+    /// Requests under way: see [`beyond`](Self::beyond).
+    pub(super) under_way: UnderWay,
     /// Its price where requests are bought in rounds.
     pub(super) bulk_price: OnceLock<Price>,
 }
 
+/// Picodollars that requests under way may cost at worst: by the bound that no bill has taught, and as held for them.
+#[derive(Debug, Default)]
+pub(super) struct UnderWay {
+    bound: AtomicI64,
+    held: AtomicI64,
+}
+
+/// One request under way.
+pub(super) struct Sent<'a> {
+    under_way: &'a UnderWay,
+    bound: i64,
+    held: i64,
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        self.under_way.bound.fetch_sub(self.bound, Ordering::SeqCst);
+        self.under_way.held.fetch_sub(self.held, Ordering::SeqCst);
+    }
+}
+
 impl Service {
+    /// A request is sent for which so much is held.
+    pub(super) fn send(&self, held: Usd) -> Sent<'_> {
+        let growth = i128::from(self.bill_growth.load(Ordering::Relaxed));
+        let bound = i64::try_from(i128::from(held.pico()) * 1000 / growth).unwrap_or(i64::MAX);
+        let (under_way, held) = (&self.under_way, held.pico());
+        under_way.bound.fetch_add(bound, Ordering::SeqCst);
+        under_way.held.fetch_add(held, Ordering::SeqCst);
+        Sent { under_way, bound, held }
+    }
+
+    /// A bill came that was above its bound.
+    pub(super) fn overbilled(&self) -> bool {
+        self.bill_growth.load(Ordering::Relaxed) > 1000
+    }
+
+    /// What requests under way may be billed beyond what is held for them, by what bills have taught since they were sent.
+    pub(super) fn beyond(&self) -> Usd {
+        if !self.overbilled() {
+            return Usd::ZERO;
+        }
+        let growth = self.bill_growth.load(Ordering::Relaxed);
+        let bound = i128::from(self.under_way.bound.load(Ordering::SeqCst)) * i128::from(growth) / 1000;
+        let beyond = bound - i128::from(self.under_way.held.load(Ordering::SeqCst));
+        Usd::from_pico(i64::try_from(beyond.max(0)).unwrap_or(i64::MAX / 4).min(i64::MAX / 4))
+    }
+
     /// Who answers, as part of every fingerprint.
     pub fn source(&self) -> &str {
         self.seats[0].backend.source()
@@ -93,6 +142,12 @@ impl Service {
     /// The names of its endpoints, in the user's order.
     pub fn endpoints(&self) -> impl Iterator<Item = &str> {
         self.seats.iter().map(|seat| seat.name.as_str())
+    }
+
+    /// Waits until one of its endpoints that was held back was tried, or goes on.
+    pub(super) async fn woken(&self) {
+        let all = self.seats.iter().map(|seat| Box::pin(seat.breaker.woken.notified()));
+        futures_util::future::select_all(all).await;
     }
 
     /// One request can ask for several completions. Where it cannot, n completions are n requests, each with its prompt.

@@ -21,6 +21,10 @@ enum Does {
     /// One choice only.
     Short,
     Fail(FailureKind),
+    /// A bill far above the bound, so many seconds later.
+    Dear(u64),
+    /// It fails, and that may be billed.
+    Lose(FailureKind),
     /// It asks for a wait of seconds.
     Limited(u64),
     /// No answer in time, after a second; it may be billed.
@@ -63,11 +67,16 @@ impl Backend for Stub {
                 let retry_after = wish.map(Duration::from_secs);
                 Err(CallError { failure: Failure::new(kind, kind.word()), may_be_billed, retry_after })
             };
-            let mut model = None;
+            let (mut model, mut prompt_tokens) = (None, 10);
             let samples = match (self.plot)(number) {
                 Does::Answer => n,
                 Does::Late(seconds) => {
                     tokio::time::sleep(Duration::from_secs(seconds)).await;
+                    n
+                }
+                Does::Dear(seconds) => {
+                    tokio::time::sleep(Duration::from_secs(seconds)).await;
+                    prompt_tokens = 10_000;
                     n
                 }
                 Does::Short => 1,
@@ -76,6 +85,7 @@ impl Backend for Stub {
                     n
                 }
                 Does::Fail(kind) => return fail(kind, false, None),
+                Does::Lose(kind) => return fail(kind, true, None),
                 Does::Limited(wish) => return fail(FailureKind::RateLimit, false, Some(wish)),
                 Does::TimeOut => {
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -85,7 +95,7 @@ impl Backend for Stub {
             };
             let sample = |at| Sample::new(format!("{at}"), FinishReason::STOP, 2);
             let samples = (first..first + samples as usize).map(sample).collect();
-            Ok(Response { samples, prompt_tokens: 10, model, ..Response::default() })
+            Ok(Response { samples, prompt_tokens, model, ..Response::default() })
         })
     }
 }
@@ -142,6 +152,7 @@ impl Stage {
             warned: AtomicBool::new(false),
             study_growth: AtomicU64::new(1000),
             bill_growth: AtomicU64::new(1000),
+            under_way: Default::default(),
             bulk_price: OnceLock::new(),
         };
         let runner = Runner {
@@ -370,6 +381,105 @@ async fn what_is_not_answered_in_time_is_tried_again_so_often_and_counted_each_t
         assert_eq!(stage.calls(), [retries as usize + 1]);
         assert_eq!(stage.purse.spent(), worst_of_one().times(u64::from(retries) + 1));
     }
+}
+
+/// So many requests side by side.
+async fn crowd(stage: &Arc<Stage>, texts: std::ops::Range<u32>) -> Vec<Result<Answered, Failure>> {
+    let ask = |number: u32| {
+        let stage = stage.clone();
+        tokio::spawn(async move { stage.ask(&format!("{number:03}"), 1).await })
+    };
+    let tasks: Vec<_> = texts.map(ask).collect();
+    let mut all = Vec::new();
+    for task in tasks {
+        all.push(task.await.unwrap());
+    }
+    all
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_gateway_costs_a_handful_of_worst_cases() {
+    for kind in [FailureKind::Server, FailureKind::MalformedReply, FailureKind::Connection] {
+        let plot = move |number| if number > 100 { Does::Lose(kind) } else { Does::Answer };
+        let stage = Arc::new(Stage::new(vec![Box::new(plot)]));
+        assert!(crowd(&stage, 0..100).await.iter().all(Result::is_ok));
+        let begin = Instant::now();
+        let all = crowd(&stage, 100..900).await;
+        // Those in flight when it died, and those that tried whether it was back.
+        let lost = stage.calls()[0] - 100;
+        assert!((8..=45).contains(&lost), "{kind}: {lost} requests were lost");
+        assert!((30..40).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
+        assert!(all.iter().all(|one| one.as_ref().is_err_and(|failure| failure.kind == kind)));
+        let said = all.last().unwrap().as_ref().unwrap_err();
+        assert!(said.message.contains("nothing more is sent"), "{said}");
+        // What comes now fails at once, but for one a minute.
+        assert!(stage.ask("later", 1).await.is_err());
+        assert_eq!(stage.calls()[0], 100 + lost);
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        assert!(crowd(&stage, 900..950).await.iter().all(Result::is_err));
+        assert_eq!(stage.calls()[0], 101 + lost);
+    }
+}
+
+/// An endpoint that bills a hundred times the bound: with the first bill it is known what those under way may cost, and
+/// nothing more goes out beside them.
+#[tokio::test(start_paused = true)]
+async fn what_is_under_way_counts_at_what_bills_have_taught() {
+    let mut stage = Stage::new(vec![Box::new(|number| Does::Dear(if number == 1 { 0 } else { 5 }))]);
+    stage.purse = Purse::new(Some("0.05".parse().unwrap()), false, Usd::ZERO);
+    let stage = Arc::new(stage);
+    let all = crowd(&stage, 0..40).await;
+    let first = Window::new(40).bears();
+    assert_eq!((stage.calls()[0], all.iter().filter(|one| one.is_ok()).count()), (first, first));
+    // Where there is room for what is under way, it goes on.
+    let mut stage = Stage::new(vec![Box::new(|number| Does::Dear(if number == 1 { 0 } else { 5 }))]);
+    stage.purse = Purse::new(Some("0.6".parse().unwrap()), false, Usd::ZERO);
+    let stage = Arc::new(stage);
+    assert!(crowd(&stage, 0..40).await.iter().all(Result::is_ok));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_outage_is_waited_for() {
+    // The tries after 1, 3 and 7 s fail still.
+    let plot = |number| if number <= 13 { Does::Lose(FailureKind::Server) } else { Does::Answer };
+    let stage = Arc::new(Stage::new(vec![Box::new(plot)]));
+    let begin = Instant::now();
+    let all = crowd(&stage, 0..200).await;
+    assert!(all.iter().all(Result::is_ok), "{all:?}");
+    assert_eq!(stage.calls(), [213], "nothing else was lost");
+    assert!((15..25).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_that_bill_nothing_hold_nobody_back() {
+    let plot = |number| if number <= 40 { Does::Fail(FailureKind::Server) } else { Does::Answer };
+    let stage = Arc::new(Stage::new(vec![Box::new(plot)]));
+    let begin = Instant::now();
+    assert!(crowd(&stage, 0..40).await.iter().all(Result::is_ok));
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_endpoint_is_left_for_one_that_lives() {
+    let plots = vec![always(Does::Lose(FailureKind::Server)), always(Does::Answer)];
+    let stage = Arc::new(Stage::new(plots));
+    let begin = Instant::now();
+    assert!(crowd(&stage, 0..200).await.iter().all(Result::is_ok));
+    assert!(stage.calls()[0] <= 20 && begin.elapsed() < Duration::from_secs(10), "{:?}", stage.calls());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wish_to_wait_is_honoured_for_minutes_and_no_longer() {
+    let first = |wish| -> Plot { Box::new(move |number| if number == 1 { Does::Limited(wish) } else { Does::Answer }) };
+    for (wish, waited) in [(200, 200), (900, 300), (3600, 300)] {
+        let (begin, stage) = (Instant::now(), Stage::new(vec![first(wish)]));
+        stage.ask("x", 1).await.unwrap();
+        assert_eq!(begin.elapsed().as_secs(), waited, "{wish}");
+    }
+    let (begin, stage) = (Instant::now(), Stage::new(vec![first(25_920)]));
+    let failure = stage.ask("x", 1).await.unwrap_err();
+    assert!(failure.kind == FailureKind::RateLimit && failure.message.contains("it asks to wait 7 h"), "{failure}");
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

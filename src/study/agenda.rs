@@ -36,6 +36,11 @@ pub trait Agenda: Send {
     fn tell(&mut self, finished: Finished) -> Result<()>;
     /// How many evaluations may be asked ahead of those told.
     fn look_ahead(&self) -> usize;
+    /// True where a run that ends early tells what landed behind an evaluation that did not: for work that is fixed, where
+    /// nothing is decided by it.
+    fn takes_what_landed(&self) -> bool {
+        false
+    }
     /// The budget was changed, from the next evaluation on: limits the purse accordingly.
     fn change_budget(&mut self, _change: BudgetChange) {}
     /// The user paused the run, or lets it go on.

@@ -120,6 +120,10 @@ impl Agenda for FixedAgenda {
     fn ends_at_refusal(&self) -> bool {
         true
     }
+
+    fn takes_what_landed(&self) -> bool {
+        true
+    }
 }
 
 /// A held-out test and how it went.

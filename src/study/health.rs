@@ -23,7 +23,7 @@ pub struct Health(HashMap<String, State>);
 #[derive(Debug, Default)]
 struct State {
     answered: bool,
-    /// Failures in a row that are not the requests' own.
+    /// Failures in a row that are not the requests' own, or, before the first answer, need not be.
     failing: usize,
     /// Answers in a row since the last of those failures.
     answering: usize,
@@ -38,8 +38,8 @@ pub enum Diagnosis {
     Nothing,
     /// These failures are for good: a resumed study does not try them again.
     Keep(Vec<Kept>),
-    /// The endpoint cannot be used: the very first request is refused in its form or reaches nobody, or too many in a row
-    /// fail for no reason of their own, and no other model answers either.
+    /// The endpoint cannot be used: the very first request reaches nobody, or too many in a row fail for no reason of their
+    /// own (before the first answer: are refused in their form too), and no other model answers either.
     Hopeless(Failure),
 }
 
@@ -63,12 +63,13 @@ impl Health {
                 return Diagnosis::Keep(std::mem::take(&mut state.doubtful));
             }
         };
-        let first = !state.answered && state.failing == 0;
-        if first && !others && matches!(failure.kind, FailureKind::BadRequest | FailureKind::Connection) {
+        if !state.answered && state.failing == 0 && !others && failure.unreached() {
             return Diagnosis::Hopeless(failure.clone());
         }
         let kept = (print, n, failure.clone());
-        if !failure.kind.transient() {
+        // Before the first answer a wrong form may be every request's, or this one's alone: the next ones tell.
+        let untold = failure.kind == FailureKind::BadRequest && !state.answered && !others;
+        if !failure.kind.transient() && !untold {
             return Diagnosis::Keep(vec![kept]);
         }
         state.failing += 1;
@@ -78,6 +79,21 @@ impl Health {
             true => Diagnosis::Hopeless(failure.clone()),
             false => Diagnosis::Nothing,
         }
+    }
+
+    /// At the end of a run that no model answered: the model whose requests were refused in their form, or lost their
+    /// connections, where there were too few to tell before.
+    pub fn nothing_answered(&self) -> Option<(&str, &Failure)> {
+        if self.0.values().any(|state| state.answered) {
+            return None;
+        }
+        let about = |failure: &&Failure| matches!(failure.kind, FailureKind::BadRequest | FailureKind::Connection);
+        let mut all: Vec<_> = self.0.iter().collect();
+        all.sort_by_key(|(name, _)| *name);
+        all.into_iter().find_map(|(name, state)| {
+            let (.., last) = state.doubtful.last()?;
+            Some((name.as_str(), Some(last).filter(about)?))
+        })
     }
 
     /// What is still in doubt when a run ends with its endpoints in use: those failures are for good.
@@ -123,14 +139,30 @@ mod tests {
     fn the_first_request_tells_whether_there_is_an_endpoint() {
         use FailureKind::{BadRequest, Connection, ContextTooLong, Server};
         assert_eq!(diagnoses(&[Some(Connection)]), ["hopeless: connection"]);
-        assert_eq!(diagnoses(&[Some(BadRequest)]), ["hopeless: bad request"]);
-        assert_eq!(diagnoses(&[Some(ContextTooLong), Some(BadRequest)]), ["keep 1", "hopeless: bad request"]);
+        assert_eq!(diagnoses(&[Some(BadRequest); OUTAGE]).last().unwrap(), "hopeless: bad request");
+        assert_eq!(diagnoses(&[Some(ContextTooLong), Some(BadRequest)]), ["keep 1", "-"]);
         assert_eq!(diagnoses(&[None, Some(BadRequest), Some(ContextTooLong)]), ["-", "keep 1", "keep 1"]);
         let mut kinds = vec![Some(Server), Some(Server)];
         kinds.extend([None; SURELY_BACK + 1]);
         let seen = diagnoses(&kinds);
         assert_eq!(seen[SURELY_BACK + 1..], ["keep 2", "-"]);
         assert!(seen[..SURELY_BACK + 1].iter().all(|diagnosis| diagnosis == "-"));
+    }
+
+    /// One row that is always refused, or whose connection always breaks, is missing, wherever it stands in the order.
+    #[test]
+    fn a_bad_instance_that_comes_first_ends_nothing() {
+        let broke = Failure::new(FailureKind::Connection, format!("{}: reset", crate::provider::BROKE));
+        for failure in [Failure::new(FailureKind::BadRequest, "HTTP 400: x"), broke] {
+            let mut health = Health::default();
+            let bad = Finished { result: Err(failure), ..result(Some(FailureKind::BadRequest)) };
+            assert_eq!(health.examine("m", 1, &bad), Diagnosis::Nothing);
+            let told = health.nothing_answered().map(|(model, failure)| (model.to_owned(), failure.kind));
+            assert_eq!(told, Some(("m".to_owned(), bad.result.as_ref().unwrap_err().kind)), "had it been all");
+            assert_eq!(health.examine("m", 1, &result(None)), Diagnosis::Nothing);
+            assert_eq!(health.nothing_answered(), None);
+            assert_eq!(health.settle().len(), 1);
+        }
     }
 
     #[test]

@@ -59,6 +59,9 @@ pub struct Outcome {
     pub ranking: Vec<Ranked>,
     /// The probability of each trial that it is the best; `None` for those that cannot be.
     pub p_best: Vec<Option<f64>>,
+    /// Where requests that failed, and may have been billed, took more of the budget than answers did, and ended it: the last
+    /// of those failures.
+    pub lost_to: Option<Failure>,
     /// The task.
     pub workload: Workload,
     /// The space.
@@ -547,7 +550,7 @@ impl Study {
         let used_up = budget.is_some_and(|budget| search_cost.as_f64() >= 0.9 * budget.as_f64());
         let stop_reason = match ending {
             Ending::Interrupted => StopReason::Interrupted,
-            Ending::SpentOut => StopReason::Budget,
+            Ending::SpentOut { .. } => StopReason::Budget,
             Ending::Done if converged.is_some() => StopReason::Converged,
             Ending::Done if refused > 0 => StopReason::Budget,
             Ending::Done if settings.max_trials.is_some_and(|most| trials.len() >= most) => StopReason::MaxTrials,
@@ -584,8 +587,7 @@ impl Study {
             margin: settings.margin,
             pareto: claims::frontier(&trials, &ranking, &task.objective),
             notes: {
-                let mut notes =
-                    notes(budget, &trials, &ranking, search_cost, first_refusal, ending == Ending::SpentOut);
+                let mut notes = notes(budget, &trials, &ranking, search_cost, first_refusal, &ending);
                 notes.extend(nothing::right(&self.workload, &trials, store.as_ref()));
                 notes.extend(no_range(&self.workload, &trials, &ranking));
                 notes
@@ -601,7 +603,11 @@ impl Study {
         for reader in &mut readers {
             reader.read(&finished, &sums);
         }
-        Ok(Outcome { summary, trials, ranking, p_best, workload: self.workload, space: self.space })
+        let lost_to = match ending {
+            Ending::SpentOut { lost_to } => lost_to,
+            _ => None,
+        };
+        Ok(Outcome { summary, trials, ranking, p_best, lost_to, workload: self.workload, space: self.space })
     }
 }
 
@@ -653,13 +659,17 @@ fn notes(
     ranking: &[Ranked],
     cost: Usd,
     first_refusal: Option<String>,
-    spent_out: bool,
+    ending: &Ending,
 ) -> Vec<String> {
     let mut notes = Vec::new();
     if trials.iter().any(|trial| trial.plan.service.source() == "mock") {
         notes.push("The models are made up: their answers are computed, not written by a language model.".to_owned());
     }
-    if spent_out {
+    if let Ending::SpentOut { lost_to: Some(failure) } = ending {
+        notes.push(format!(
+            "The budget ended because more of it went to requests that failed, and may be billed, than to answers: {failure}."
+        ));
+    } else if matches!(ending, Ending::SpentOut { .. }) {
         notes.push(
             "It stopped for the money that was really spent, though the study by itself has cost less than the budget: \
              requests whose answer was lost count at their worst case, and what an earlier part bought may have been \

@@ -31,7 +31,10 @@ pub enum Ending {
     /// The user stopped it.
     Interrupted,
     /// Money lost in crashes or time-outs used up the cap, though the study's own cost did not.
-    SpentOut,
+    SpentOut {
+        /// Where requests that failed in this run took more than answers did: the last failure.
+        lost_to: Option<Failure>,
+    },
 }
 
 /// Everything a pipeline works with.
@@ -104,7 +107,16 @@ struct Driver<'a, 'p> {
     ends_at_refusal: bool,
     refusing: bool,
     spent_out: bool,
+    /// The last failure that another try could have overcome.
+    last_failure: Option<Failure>,
     hopeless: Option<Error>,
+}
+
+/// The error of a run whose money failures used up.
+pub fn mostly_lost(failure: &Failure) -> Error {
+    Error::endpoint(format!(
+        "the budget ended because more of it went to requests that failed, and may be billed, than to answers: {failure}"
+    ))
 }
 
 impl Pipeline<'_> {
@@ -132,6 +144,7 @@ impl Pipeline<'_> {
             ends_at_refusal: agenda.ends_at_refusal(),
             refusing: false,
             spent_out: false,
+            last_failure: None,
             hopeless: None,
         };
         driver.ask(agenda)?;
@@ -183,6 +196,16 @@ impl Pipeline<'_> {
                 return Ok(Ending::Interrupted);
             }
         }
+        let interrupted = self.stop.asked() && !(driver.exhausted && driver.slots.is_empty());
+        if let Some((model, failure)) = driver.health.nothing_answered()
+            && !driver.stopping()
+        {
+            let (model, failure) = (model.to_owned(), failure.clone());
+            driver.give_up(&model, &failure);
+        }
+        if agenda.takes_what_landed() {
+            driver.tell_landed(agenda)?;
+        }
         if driver.hopeless.is_none() {
             let doubtful = driver.health.settle();
             doubtful.iter().for_each(|(print, n, failure)| driver.keep_failure(print, *n, failure));
@@ -194,8 +217,10 @@ impl Pipeline<'_> {
             return Err(error);
         }
         Ok(match () {
-            () if self.stop.asked() && !(driver.exhausted && driver.slots.is_empty()) => Ending::Interrupted,
-            () if driver.spent_out => Ending::SpentOut,
+            () if interrupted => Ending::Interrupted,
+            () if driver.spent_out => {
+                Ending::SpentOut { lost_to: driver.last_failure.filter(|_| self.purse.mostly_lost()) }
+            }
             () => Ending::Done,
         })
     }
@@ -421,7 +446,7 @@ impl Driver<'_, '_> {
                     Ok((stored, requests)) => Verdict::Bought(stored, requests),
                     Err(failure) => match failure.kind {
                         FailureKind::Interrupted => Verdict::Stopped,
-                        FailureKind::Budget => Verdict::NoMoney,
+                        FailureKind::Budget => Verdict::NoMoney(failure),
                         _ => Verdict::Failed(failure),
                     },
                 })
@@ -477,8 +502,8 @@ impl Driver<'_, '_> {
         let done = match outcome? {
             // Left unfinished: nothing behind it is told, so what was told is what a longer run would tell first.
             Verdict::Stopped | Verdict::Bought(..) => None,
-            Verdict::NoMoney => {
-                self.spent_out = true;
+            Verdict::NoMoney(failure) => {
+                (self.spent_out, self.last_failure) = (true, Some(failure));
                 None
             }
             Verdict::Answered(stored, result, requests) => {
@@ -513,7 +538,10 @@ impl Driver<'_, '_> {
                 let paid = hold.paid();
                 drop(hold);
                 if failure.kind.fatal() {
-                    self.give_up(&plan, &failure);
+                    self.give_up(&plan.service.model.name, &failure);
+                }
+                if failure.kind.transient() {
+                    self.last_failure = Some(failure.clone());
                 }
                 if let Some(print) = print {
                     self.failed.insert((print, plan.n), failure.clone());
@@ -558,9 +586,8 @@ impl Driver<'_, '_> {
     }
 
     /// Ends the run: the endpoint cannot be used. What was paid for is kept, and a resumed study tries again.
-    fn give_up(&mut self, plan: &Plan, failure: &Failure) {
+    fn give_up(&mut self, model: &str, failure: &Failure) {
         if self.hopeless.is_none() {
-            let model = &plan.service.model.name;
             let error = Error::endpoint(format!("the endpoint of `{model}` cannot be used: {failure}"));
             self.hopeless = Some(error.help_if(advice(failure.kind).map(str::to_owned)));
         }
@@ -576,7 +603,7 @@ impl Driver<'_, '_> {
             Diagnosis::Keep(failures) => {
                 failures.iter().for_each(|(print, n, failure)| self.keep_failure(print, *n, failure));
             }
-            Diagnosis::Hopeless(failure) => self.give_up(plan, &failure),
+            Diagnosis::Hopeless(failure) => self.give_up(&plan.service.model.name, &failure),
         }
     }
 
@@ -604,5 +631,11 @@ impl Driver<'_, '_> {
             }
         }
         Ok(told)
+    }
+
+    /// Tells answers that landed behind what did not, in the order of asking: they were paid for.
+    fn tell_landed(&mut self, agenda: &mut dyn Agenda) -> Result<()> {
+        let landed = std::mem::take(&mut self.slots).into_iter().filter_map(|slot| slot.finished);
+        landed.filter(|finished| finished.production.is_some()).try_for_each(|finished| agenda.tell(finished))
     }
 }

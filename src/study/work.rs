@@ -61,7 +61,7 @@ pub(super) enum Verdict {
     /// The run was stopped before it was sent: neither an answer nor a failure.
     Stopped,
     /// Money lost on earlier attempts leaves none for another.
-    NoMoney,
+    NoMoney(Failure),
 }
 
 /// Renders some evaluations, hashes them and looks them up in the store. The outer error is the store's.

@@ -288,6 +288,10 @@ fn secret(name: &str) -> bool {
 const KEYS: &str =
     "name an environment variable with api_key_env (and auth = \"bearer\" or \"api-key\"), or a file with api_key_file";
 
+/// What to say of what stands behind an address of Azure's.
+const AZURE_VERSION: &str =
+    "`api_version = \"...\"` is a setting of its own; a key stands in a variable that api_key_env names";
+
 /// Refuses keys in endpoints' tables before any other error can show the line that they stand in.
 fn no_keys(source: &Source, document: &declaration::Table<'_>) -> Result<()> {
     let endpoints = document.get_ref().get("endpoints").and_then(|endpoints| endpoints.get_ref().as_table());
@@ -417,6 +421,12 @@ fn endpoint(
         if parsed.as_ref().is_ok_and(|url| !url.username().is_empty() || url.password().is_some()) {
             let masked = masked(source, url.span());
             return Err(wrong(&masked, "an address holds no name and no password here", url.span(), "here").help(KEYS));
+        }
+        // Keys are often given so, and an address stands in messages, in the store's records and in reports.
+        if parsed.as_ref().is_ok_and(|url| url.query().is_some() || url.fragment().is_some()) {
+            let masked = masked(source, url.span());
+            let help = if provider == ProviderKind::Azure { AZURE_VERSION } else { KEYS };
+            return Err(wrong(&masked, "an address ends before any `?` or `#` here", url.span(), "here").help(help));
         }
         let good = parsed.is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         if !good {

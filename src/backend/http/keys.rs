@@ -39,17 +39,50 @@ pub(super) struct Key {
 /// A searcher for a key, which its `Debug` must not show.
 struct Hidden(Finder<'static>);
 
-/// Searchers for all keys: as they are, and as JSON may write them. The longest first, since one may begin another.
+/// Searchers for all keys: as they are, as JSON and addresses may write them, and in base64. The longest first, since one may
+/// begin another.
 fn hidden(keys: &[Key]) -> Vec<Hidden> {
     let mut forms = std::collections::BTreeSet::new();
     for key in keys.iter().filter_map(|key| key.secret.as_ref()).map(ExposeSecret::expose_secret) {
         let quoted = Value::from(key).to_string();
         let quoted = quoted.trim_matches('"');
         forms.extend([key.to_owned(), quoted.to_owned(), quoted.replace('/', "\\/")]);
+        forms.extend([percent(key, false), percent(key, true)]);
+        if key.len() >= LONG {
+            forms.extend(in_base64(key));
+        }
     }
     let mut forms: Vec<String> = forms.into_iter().collect();
     forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
     forms.into_iter().map(|form| Hidden(Finder::new(form.as_bytes()).into_owned())).collect()
+}
+
+/// A key as an address holds it: what is not unreserved there is escaped, with capital or small digits.
+fn percent(key: &str, small: bool) -> String {
+    let escaped = |byte: u8| match byte {
+        b if b.is_ascii_alphanumeric() || b"-._~".contains(&b) => char::from(b).to_string(),
+        b if small => format!("%{b:02x}"),
+        b => format!("%{b:02X}"),
+    };
+    key.bytes().map(escaped).collect()
+}
+
+/// A key within a longer text in base64, as in the header of a name and a password: the characters that do not depend on what
+/// stands before and after it, for each of the three ways in which it may lie.
+fn in_base64(key: &str) -> Vec<String> {
+    use base64::Engine;
+    use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+    let mut forms = Vec::new();
+    for before in 0..3 {
+        let mut bytes = vec![0; before];
+        bytes.extend_from_slice(key.as_bytes());
+        // Six bits a character: those that hold bits of the key alone.
+        let (first, last) = ((before * 8).div_ceil(6), bytes.len() * 8 / 6);
+        for engine in [&STANDARD_NO_PAD, &URL_SAFE_NO_PAD] {
+            forms.push(engine.encode(&bytes)[first..last].to_owned());
+        }
+    }
+    forms
 }
 
 impl std::fmt::Debug for Hidden {
@@ -408,6 +441,31 @@ mod tests {
             !shown.contains("planted") && shown.contains("say (secret)") && shown.contains("m-(secret)"),
             "{shown}"
         );
+    }
+
+    /// However an endpoint echoes it: in an address, or in base64 behind a name of any length.
+    #[test]
+    fn a_key_is_found_in_other_spellings() {
+        use base64::Engine;
+        let key = "sk/planted+0123456789=x";
+        let keys = keys(&[key]);
+        let shown = |text: String| keys.scrub(text);
+        assert_eq!(shown("?k=sk%2Fplanted%2B0123456789%3Dx&".into()), "?k=(secret)&");
+        assert_eq!(shown("?k=sk%2fplanted%2b0123456789%3dx&".into()), "?k=(secret)&");
+        for before in ["", "u:", "me:", "you:", "Bearer "] {
+            for after in ["", ":", "::", ":xyz"] {
+                let whole = format!("{before}{key}{after}");
+                let standard = base64::engine::general_purpose::STANDARD.encode(&whole);
+                let url = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(&whole);
+                for coded in [standard, url] {
+                    let clean = shown(format!("Basic {coded}."));
+                    assert!(
+                        clean.contains(HIDDEN) && clean.len() < 30 + whole.len() - key.len() + 8,
+                        "{whole}: {clean}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

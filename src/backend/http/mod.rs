@@ -17,7 +17,7 @@ use reqwest::{Body, Response as Reply, Url};
 use crate::backend::{Answer, Backend, CallError, Endpoint};
 use crate::diagnostic::{Error, Result};
 use crate::provider::wire::{Call, Method};
-use crate::provider::{Failure, FailureKind, Request, Response, Wire};
+use crate::provider::{BROKE, Failure, FailureKind, Request, Response, Wire};
 use keys::Keys;
 
 /// An endpoint over HTTP.
@@ -89,7 +89,7 @@ impl Http {
             return self.failed(FailureKind::Timeout, "no answer within the timeout", true);
         }
         let sent = !error.is_builder();
-        self.failed(FailureKind::Connection, format!("the connection broke: {}", root_cause(error)), sent)
+        self.failed(FailureKind::Connection, format!("{BROKE}: {}", root_cause(error)), sent)
     }
 
     /// The whole address of a path.

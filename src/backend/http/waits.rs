@@ -6,8 +6,8 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 
 use crate::provider::refusal::duration;
 
-/// Longest that an endpoint's own wish to wait is honoured.
-pub(super) const LONGEST: Duration = Duration::from_secs(300);
+/// No wish to wait is taken for longer than this, a hundred years: clocks can still add it. Who sends decides what is honoured.
+pub(super) const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 /// `retry-after-ms`, or `retry-after` in seconds or as a date; else, where `limited`, when the limits that the headers
 /// speak of are open again: `x-ratelimit-reset-*` (OpenAI, Groq, Azure, OpenRouter) and `anthropic-ratelimit-*-reset`.
@@ -124,7 +124,7 @@ mod tests {
         let date = [("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")];
         assert_eq!(wait(&date, at(784_111_770)), Some(Duration::from_secs(7)));
         assert_eq!(wait(&date, at(1_800_000_000)), Some(Duration::ZERO));
-        assert_eq!(wait(&[("retry-after", "999999999")], NOW), Some(LONGEST));
+        assert_eq!(wait(&[("retry-after", "99999999999")], NOW), Some(LONGEST));
         assert_eq!((wait(&[("retry-after", "-1")], NOW), wait(&[("retry-after", "soon")], NOW)), (None, None));
         assert_eq!(wait(&[], NOW), None);
     }

@@ -20,7 +20,7 @@ use crate::space::Configuration;
 use crate::store::{self, MemoryStore};
 use crate::study::compare::{self, Compared, Gate};
 use crate::study::fixed::FixedAgenda;
-use crate::study::pipeline::{Ending, Pipeline};
+use crate::study::pipeline::{Ending, Pipeline, mostly_lost};
 use crate::study::{Readers, Scored, Settings, Stop, Trial, order};
 use crate::task::{self, Direction, Instance, Split};
 
@@ -208,6 +208,7 @@ pub fn run(arguments: CompareArguments, embedded: &Embedded) -> Result<u8> {
     }
     Ok(match ending {
         Ending::Interrupted => Fault::Interrupted.exit_code(),
+        Ending::SpentOut { lost_to: Some(failure) } => return Err(mostly_lost(&failure)),
         _ if failed => Fault::Gate.exit_code(),
         _ if paired > 0 => 0,
         _ if reached == 0 => Fault::Budget.exit_code(),

@@ -136,6 +136,12 @@ fn errors_inside_an_answer_are_errors() {
         json!({"finish_reason": "error", "error": {"code": 502, "message": "x"}, "message": {"content": "par"}});
     assert_eq!(kind(json!({"choices": [failed]})), FailureKind::Server);
     assert_eq!(kind(json!({"choices": [], "usage": {}})), FailureKind::MalformedReply);
+    assert_eq!(kind(json!({"choices": [{"index": 0, "finish_reason": "stop"}]})), FailureKind::MalformedReply);
+    assert_eq!(kind(json!({"choices": [{"message": {"content": 4}}]})), FailureKind::MalformedReply);
+    let empty = |choice: Value| read(&Openai::default(), "m", 1, json!({"choices": [choice]})).unwrap();
+    assert_eq!(empty(json!({"message": {"content": null}, "finish_reason": "stop"})).samples[0].text, "");
+    let filtered = empty(json!({"finish_reason": "content_filter"}));
+    assert_eq!(filtered.samples[0].finish_reason, FinishReason::CONTENT_FILTER);
     let some = read(&Openai::default(), "m", 2, json!({"choices": [failed, {"message": {"content": "a"}}]})).unwrap();
     assert_eq!(some.samples.len(), 1);
 }

@@ -57,6 +57,30 @@ fn errors_are_classed() {
         // vLLM, llama.cpp, TGI, LM Studio
         (
             400,
+            error("400", "The decoder prompt (length 5000) is longer than the maximum model length of 4096."),
+            ContextTooLong,
+        ),
+        (
+            422,
+            json!({"error": "Input validation error: `inputs` must have less than 4095 tokens. Given: 5000"}),
+            ContextTooLong,
+        ),
+        // LiteLLM, Cohere, Bedrock, AI21
+        (400, error("400", "litellm.ContextWindowExceededError: litellm.BadRequestError: x"), ContextTooLong),
+        (
+            400,
+            json!({"message": "too many tokens: total number of tokens in the prompt cannot exceed 4081 - received 5000."}),
+            ContextTooLong,
+        ),
+        (
+            400,
+            json!({"message": "Malformed input request: expected maxLength: 200000, actual: 250000, please reformat your input and try again."}),
+            ContextTooLong,
+        ),
+        (422, json!({"detail": "Prompt tokens limit exceeded"}), ContextTooLong),
+        (429, json!({"message": "too many tokens in the prompt this minute"}), RateLimit),
+        (
+            400,
             json!({"object": "error", "message": "This model's maximum context length is 4096 tokens. However, you requested 5000", "code": 400}),
             ContextTooLong,
         ),
