@@ -292,7 +292,7 @@ async fn failures_say_how_long_to_wait_and_no_secrets() {
     let backend = Http::open(&endpoint).unwrap();
     assert!(!format!("{backend:?}").contains("planted"));
     for (seed, kind, wait, billed) in [
-        (0, FailureKind::RateLimit, Some(300_000), false),
+        (0, FailureKind::RateLimit, Some(360_000), false),
         (1, FailureKind::RateLimit, Some(20), false),
         (2, FailureKind::RateLimit, Some(1500), false),
         (3, FailureKind::MalformedReply, None, true),

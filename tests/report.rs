@@ -99,7 +99,7 @@ fn several_runs_are_one_page_and_one_plot() {
     assert_eq!(home.run("report one two", &[]).ended(0).stdout.trim(), "comparison.html");
     let page = home.read("comparison.html");
     assert!(
-        page.contains("2 runs. The winner of")
+        page.contains("2 runs. ")
             && page.contains("tried in more than one run")
             && page.contains("<polyline")
     );
