@@ -98,11 +98,7 @@ fn several_runs_are_one_page_and_one_plot() {
     tuned(&home, "two", &["--seed", "2"]);
     assert_eq!(home.run("report one two", &[]).ended(0).stdout.trim(), "comparison.html");
     let page = home.read("comparison.html");
-    assert!(
-        page.contains("2 runs. ")
-            && page.contains("tried in more than one run")
-            && page.contains("<polyline")
-    );
+    assert!(page.contains("2 runs. ") && page.contains("tried in more than one run") && page.contains("<polyline"));
     assert_eq!(home.run("report one two --json", &[]).ended(0).json().as_array().unwrap().len(), 2);
     home.run("plot one two --kind progress --out both.svg", &[]).ended(0);
     assert!(home.read("both.svg").contains("one") && home.read("both.svg").contains("two"));

@@ -68,8 +68,10 @@ fn draws(candidates: usize) -> usize {
     (2_000_000 / candidates.max(1)).clamp(400, DRAWS)
 }
 
-/// The probability of each candidate that it is the best of them; those that share the first place in a draw share it.
-pub fn p_best(beliefs: &dyn Beliefs, seed: u64) -> Vec<f64> {
+/// The probability of each candidate that it is the best of them; those that share the first place in a draw share it. Of
+/// those `near` the first in a draw, the cheapest is the best, where prices are given.
+pub fn p_best(beliefs: &dyn Beliefs, prices: &[f64], near: f64, seed: u64) -> Vec<f64> {
+    let price = |at: usize| prices.get(at).copied().unwrap_or(0.0);
     let mut rng = ChaCha12Rng::seed_from_u64(seed);
     let mut values = vec![0.0; beliefs.candidates()];
     let mut won = vec![0.0; beliefs.candidates()];
@@ -80,7 +82,9 @@ pub fn p_best(beliefs: &dyn Beliefs, seed: u64) -> Vec<f64> {
     for _ in 0..draws {
         beliefs.draw(&mut rng, &mut values);
         let most = values.iter().copied().fold(f64::MIN, f64::max);
-        let first = || values.iter().enumerate().filter(|(_, value)| **value == most).map(|(at, _)| at);
+        let near = || (0..values.len()).filter(|&at| values[at] >= most - near);
+        let least = near().map(price).fold(f64::INFINITY, f64::min);
+        let first = || near().filter(|&at| price(at) <= least);
         let share = 1.0 / first().count().max(1) as f64;
         first().collect::<Vec<_>>().into_iter().for_each(|at| won[at] += share);
     }
@@ -310,11 +314,14 @@ mod tests {
     #[test]
     fn p_best_agrees_with_the_normal_distribution() {
         // Two candidates one standard deviation of their difference apart: the better one is best at Phi(1).
-        let p = p_best(&Independent(vec![(0.0, 0.6), (1.0, 0.8)]), 3);
+        let p = p_best(&Independent(vec![(0.0, 0.6), (1.0, 0.8)]), &[], 0.0, 3);
         assert!((p[1] - 0.8413).abs() < 0.02 && (p[0] + p[1] - 1.0).abs() < 1e-9, "{p:?}");
-        assert_eq!(p_best(&Independent(vec![(0.0, 0.0), (1.0, 0.0), (1.0, 0.0)]), 3), [0.0, 0.5, 0.5]);
-        assert_eq!(p_best(&Independent(vec![(0.0, 1.0)]), 3), [1.0]);
-        assert!(p_best(&Independent(Vec::new()), 3).is_empty());
+        let three = Independent(vec![(0.0, 0.0), (1.0, 0.0), (1.0, 0.0)]);
+        assert_eq!(p_best(&three, &[], 0.0, 3), [0.0, 0.5, 0.5]);
+        assert_eq!(p_best(&three, &[1.0, 3.0, 2.0], 0.5, 3), [0.0, 0.0, 1.0]);
+        assert_eq!(p_best(&three, &[1.0, 3.0, 2.0], 1.0, 3), [1.0, 0.0, 0.0]);
+        assert_eq!(p_best(&Independent(vec![(0.0, 1.0)]), &[], 0.0, 3), [1.0]);
+        assert!(p_best(&Independent(Vec::new()), &[], 0.0, 3).is_empty());
     }
 
     #[test]
@@ -435,7 +442,7 @@ mod tests {
         let chances = [0.5, 0.5, 0.85, 0.5];
         let cells = table(&chances, 120, |_| 120, 4);
         let posterior = additive::fit(&cells, 4, 120);
-        let p = p_best(&independent(&posterior), 1);
+        let p = p_best(&independent(&posterior), &[], 0.0, 1);
         assert_eq!(credible(&p, 0.95), [2], "{p:?}");
     }
 

@@ -457,7 +457,8 @@ impl<'a> Estimator<'a> {
             configurations: tried.len(),
             evaluations,
             cost: spent,
-            everything: !refused && ended.is_ok(),
+            // What ends with nearly nothing left ends for want of money.
+            everything: !refused && ended.is_ok() && spent.as_f64() < 0.9 * budget.as_f64(),
             in_proportion: false,
         };
         // Gone through far enough: what is left buys at the mean price so far.

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::money::Usd;
 use crate::stats;
 use crate::stats::racing::Line;
-use crate::stats::racing::assess::{Evidence, standings};
+use crate::stats::racing::assess::{Evidence, indifferent, standings};
 use crate::stats::racing::costs::Bill;
 use crate::study::trial::{Trial, short};
 use crate::task::Objective;
@@ -126,7 +126,7 @@ pub fn rank(trials: &[Trial], objective: &Objective, instances: usize, inference
     });
     // Of those as good as the best, the cheapest in production.
     if let Some((_, top, _)) = ranking.first().filter(|(row, ..)| row.standing == Standing::Eligible) {
-        let least = top - INDIFFERENT * deviation(&lines);
+        let least = top - indifferent(&lines);
         let as_good =
             |(row, mean, _): &&(Ranked, f64, Option<Usd>)| row.standing == Standing::Eligible && *mean >= least;
         let cost = |(_, _, cost): &(Ranked, f64, Option<Usd>)| cost.unwrap_or(Usd::MAX);
@@ -136,17 +136,6 @@ pub fn rank(trials: &[Trial], objective: &Objective, instances: usize, inference
     }
     let numbered = |(place, (row, ..)): (usize, (Ranked, _, _))| Ranked { rank: place + 1, ..row };
     ranking.into_iter().enumerate().map(numbered).collect()
-}
-
-/// So small a difference of expected scores, in standard deviations of a single value, is none: 0.2 points of accuracy.
-const INDIFFERENT: f64 = 0.004;
-
-fn deviation(lines: &[Line]) -> f64 {
-    let values = || lines.iter().flatten().map(|(_, value)| *value);
-    let count = values().count().max(1) as f64;
-    let mean = values().map(|value| value / count).sum::<f64>();
-    let sum: f64 = values().map(|value| (value - mean).powi(2) / count).sum();
-    if sum.is_finite() { sum.sqrt() } else { 0.0 }
 }
 
 /// How sure the best is to be within the inference budget, where any is so sure.

@@ -159,6 +159,10 @@ struct Race {
     widened: bool,
     /// The deepest that was looked at one of those that may come out best.
     depth: usize,
+    /// The baseline was brought up.
+    compared: bool,
+    /// Something did not fit the budget any more.
+    money_ends: bool,
 }
 
 impl Race {
@@ -188,6 +192,8 @@ impl Race {
             started: 0,
             widened: false,
             depth: 0,
+            compared: false,
+            money_ends: false,
         };
         let mut drawn = Vec::new();
         while drawn.len() < most {
@@ -320,6 +326,13 @@ impl Race {
         if self.evaluations == 0 {
             return self.others();
         }
+        if self.money_ends && !self.compared {
+            // What is left for the baseline would be refused later, for others hold it.
+            self.compare();
+            if !self.queue.is_empty() {
+                return true;
+            }
+        }
         let working = self.working();
         let inputs: Vec<Option<Input>> = working.iter().map(|&at| self.input(at)).collect();
         let mut row_of = vec![u32::MAX; self.candidates.len()];
@@ -375,7 +388,8 @@ impl Race {
         let near = (0..working.len()).filter(|&row| open[row] && belief.mean[row] + sd(row) >= best);
         self.depth = near.map(|row| self.candidates[working[row]].depth).max().unwrap_or(0);
         let mut plan = Plan::new(&belief, self.problem.instances, open, within.clone(), ceiling);
-        let money = self.left().map(|left| left - self.kept());
+        let (looks, price) = self.closing();
+        let money = self.left().map(|left| left - looks as f64 * price);
         let mut room = money.unwrap_or(f64::MAX);
         // A plan buys a share of the money left, and of the evaluations made: so there are few plans however long it goes on.
         let share = money.map_or(0.0, |money| (money * self.knobs.share).max(self.spent.as_f64() * self.knobs.growth));
@@ -447,25 +461,28 @@ impl Race {
         !self.queue.is_empty()
     }
 
-    /// What the baseline's remaining looks, up to the deepest of those that lead, will cost; only a small part of the budget is kept for it.
-    fn kept(&self) -> f64 {
-        let (true, Some(budget)) = (self.problem.baseline, self.problem.budget) else { return 0.0 };
+    /// How far the baseline is to be looked at in the end, for what is said of it and the winner: as far as the deepest of those
+    /// that lead, or as a small part of the budget pays for: so many looks, and what one costs.
+    fn closing(&self) -> (usize, f64) {
         let baseline = &self.candidates[0];
-        let lacking = self.depth.saturating_sub(baseline.depth) as f64;
-        let price = lacking * baseline.bill.mean;
-        if baseline.closed || baseline.refused || price > KEPT * budget.as_f64() { 0.0 } else { price }
+        if !self.problem.baseline || self.compared || baseline.closed || baseline.refused || baseline.depth == 0 {
+            return (0, 0.0);
+        }
+        let price = baseline.bill.mean;
+        let most = match self.problem.budget.map(Usd::as_f64) {
+            Some(budget) if price > 0.0 => (KEPT * budget / price) as usize,
+            _ => usize::MAX,
+        };
+        let looks = self.depth.saturating_sub(baseline.depth).min(most);
+        (looks, price)
     }
 
-    /// The last of it: the baseline on the instances that those that lead were looked at, for what is said of the two.
+    /// The last of it: the baseline where those that lead were looked at.
     fn compare(&mut self) {
-        if !self.problem.baseline {
-            return;
-        }
-        let one = &self.candidates[0];
-        let price = self.depth.saturating_sub(one.depth) as f64 * one.bill.mean;
-        if !one.closed && !one.refused && one.depth > 0 && self.left().is_none_or(|left| price <= left) {
-            self.queue_up(0, self.depth);
-        }
+        let (looks, price) = self.closing();
+        let fit = self.left().filter(|_| price > 0.0).map_or(usize::MAX, |left| (left / price) as usize);
+        self.compared = true;
+        self.queue_up(0, self.candidates[0].depth + looks.min(fit));
     }
 
     /// Where no single look is expected to change who is best: more of the leader and of its likeliest rivals, those that
@@ -620,7 +637,10 @@ impl Strategy for Race {
                 self.lines[told.instance].push((at as u32, score));
             }
             Outcome::Missing => {}
-            Outcome::Refused => one.refused = true,
+            Outcome::Refused => {
+                one.refused = true;
+                self.money_ends = true;
+            }
         }
     }
 

@@ -24,6 +24,18 @@ pub fn scale(lines: &[Line]) -> f64 {
     if (1e-60..1e60).contains(&scale) { 1.0 } else { scale }
 }
 
+/// So small a difference of expected scores, in standard deviations of a single value, is none: 0.05 points of accuracy.
+const INDIFFERENT: f64 = 0.001;
+
+/// The difference of expected scores up to which the cheaper one is the better one.
+pub fn indifferent(lines: &[Line]) -> f64 {
+    let values = || lines.iter().flatten().map(|(_, value)| *value);
+    let count = values().count().max(1) as f64;
+    let mean = values().map(|value| value / count).sum::<f64>();
+    let sum: f64 = values().map(|value| (value - mean).powi(2) / count).sum();
+    if sum.is_finite() { INDIFFERENT * sum.sqrt() } else { 0.0 }
+}
+
 /// What is known of some configurations.
 pub struct Evidence<'a> {
     /// Their parameters.
@@ -71,7 +83,7 @@ pub fn assess(evidence: &Evidence, prior: &Prior, known: Option<Variances>, roun
 /// How many instances with samples of one and of ten what is expected of the agreement of samples weighs.
 const AGREEMENT: f64 = 12.0;
 /// The least and the most that samples are taken to differ.
-const DIVERSITY: (f64, f64) = (0.02, 2.0);
+const DIVERSITY: (f64, f64) = (0.005, 2.0);
 
 /// The numbers of samples as far as samples differ: n to the power of how much a family's values change with n on the same
 /// instance, as a share of what independent samples would make them change. At temperature 0, all samples are one.
@@ -215,7 +227,8 @@ pub fn standings(evidence: &Evidence, eligible: &[bool], seed: u64) -> Vec<Optio
         }
     }
     let allowed: Vec<usize> = (0..rows.len()).filter(|&at| eligible[rows[at]]).collect();
-    for (at, share) in best_shares(&belief, &allowed, seed) {
+    let price = |at: usize| costs.as_ref().map_or(0.0, |costs| costs.dollars(at));
+    for (at, share) in best_shares(&belief, &allowed, price, indifferent(evidence.lines) / scale, seed) {
         if let Some(standing) = &mut standings[rows[at]] {
             standing.best = share;
         }
@@ -258,7 +271,13 @@ impl Beliefs for Joint {
 
 /// The probability of each of some rows that it is the best of them. Who is five standard deviations below where the
 /// leader surely is never wins a draw.
-fn best_shares(belief: &Belief, rows: &[usize], seed: u64) -> Vec<(usize, f64)> {
+fn best_shares(
+    belief: &Belief,
+    rows: &[usize],
+    price: impl Fn(usize) -> f64,
+    near_enough: f64,
+    seed: u64,
+) -> Vec<(usize, f64)> {
     let covariance = belief.outlook.covariance();
     let sd = |row: usize| covariance.at(row, row).max(0.0).sqrt();
     let sure = rows.iter().map(|&row| belief.effect[row] - 5.0 * sd(row)).fold(f64::MIN, f64::max);
@@ -267,7 +286,8 @@ fn best_shares(belief: &Belief, rows: &[usize], seed: u64) -> Vec<(usize, f64)> 
         mean: near.iter().map(|&row| belief.effect[row]).collect(),
         factor: Square::symmetric(near.len(), |a, b| covariance.at(near[a], near[b])).cholesky(),
     };
-    near.iter().copied().zip(selection::p_best(&joint, seed)).collect()
+    let prices: Vec<f64> = near.iter().map(|&row| price(row)).collect();
+    near.iter().copied().zip(selection::p_best(&joint, &prices, near_enough, seed)).collect()
 }
 
 #[cfg(test)]
