@@ -228,16 +228,18 @@ impl Trial {
 
     /// Why it cannot be best, where that is so.
     pub fn barred(&self, inference_budget: Option<Usd>) -> Option<String> {
-        if let Some(reason) = &self.dropped {
-            return Some(reason.clone());
-        }
+        // What was dropped may have been looked at since: then it is known better what it costs.
         if let Some(budget) = inference_budget
-            && let Some(production) = self.production().filter(|_| self.affordable(budget).is_some_and(|p| p < 0.5))
+            && let Some(production) = self.production().filter(|production| production.mean > budget.as_f64())
+            && (self.dropped.is_none() || production.seen > 0)
         {
             return Some(format!(
                 "about ${} an instance in production, over the inference budget of ${budget}",
                 short(production.mean)
             ));
+        }
+        if let Some(reason) = &self.dropped {
+            return Some(reason.clone());
         }
         if self.unreliable() {
             let kinds: Vec<FailureKind> =
