@@ -14,7 +14,7 @@ use crate::money::Usd;
 use crate::space::Configuration;
 use crate::stats::racing;
 use crate::stats::racing::assess::{Evidence, Standing, standings};
-use crate::stats::racing::costs::{Bill, Input};
+use crate::stats::racing::costs::{Bill, Input, SURE};
 
 /// A recorded search space: every configuration on every instance.
 #[derive(Clone, Debug, Default)]
@@ -255,9 +255,6 @@ pub fn drive(
         }
     }
 }
-
-/// How sure a recommendation is to be within the inference budget. (The study knows prompts exactly; here all is learnt.)
-pub(super) const SURE: f64 = 0.9;
 
 /// What a search on a table came to.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,7 +6,7 @@ use crate::money::Usd;
 use crate::stats;
 use crate::stats::racing::Line;
 use crate::stats::racing::assess::{Evidence, indifferent, standings};
-use crate::stats::racing::costs::Bill;
+use crate::stats::racing::costs::{Bill, SURE};
 use crate::study::trial::{Trial, short};
 use crate::task::Objective;
 
@@ -137,9 +137,6 @@ pub fn rank(trials: &[Trial], objective: &Objective, instances: usize, inference
     let numbered = |(place, (row, ..)): (usize, (Ranked, _, _))| Ranked { rank: place + 1, ..row };
     ranking.into_iter().enumerate().map(numbered).collect()
 }
-
-/// How sure the best is to be within the inference budget, where any is so sure.
-const SURE: f64 = 0.9;
 
 fn doubt(trial: &Trial, affordable: f64, inference_budget: Option<Usd>) -> String {
     let about = trial.production().map_or(String::new(), |production| short(production.mean));

@@ -2,8 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use super::{Candidate, FAMILIES_UNLIMITED, Race};
+use super::{Candidate, Race};
 use crate::money::Usd;
+
+/// How many families there are at most where no budget limits them.
+const FAMILIES_UNLIMITED: usize = 128;
+/// Families to begin with.
+const FAMILIES: usize = 8;
+/// Looks at each family in a round of halving, for counting how many families a budget is enough for.
+const FIRST: f64 = 6.0;
+/// Share of the budget that beginnings may cost.
+const OPENING: f64 = 0.3;
 
 impl Race {
     /// The opening: what shall be tried first, several families on one instance, more of them as far as the budget could
@@ -17,10 +26,10 @@ impl Race {
                         self.queue_up(at, 1);
                     }
                 }
-                let count = self.knobs.families.saturating_sub(self.tried_families());
+                let count = FAMILIES.saturating_sub(self.tried_families());
                 self.widen(count);
                 self.started = self.deepen_at_once();
-            } else if self.widened && self.started >= self.knobs.opening {
+            } else if self.widened && self.started >= self.pace.opening {
                 return false;
             } else if !self.widened {
                 let count = self.room_for_new().min(self.tried_families());
@@ -52,10 +61,10 @@ impl Race {
     /// where money ends. Gives how many instances that makes.
     fn deepen_at_once(&mut self) -> usize {
         let begun: Vec<usize> = self.queue.iter().map(|(at, ..)| *at).collect();
-        for depth in 2..=self.knobs.step.min(self.problem.instances) {
+        for depth in 2..=self.pace.step.min(self.problem.instances) {
             begun.iter().for_each(|&at| self.queue_up(at, depth));
         }
-        self.knobs.step
+        self.pace.step
     }
 
     /// One more instance of what was looked at in the opening, the cheapest first, as long as the opening may cost it.
@@ -65,7 +74,7 @@ impl Race {
         let mut chosen: Vec<usize> = self.trials.iter().copied().filter(open).collect();
         chosen.sort_by(|&a, &b| price(&self.candidates[a]).total_cmp(&price(&self.candidates[b])).then(a.cmp(&b)));
         if let Some(budget) = self.problem.budget {
-            let mut room = budget.as_f64() * self.knobs.init_share - self.spent.as_f64();
+            let mut room = budget.as_f64() * OPENING - self.spent.as_f64();
             chosen.retain(|&at| {
                 room -= price(&self.candidates[at]);
                 room >= 0.0
@@ -82,7 +91,7 @@ impl Race {
         if refused || self.tried_families() >= FAMILIES_UNLIMITED {
             return false;
         }
-        self.widen(self.knobs.families);
+        self.widen(FAMILIES);
         !self.queue.is_empty()
     }
 
@@ -100,7 +109,7 @@ impl Race {
         }
         let price = least.values().sum::<f64>() / least.len().max(1) as f64;
         let mut most = 2;
-        while most < self.families.len() && price * most as f64 * self.knobs.first * (most as f64).log2() <= budget {
+        while most < self.families.len() && price * most as f64 * FIRST * (most as f64).log2() <= budget {
             most += 1;
         }
         most.saturating_sub(self.tried_families())

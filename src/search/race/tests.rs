@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::planning::WORKING_TRIED;
 use super::*;
 use crate::search::simulate::{Table, Trace, run};
 

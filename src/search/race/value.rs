@@ -1,10 +1,8 @@
 //! What another look is worth: the expected gain of the best posterior mean, per dollar.
 
 use crate::stats::racing::Belief;
+use crate::stats::racing::costs::SURE;
 use crate::stats::racing::outlook::Outlook;
-
-use super::Knobs;
-use crate::search::simulate::SURE;
 
 /// Nodes and weights of the standard normal distribution, by equal steps.
 fn nodes() -> Vec<(f64, f64)> {
@@ -13,6 +11,9 @@ fn nodes() -> Vec<(f64, f64)> {
     let sum: f64 = nodes.iter().map(weight).sum();
     nodes.iter().map(|z| (*z, weight(z) / sum)).collect()
 }
+
+/// The exponent of the price.
+const ALPHA: f64 = 0.7;
 
 /// A configuration that may be looked at.
 #[derive(Clone, Debug)]
@@ -93,7 +94,7 @@ impl Plan {
     }
 
     /// The look of one option with the best expected gain for its price, of those that fit the money left.
-    fn look(&mut self, option: &Option_, money: f64, knobs: &Knobs) -> Option<Look> {
+    fn look(&mut self, option: &Option_, money: f64) -> Option<Look> {
         let mut best: Option<Look> = None;
         let mut last = 0;
         let most =
@@ -109,7 +110,7 @@ impl Plan {
             let more = instances as f64;
             let change = self.outlook.change_of_means(option.row, &observation, more, &self.count, self.instances);
             let gain = self.gain(option.row, &change);
-            let index = gain / (price + 1e-12).powf(knobs.alpha);
+            let index = gain / (price + 1e-12).powf(ALPHA);
             // Equals are taken in order, whatever rounding says.
             if best.is_none_or(|best| index > best.index * (1.0 + 1e-9)) {
                 best = Some(Look { row: option.row, instances, gain, index });
@@ -119,19 +120,13 @@ impl Plan {
     }
 
     /// Every option's best look.
-    pub(super) fn looks(&mut self, options: &[Option_], money: f64, knobs: &Knobs) -> Vec<Option<Look>> {
-        options.iter().map(|option| self.look(option, money, knobs)).collect()
+    pub(super) fn looks(&mut self, options: &[Option_], money: f64) -> Vec<Option<Look>> {
+        options.iter().map(|option| self.look(option, money)).collect()
     }
 
     /// The place of the best look among `looks`. What was chosen since they were worked out can only have made them worth
     /// less, so the best are worked out again until one stays the best.
-    pub(super) fn best(
-        &mut self,
-        looks: &mut [Option<Look>],
-        options: &[Option_],
-        money: f64,
-        knobs: &Knobs,
-    ) -> Option<usize> {
+    pub(super) fn best(&mut self, looks: &mut [Option<Look>], options: &[Option_], money: f64) -> Option<usize> {
         let mut fresh = vec![false; looks.len()];
         loop {
             let mut best: Option<(usize, f64)> = None;
@@ -149,7 +144,7 @@ impl Plan {
             fresh[at] = true;
             looks[at] = match options[at].left {
                 0 => None,
-                _ => self.look(&options[at], money, knobs),
+                _ => self.look(&options[at], money),
             };
         }
     }

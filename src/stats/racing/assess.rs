@@ -221,7 +221,7 @@ pub fn standings(evidence: &Evidence, eligible: &[bool], seed: u64) -> Vec<Optio
     for (at, &row) in rows.iter().enumerate() {
         if let Some(standing) = &mut standings[row] {
             standing.mean = super::super::finite(belief.mean[at] * scale).clamp(low, high);
-            standing.sd = super::super::finite(belief.covariance.at(at, at).max(0.0).sqrt() * scale);
+            standing.sd = super::super::finite(belief.sd(at) * scale);
             standing.dollars = costs.as_ref().map(|costs| costs.dollars(at));
             standing.dollars_log_sd = costs.as_ref().map_or(0.0, |costs| costs.sd[at]);
         }

@@ -19,6 +19,9 @@ const WEIGHT: f64 = 10.0;
 const GUESS: f64 = 0.4;
 const LEAST: f64 = 1e-4;
 
+/// How sure what is recommended is to be within the inference budget, where anything is so sure.
+pub const SURE: f64 = 0.9;
+
 /// What production would pay for what was looked at, in dollars an instance.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Bill {

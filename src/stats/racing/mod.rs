@@ -114,6 +114,20 @@ pub struct Belief {
     pub noise: f64,
 }
 
+impl Belief {
+    /// The standard deviation of a configuration's mean.
+    pub fn sd(&self, row: usize) -> f64 {
+        self.covariance.at(row, row).max(0.0).sqrt()
+    }
+
+    /// The standard deviation of the difference of two means, a little above 0 at least.
+    pub fn sd_of_difference(&self, one: usize, other: usize) -> f64 {
+        let variance = &self.covariance;
+        let sum = variance.at(one, one) + variance.at(other, other) - 2.0 * variance.at(one, other);
+        sum.max(1e-12).sqrt()
+    }
+}
+
 /// What was observed, put together by instances that the same configurations were observed on.
 pub struct Sheet<'a> {
     lines: &'a [Line],

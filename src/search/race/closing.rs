@@ -1,0 +1,85 @@
+//! The last looks: where no single one is expected to change who is best, and the baseline for comparison.
+
+use super::Race;
+use super::planning::View;
+use crate::money::Usd;
+
+/// So many standard deviations from the leader a rival is likely enough to look closer.
+const NEAR: f64 = 3.0;
+/// The share of the budget that at most is kept for the baseline's sake.
+const KEPT: f64 = 0.05;
+
+impl Race {
+    /// How far the baseline is to be looked at in the end, for what is said of it and the winner: as far as the deepest of those
+    /// that lead, or as a small part of the budget pays for: so many looks, and what one costs.
+    pub(super) fn closing(&self) -> (usize, f64) {
+        let baseline = &self.candidates[0];
+        if !self.problem.baseline || self.compared || baseline.closed || baseline.refused || baseline.depth == 0 {
+            return (0, 0.0);
+        }
+        let price = baseline.bill.mean;
+        let most = match self.problem.budget.map(Usd::as_f64) {
+            Some(budget) if price > 0.0 => (KEPT * budget / price) as usize,
+            _ => usize::MAX,
+        };
+        let looks = self.depth.saturating_sub(baseline.depth).min(most);
+        (looks, price)
+    }
+
+    /// The last of it: the baseline where those that lead were looked at.
+    pub(super) fn compare(&mut self) {
+        let (looks, price) = self.closing();
+        let fit = self.left().filter(|_| price > 0.0).map_or(usize::MAX, |left| (left / price) as usize);
+        self.compared = true;
+        self.queue_up(0, self.candidates[0].depth + looks.min(fit));
+    }
+
+    /// Where no single look is expected to change who is best: more of the leader and of its likeliest rivals, those that
+    /// were seen less first, for about so many evaluations; without a budget and a rival, the rest of the leader.
+    pub(super) fn confirm(&mut self, view: &View, least: usize, mut room: f64) {
+        let View { working, belief, within, .. } = view;
+        let may = |race: &Race, row: usize| {
+            let one = &race.candidates[working[row]];
+            !one.closed && within[row] > 0.5 && belief.count[row] > 0
+        };
+        let rows: Vec<usize> = (0..working.len()).filter(|&row| may(self, row)).collect();
+        let better = |a: &usize, b: &usize| belief.mean[*a].total_cmp(&belief.mean[*b]).then(b.cmp(a));
+        let Some(leader) = rows.iter().copied().max_by(better) else { return };
+        let all = self.problem.instances;
+        let open = |race: &Race, row: usize| {
+            let one = &race.candidates[working[row]];
+            !one.refused && one.depth < all
+        };
+        let distance = |row: usize| (belief.mean[leader] - belief.mean[row]) / belief.sd_of_difference(row, leader);
+        let mut rivals: Vec<(usize, f64)> = rows
+            .iter()
+            .filter(|&&row| row != leader && (open(self, row) || open(self, leader)))
+            .map(|&row| (row, distance(row)))
+            .filter(|(_, distance)| *distance < NEAR)
+            .collect();
+        rivals.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
+        let block = (all / 16).max(self.pace.block).max(least / 4);
+        let (mut asked, before) = (0, self.queue.len());
+        for (rival, _) in rivals {
+            if asked > 0 && asked >= least || room <= 0.0 {
+                break;
+            }
+            let mut pair = [leader, rival];
+            pair.sort_by_key(|&row| (self.candidates[working[row]].depth, row));
+            if let Some(row) = pair.into_iter().find(|&row| open(self, row)) {
+                let one = &self.candidates[working[row]];
+                let affordable = if one.bill.mean > 0.0 { (room / one.bill.mean) as usize } else { usize::MAX };
+                let depth = (one.depth + block.min(affordable)).min(all);
+                if depth == one.depth {
+                    continue;
+                }
+                asked += depth - one.depth;
+                room -= (depth - one.depth) as f64 * one.bill.mean;
+                self.buy(working[row], depth);
+            }
+        }
+        if self.queue.len() == before && self.problem.budget.is_none() {
+            self.buy(working[leader], all);
+        }
+    }
+}
