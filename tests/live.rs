@@ -91,16 +91,20 @@ fn a_lowered_budget_holds_and_is_decided_again_the_same() {
 
 #[test]
 fn a_raised_budget_buys_more_and_never_more_than_that() {
-    let run = Run::new();
-    let child = run.begin("tune task --budget 0.004 --strategy grid --concurrency 4 --quiet --json --out run");
-    run.after("run", 20);
-    run.wish("run", &json!({"wish": "budget", "budget_usd": "0.02"}));
-    let done = finished(child).ended(0).json();
-    let cost = dollars(&done, "study_cost_usd");
-    assert!(cost > usd("0.004") && cost <= usd("0.02"), "{done:#}");
-    assert!(run.server.ledger().billed <= usd("0.02"));
-    let again = run.home.run("tune --resume run --quiet --json", &[]).ended(0).json();
-    assert_eq!(decided(again), decided(done));
+    for strategy in ["race", "halving", "grid"] {
+        let run = Run::new();
+        let child = run.begin(&format!(
+            "tune task --budget 0.01 --strategy {strategy} --concurrency 4 --quiet --json --out run"
+        ));
+        run.after("run", 20);
+        run.wish("run", &json!({"wish": "budget", "budget_usd": "0.02"}));
+        let done = finished(child).ended(0).json();
+        let cost = dollars(&done, "study_cost_usd");
+        assert!(cost > usd("0.01") && cost <= usd("0.02"), "{strategy}: {done:#}");
+        assert!(run.server.ledger().billed <= usd("0.02"));
+        let again = run.home.run("tune --resume run --quiet --json", &[]).ended(0).json();
+        assert_eq!(decided(again), decided(done), "{strategy}");
+    }
 }
 
 #[test]

@@ -103,11 +103,7 @@ fn options() -> Result<Options, String> {
 /// One search: a strategy on a case, at a share of its price.
 fn search(name: &str, case: &Case, share: f64, seed: u64) -> Result<Found, String> {
     let budget = case.price().share(share);
-    let problem = Problem {
-        inference_budget: case.inference,
-        may_drop: case.inference.is_some(),
-        ..case.tune.problem(Some(budget), seed)
-    };
+    let problem = Problem { inference_budget: case.inference, ..case.tune.problem(Some(budget), seed) };
     let order = order::stratified(&vec![String::new(); problem.instances], seed + 1000);
     let declared = strategy(name).ok_or("no such strategy")?;
     let mut searching = (declared.build)(problem.clone())?;

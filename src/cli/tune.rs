@@ -43,7 +43,8 @@ pub struct TuneArguments {
     /// Set this share of the budget aside for the test split, and spend it there at the end
     #[arg(long, value_name = "S", allow_hyphen_values = true)]
     test_share: Option<f64>,
-    /// Stop when going on is expected to gain less than this, in units of the objective
+    /// Stop when going on is expected to gain less than this, in units of the objective; race also stops where none is
+    /// likely to be better by more
     #[arg(long, value_name = "M", allow_hyphen_values = true)]
     margin: Option<f64>,
     /// Try the configurations of this file first ([config], several [[config]], or a best.toml); may be repeated

@@ -11,7 +11,6 @@ use crate::backend::endpoints::ProviderKind;
 use crate::diagnostic::{Error, Result};
 use crate::evaluate::Plan;
 use crate::models::{self, Capabilities};
-use crate::search::Domain;
 use crate::space::parameter::{api_parameter, same};
 use crate::space::{Configuration, Parameter, Role, Space, Values};
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::backend::mock;
 use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
 use crate::price::Price;
-use crate::prompt::{Body, Context, Fields, Prompt};
+use crate::prompt::{Body, Context, Fields, Prompt, tokens};
 use crate::provider::{Failure, FailureKind, Input, Request};
 use crate::runner::{Runner, Service};
 use crate::space::parameter::whole;
@@ -111,6 +112,37 @@ impl Plan {
         Ok(Request { model: self.service.model.id.clone(), input, params: self.params.clone(), n: self.n })
     }
 
+    /// All that its requests' input texts depend on beside the instance: plans of one model whose words are equal are
+    /// billed for the same input.
+    pub fn rendering(&self) -> String {
+        let variables = serde_json::to_string(&self.variables).unwrap_or_default();
+        let extras: Vec<_> = tokens::PROMPT_PARAMETERS.iter().map(|name| self.params.get(*name)).collect();
+        format!("{}\n{}\n{variables}\n{extras:?}", self.prompt.name, self.service.chat)
+    }
+
+    /// The input tokens that a request is billed, as far as can be told.
+    pub fn input_tokens(&self, request: &Request) -> InputTokens {
+        let service = &self.service;
+        let by = |tokens: u64, counted: CountedBy| InputTokens { tokens, counted };
+        if let Some(exact) = service.exact_input(request) {
+            return by(exact, CountedBy::Biller);
+        }
+        if service.source() == "mock" {
+            return by(mock::tokens::prompt(&request.input), CountedBy::Biller);
+        }
+        let messages = match &request.input {
+            Input::Messages(messages) => messages.len() as u64,
+            Input::Text(_) => 0,
+        };
+        match tokens::input_count(request) {
+            Some(count) if tokens::given(&request.model) => by(count, CountedBy::Tokenizer),
+            // The count is on the safe side by one a message, which today's models are not billed.
+            Some(count) if service.vendor => by(count - messages.min(count), CountedBy::Biller),
+            Some(count) => by(count - messages.min(count), CountedBy::Tokenizer),
+            None => by(tokens::input_bound(request).div_ceil(4), CountedBy::Bytes),
+        }
+    }
+
     /// What the study pays for samples `known..n`: their output, and the prompt. That is counted once, and again where an
     /// endpoint gave fewer completions than it was asked for; or for each sample, where a request gives only one. How an
     /// earlier study divided its purchases changes nothing.
@@ -134,6 +166,26 @@ impl Plan {
     pub fn prompts(&self) -> u64 {
         if self.several { 1 } else { u64::from(self.n) }
     }
+}
+
+/// The input tokens of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InputTokens {
+    /// How many.
+    pub tokens: u64,
+    /// Who says so.
+    pub counted: CountedBy,
+}
+
+/// Who counted tokens, from the surest on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CountedBy {
+    /// As whoever bills them counts.
+    Biller,
+    /// The model's tokenizer; a server between may add to it.
+    Tokenizer,
+    /// Nobody: a quarter of the bytes.
+    Bytes,
 }
 
 fn study_cost(price: &Price, several: bool, stored: &Stored, known: usize, n: usize) -> Usd {

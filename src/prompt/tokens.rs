@@ -60,6 +60,9 @@ const PER_MESSAGE: u64 = 16;
 /// What a request may cost beside its messages: priming of the answer, a system prompt that a chat template brings along.
 const PER_REQUEST: u64 = 64;
 
+/// Parameters that are part of the prompt that is billed.
+pub const PROMPT_PARAMETERS: [&str; 3] = ["tools", "functions", "response_format"];
+
 /// A bound on the input tokens of a request that no byte-level tokenizer exceeds: a token is at least one byte.
 pub fn input_bound(request: &Request) -> u64 {
     let text: u64 = match &request.input {
@@ -68,8 +71,7 @@ pub fn input_bound(request: &Request) -> u64 {
         }
         Input::Text(text) => text.len() as u64,
     };
-    // Tools and schemas are part of the prompt that is billed.
-    let extras = ["tools", "functions", "response_format"].iter().filter_map(|name| request.params.get(*name));
+    let extras = PROMPT_PARAMETERS.iter().filter_map(|name| request.params.get(*name));
     text + extras.map(|value| value.to_string().len() as u64 * 2).sum::<u64>() + PER_REQUEST
 }
 
@@ -96,7 +98,7 @@ pub fn count(model: &str, text: &str) -> Option<u64> {
 pub fn input_count(request: &Request) -> Option<u64> {
     // gpt-3.5-turbo-0301 needed four a message; one more than three is the safe side.
     let (per_request, per_message) = if given(&request.model) { (PER_REQUEST, PER_MESSAGE) } else { (3, 4) };
-    if ["tools", "functions", "response_format"].iter().any(|name| request.params.contains_key(*name)) {
+    if PROMPT_PARAMETERS.iter().any(|name| request.params.contains_key(*name)) {
         return None;
     }
     match &request.input {

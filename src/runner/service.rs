@@ -29,7 +29,7 @@ pub struct Service {
     /// It is asked by messages, not by a text.
     pub chat: bool,
     /// The endpoint is the vendor's own, so that its tokenizer tells what will be billed.
-    pub(super) vendor: bool,
+    pub vendor: bool,
     /// A dated snapshot of it is the same as its family.
     pub(super) by_family: bool,
     /// Its endpoints, at least one; all are the same source.

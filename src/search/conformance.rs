@@ -51,7 +51,6 @@ fn problem(size: usize, instances: usize) -> Problem {
         max_trials: None,
         seed: 7,
         first: Vec::new(),
-        may_drop: false,
         margin: None,
         inference_budget: None,
     }
@@ -126,8 +125,8 @@ pub fn conformance(build: impl Fn(Problem) -> Box<dyn Strategy>) {
     assert_eq!(led.trials, [point(11)]);
 
     for budget in [None, Some(Usd::from_pico(20_000))] {
-        for may_drop in [false, true] {
-            let base = Problem { budget, may_drop, ..base.clone() };
+        for inference_budget in [None, Some(Usd::MAX)] {
+            let base = Problem { budget, inference_budget, ..base.clone() };
             play("everything refused", &base, &without(Outcome::Refused));
             play("everything missing", &base, &without(Outcome::Missing));
             play("everything dropped", &base, &|a, b, c| Reply { drop: true, ..judged(a, b, c) });

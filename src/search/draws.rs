@@ -10,9 +10,9 @@ use super::{Domain, Problem};
 use crate::space::Configuration;
 
 /// Spaces up to this size are enumerated and shuffled, so that they can be exhausted.
-const ENUMERABLE: usize = 10_000;
+pub(super) const LISTED: usize = 10_000;
 /// So many draws in a row that were seen before mean that there is little left to find.
-const DUPLICATES: usize = 1_000;
+pub(super) const DUPLICATES: usize = 1_000;
 /// No study tries more configurations than this: it ends a search that costs nothing in a space without end.
 pub(super) const MOST_TRIALS: usize = 100_000;
 
@@ -27,8 +27,8 @@ pub(super) struct Draws {
 impl Draws {
     /// The configurations of `problem.first`, then random ones; at most `max_trials` in all.
     pub(super) fn random(problem: &Problem, rng: &mut ChaCha12Rng) -> Draws {
-        let small = problem.domain.size().is_some_and(|size| size <= ENUMERABLE as u128);
-        match small.then(|| problem.domain.enumerate(ENUMERABLE)) {
+        let small = problem.domain.size().is_some_and(|size| size <= LISTED as u128);
+        match small.then(|| problem.domain.enumerate(LISTED)) {
             Some(Ok(mut all)) => {
                 all.shuffle(rng);
                 Draws::listed(problem, all)

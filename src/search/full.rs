@@ -47,7 +47,7 @@ pub(super) struct Full {
 impl Full {
     pub(super) fn new(problem: &Problem, proposer: Box<dyn Proposer>) -> Full {
         let (least, most) = TRIALS_UNDER_WAY;
-        let probe = if problem.may_drop { PROBE.min(problem.instances) } else { problem.instances };
+        let probe = if problem.may_drop() { PROBE.min(problem.instances) } else { problem.instances };
         Full {
             proposer,
             first: problem.first.iter().cloned().collect(),

@@ -21,7 +21,6 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 
 use super::draws::Draws;
-use super::simulate::{family, samples};
 use super::{Ask, Outcome, Problem, Strategy, Told};
 use crate::money::Usd;
 use crate::stats::additive::{self, Observation, Posterior};
@@ -207,20 +206,20 @@ impl Halving {
         let mut drawn = Vec::new();
         for _ in 0..batch {
             match self.draws.draw(&mut self.rng) {
-                Some(configuration) => drawn.push((family(&configuration), configuration)),
+                Some(configuration) => drawn.push((configuration.family(), configuration)),
                 None => break,
             }
         }
         // What shall be tried first stays first; among the rest siblings stand together, the largest n first.
         let fixed = if from == 0 { self.problem.first.len().min(drawn.len()) } else { 0 };
-        drawn[fixed..].sort_by(|a, b| a.0.cmp(&b.0).then(samples(&b.1).total_cmp(&samples(&a.1))));
+        drawn[fixed..].sort_by(|a, b| a.0.cmp(&b.0).then(b.1.samples().total_cmp(&a.1.samples())));
         for (name, configuration) in drawn {
             let next = self.families.len();
             let family = *self.families.entry(name).or_insert(next);
             let trial = self.trials.len();
             self.trials.push(Trial {
                 family,
-                n: samples(&configuration),
+                n: configuration.samples(),
                 depth: 1,
                 told: 0,
                 scores: Vec::new(),
@@ -429,6 +428,14 @@ impl Strategy for Halving {
         if let Some(trial) = self.trials.get_mut(trial) {
             trial.dropped = true;
             trial.racing = false;
+        }
+    }
+
+    fn budget(&mut self, budget: Usd) {
+        let raised = self.problem.budget.is_some_and(|before| budget > before);
+        self.problem.budget = Some(budget);
+        if raised {
+            self.trials.iter_mut().for_each(|trial| trial.too_dear = false);
         }
     }
 

@@ -24,6 +24,7 @@ pub mod random;
 mod recorded;
 pub mod simulate;
 pub mod sobol;
+mod space;
 mod sweep;
 pub mod tpe;
 
@@ -101,12 +102,18 @@ pub struct Problem {
     pub seed: u64,
     /// Configurations that are tried first, whatever the strategy (the baseline).
     pub first: Vec<Configuration>,
-    /// Going on may end when it is expected to gain less than this, in units of the score. The study checks it by itself.
+    /// Going on may end when it is expected to gain less than this, in units of the score. The study ends it then; a strategy
+    /// may do so before, where its own model says that none is likely to be better by more than this.
     pub margin: Option<f64>,
     /// What a configuration may cost an instance in production.
     pub inference_budget: Option<Usd>,
-    /// An inference budget is set, so configurations may be dropped as too dear.
-    pub may_drop: bool,
+}
+
+impl Problem {
+    /// Configurations may be dropped as too dear for production.
+    pub fn may_drop(&self) -> bool {
+        self.inference_budget.is_some()
+    }
 }
 
 /// What a strategy wants.
@@ -171,6 +178,9 @@ pub trait Strategy: Send {
 
     /// How many evaluations may be asked ahead of what was told: a constant of the study, never the concurrency.
     fn look_ahead(&self) -> usize;
+
+    /// The whole search may cost so much from now on. Comes between tells, before the first result that it holds for.
+    fn budget(&mut self, _budget: Usd) {}
 
     /// Results come in rounds that take hours and cost half: what is asked together is answered together, so it pays to
     /// ask much at a time. Said once, before the first ask.

@@ -1,7 +1,7 @@
 //! Proposers: who names the next configuration, given what became of the earlier ones.
 //!
 //! A [`Proposer`] alone decides nothing about instances: with full evaluation it is a strategy of its own (`tpe`, `gp`,
-//! `cfo`, `blend`, `sobol`), and a race may ask it for fresh candidates. What all of them share (the space as points,
+//! `cfo`, `blend`, `sobol`). What all of them share (the space as points,
 //! what was tried, draws without repetition) is the [`Explorer`].
 
 use std::collections::{HashMap, HashSet};
@@ -10,14 +10,12 @@ use std::sync::Arc;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
+use super::draws::{DUPLICATES, LISTED};
 use super::encoding::{Derived, Dimension, Kind, Point, cell, cell_middle, reach};
+use super::space::COSTLY;
 use super::{Domain, Problem};
 use crate::space::Configuration;
 
-/// Spaces up to this size are listed, so that they can be exhausted.
-const LISTED: usize = 10_000;
-/// So many draws in a row that were seen before mean that there is little left to find.
-const DUPLICATES: usize = 1_000;
 /// So many configurations are drawn to learn the values of a domain that does not describe itself.
 const PROBES: usize = 256;
 /// The length of one scrambled Sobol sequence; then another begins.
@@ -187,8 +185,7 @@ impl Explorer {
     /// A configuration that makes a cheap start.
     pub fn low_cost(&self) -> Option<Configuration> {
         let cheap = |configuration: &Configuration| {
-            ["n", "best_of", "max_tokens", "max_completion_tokens"]
-                .map(|name| configuration.get(name).and_then(serde_json::Value::as_f64).unwrap_or(0.0))
+            COSTLY.map(|name| configuration.get(name).and_then(serde_json::Value::as_f64).unwrap_or(0.0))
         };
         let order = |a: &[f64; 4], b: &[f64; 4]| {
             a.iter()

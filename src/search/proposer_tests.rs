@@ -55,7 +55,6 @@ fn problem(domain: Arc<dyn Domain>, trials: usize, seed: u64) -> Problem {
         max_trials: Some(trials),
         seed,
         first: Vec::new(),
-        may_drop: false,
         inference_budget: None,
         margin: None,
     }

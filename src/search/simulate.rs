@@ -49,7 +49,7 @@ impl Table {
         let mut purse = Purse::new(self);
         // The largest n first: what comes after it is free.
         let mut rows: Vec<usize> = (0..self.configurations.len()).collect();
-        rows.sort_by(|a, b| samples(&self.configurations[*b]).total_cmp(&samples(&self.configurations[*a])));
+        rows.sort_by(|a, b| self.configurations[*b].samples().total_cmp(&self.configurations[*a].samples()));
         let mut sum = Usd::ZERO;
         for row in rows {
             for instance in 0..self.instances() {
@@ -68,7 +68,7 @@ impl Table {
         let price = move |configuration: &Configuration| {
             let prompts = &table.prompts.as_ref()?[*rows.get(&configuration.key())?];
             let sum: Usd = prompts.iter().copied().sum();
-            Some(Input { dollars: Usd::mean(sum, prompts.len() as u64).as_f64(), exact: true })
+            Some(Input { dollars: Usd::mean(sum, prompts.len() as u64).as_f64(), counted: prompts.len(), error: 0.0 })
         };
         Problem {
             domain: Arc::clone(self) as Arc<dyn Domain>,
@@ -80,7 +80,6 @@ impl Table {
             max_trials: None,
             seed,
             first: Vec::new(),
-            may_drop: false,
             margin: None,
             inference_budget: None,
         }
@@ -105,18 +104,6 @@ impl Domain for Table {
     }
 }
 
-/// The number of samples a configuration asks for.
-pub(crate) fn samples(configuration: &Configuration) -> f64 {
-    configuration.get("n").and_then(serde_json::Value::as_f64).unwrap_or(1.0)
-}
-
-/// The key of a configuration without `n`: equal for configurations that share samples.
-pub(crate) fn family(configuration: &Configuration) -> String {
-    let mut rest = configuration.clone();
-    rest.0.remove("n");
-    rest.key()
-}
-
 /// What was bought of a table.
 struct Purse<'a> {
     table: &'a Table,
@@ -133,7 +120,7 @@ impl<'a> Purse<'a> {
             .iter()
             .enumerate()
             .map(|(row, configuration)| match table.prompts {
-                Some(_) => *known.entry(family(configuration)).or_insert(row),
+                Some(_) => *known.entry(configuration.family()).or_insert(row),
                 None => row,
             })
             .collect();
@@ -144,7 +131,7 @@ impl<'a> Purse<'a> {
         let cost = self.table.costs[row][instance];
         match (self.bought.get(&(self.families[row], instance)), &self.table.prompts) {
             (Some(&other), Some(prompts)) => {
-                let lacking = samples(&self.table.configurations[row]) > samples(&self.table.configurations[other]);
+                let lacking = self.table.configurations[row].samples() > self.table.configurations[other].samples();
                 let there = self.table.costs[other][instance];
                 if lacking { prompts[row][instance] + cost.saturating_left(there) } else { Usd::ZERO }
             }
@@ -155,7 +142,7 @@ impl<'a> Purse<'a> {
     fn buy(&mut self, row: usize, instance: usize) {
         let configurations = &self.table.configurations;
         let bought = self.bought.entry((self.families[row], instance)).or_insert(row);
-        if samples(&configurations[row]) > samples(&configurations[*bought]) {
+        if configurations[row].samples() > configurations[*bought].samples() {
             *bought = row;
         }
     }
@@ -307,7 +294,7 @@ pub fn run(
             },
             None => Outcome::Missing,
         };
-        // Dropped as the study does it: when it is sure that production cannot afford it.
+        // Dropped when it is sure that production cannot afford it, by a simpler rule than the study's.
         let mut drop = false;
         if let (Some(budget), Outcome::Scored { production: cost, .. }) = (problem.inference_budget, outcome) {
             let (count, mean, squares) = production.entry(trial).or_default();

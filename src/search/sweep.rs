@@ -19,7 +19,7 @@ struct Probe {
     open: usize,
 }
 
-/// Evaluates each configuration of a list on every instance. With `may_drop`, a probe of 16 instances comes first, and
+/// Evaluates each configuration of a list on every instance. With an inference budget, a probe of 16 instances comes first, and
 /// the rest only when all of it was told and the trial was not dropped; the next trials' probes go on meanwhile.
 pub(super) struct Sweep {
     draws: Draws,
@@ -40,7 +40,7 @@ impl Sweep {
             draws,
             rng,
             instances: problem.instances,
-            probing: problem.may_drop && problem.instances > PROBE,
+            probing: problem.may_drop() && problem.instances > PROBE,
             trials: 0,
             probes: VecDeque::new(),
             newest_told: 0,
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn what_is_dropped_costs_a_probe_only() {
-        let problem = Problem { may_drop: true, ..problem(40, 100) };
+        let problem = Problem { inference_budget: Some(Usd::MAX), ..problem(40, 100) };
         let log = drive(&mut *grid::build(problem.clone()).unwrap(), &problem, 9999, |trial, _, instance| {
             reply(GOOD, trial % 2 == 0 && instance == 5)
         })
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_refusal_ends_new_trials_but_lets_what_is_under_way_finish() {
-        let problem = Problem { may_drop: true, ..problem(400, 20) };
+        let problem = Problem { inference_budget: Some(Usd::MAX), ..problem(400, 20) };
         // The third trial's rest is refused: later ones go on. Everything from the thirtieth on is refused: that is the end.
         let log = drive(&mut *grid::build(problem.clone()).unwrap(), &problem, 9999, |trial, _, instance| {
             reply(if trial >= 30 || trial == 2 && instance >= PROBE { Outcome::Refused } else { GOOD }, false)

@@ -31,6 +31,18 @@ impl Configuration {
         key
     }
 
+    /// How many samples it asks for.
+    pub fn samples(&self) -> f64 {
+        self.get("n").and_then(Value::as_f64).unwrap_or(1.0)
+    }
+
+    /// The key without `n`: equal for configurations that share samples.
+    pub fn family(&self) -> String {
+        let mut rest = self.clone();
+        rest.0.remove("n");
+        rest.key()
+    }
+
     /// A short name of the configuration, the same in every run: 8 hexadecimal digits of the hash of [`key`](Self::key).
     pub fn short_id(&self) -> String {
         blake3::hash(self.key().as_bytes()).to_hex()[..8].to_owned()

@@ -1,9 +1,8 @@
-//! Search spaces: parameters, conditions, constraints, sampling, encoding for models.
+//! Search spaces: parameters, conditions, constraints, sampling.
 
 pub mod builder;
 pub mod configuration;
 pub mod constraint;
-pub mod encoding;
 pub mod file;
 pub mod parameter;
 
@@ -22,8 +21,6 @@ pub use parameter::{Condition, Parameter, Role, Values};
 
 use crate::diagnostic::{Error, Result, Source, suggestion};
 use crate::prompt::Prompt;
-use crate::search::Domain;
-use crate::search::encoding::{Dimension, Point};
 use parameter::{api_parameter, same};
 
 /// Draws that may break constraints before a space is called empty.
@@ -320,10 +317,9 @@ impl Space {
             None => Ok(configuration),
         }
     }
-}
 
-impl Domain for Space {
-    fn sample(&self, rng: &mut ChaCha12Rng) -> Option<Configuration> {
+    /// A random configuration; `None` where none of many draws satisfies the constraints.
+    pub fn sample(&self, rng: &mut ChaCha12Rng) -> Option<Configuration> {
         (0..DRAWS).find_map(|_| {
             // Every parameter is drawn, active or not, so that each has its own place in the random stream.
             let values =
@@ -333,7 +329,8 @@ impl Domain for Space {
         })
     }
 
-    fn enumerate(&self, limit: usize) -> Result<Vec<Configuration>, String> {
+    /// All configurations, in the order of declaration; the error says why there are none, or more than `limit`.
+    pub fn enumerate(&self, limit: usize) -> Result<Vec<Configuration>, String> {
         let mut counts = Vec::new();
         for parameter in &self.parameters {
             match parameter.values.count() {
@@ -367,29 +364,10 @@ impl Domain for Space {
         Ok(found)
     }
 
-    fn size(&self) -> Option<u128> {
+    /// How many points there are, before constraints and conditions; `None` where they cannot be counted.
+    pub fn size(&self) -> Option<u128> {
         let count = |product: u128, parameter: &Parameter| product.checked_mul(parameter.values.count()?);
         self.parameters.iter().try_fold(1, count)
-    }
-
-    fn dimensions(&self) -> Vec<Dimension> {
-        encoding::dimensions(self)
-    }
-
-    fn encode(&self, configuration: &Configuration) -> Point {
-        encoding::encode(self, configuration)
-    }
-
-    fn decode(&self, place: &[f64]) -> Option<Configuration> {
-        encoding::decode(self, place)
-    }
-
-    fn siblings(&self, configuration: &Configuration) -> Vec<Configuration> {
-        encoding::siblings(self, configuration)
-    }
-
-    fn low_cost(&self) -> Option<Configuration> {
-        encoding::low_cost(self)
     }
 }
 

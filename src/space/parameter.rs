@@ -137,11 +137,11 @@ pub fn whole(value: &Value) -> Option<i64> {
     canonical(value).as_i64()
 }
 
-pub(super) fn steps(low: f64, high: f64, step: f64) -> u64 {
+pub(crate) fn steps(low: f64, high: f64, step: f64) -> u64 {
     ((high - low) / step * (1.0 + 1e-12) + 1e-9).floor() as u64
 }
 
-pub(super) fn on_grid(low: f64, high: f64, step: f64, at: f64) -> f64 {
+pub(crate) fn on_grid(low: f64, high: f64, step: f64, at: f64) -> f64 {
     let at = at.clamp(0.0, steps(low, high, step) as f64);
     // 0.1 + 2 * 0.1 is 0.30000000000000004: twelve significant digits are what was meant.
     let value = low + at * step;
@@ -149,7 +149,7 @@ pub(super) fn on_grid(low: f64, high: f64, step: f64, at: f64) -> f64 {
 }
 
 /// A drawn number with four digits: of the range, or (without one) significant ones.
-pub(super) fn rounded(value: f64, range: Option<f64>) -> f64 {
+pub(crate) fn rounded(value: f64, range: Option<f64>) -> f64 {
     let digits = match range {
         Some(range) => (4 - range.log10().ceil() as i32).clamp(0, 15) as usize,
         None => return format!("{value:.3e}").parse().unwrap_or(value),

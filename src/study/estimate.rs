@@ -8,16 +8,15 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::backend::mock;
 use crate::batch::rounds;
 use crate::diagnostic::{Error, Result};
 use crate::evaluate::Plan;
+use crate::evaluate::plan::{CountedBy, InputTokens};
 use crate::money::Usd;
-use crate::prompt::tokens;
-use crate::provider::{Input, Request};
-use crate::runner::{Runner, Service};
-use crate::search::simulate::{self, Reply, drive};
-use crate::search::{Domain, Outcome, Problem, Strategy};
+use crate::provider::Request;
+use crate::runner::Runner;
+use crate::search::simulate::{Reply, drive};
+use crate::search::{Outcome, Problem, Strategy};
 use crate::space::{Configuration, Space};
 use crate::study::settings;
 use crate::task::Instance;
@@ -186,7 +185,10 @@ struct Known {
 struct Quote {
     prompt: Usd,
     each: Usd,
-    worst: Usd,
+    /// What it is held at before it is bought.
+    held: Usd,
+    /// All of an instance, nothing of which was bought before.
+    whole: Usd,
     n: u32,
     several: bool,
 }
@@ -291,7 +293,7 @@ impl<'a> Estimator<'a> {
         }
         let model = plan.service.model.name.clone();
         // Configurations that differ only in n have the same completions.
-        let new = self.heard.insert(simulate::family(&plan.configuration));
+        let new = self.heard.insert(plan.configuration.family());
         for key in [(model.clone(), None), (model, Some(plan.prompt.name.clone()))].into_iter().filter(|_| new) {
             let sums = self.seen.entry(key).or_default();
             *sums = (sums.0 + own.0, sums.1 + own.1);
@@ -304,11 +306,11 @@ impl<'a> Estimator<'a> {
 
     /// Input tokens of each request, counted once for each rendered text.
     fn counts(&mut self, plan: &Plan, requests: &[Option<Request>]) -> Counts {
-        let variables = serde_json::to_string(&plan.variables).unwrap_or_default();
-        let extras: Vec<_> =
-            ["tools", "functions", "response_format"].iter().map(|name| plan.params.get(*name)).collect();
-        let key = format!("{}\n{}\n{variables}\n{extras:?}", plan.service.model.name, plan.prompt.name);
-        let count = |request: &Option<Request>| Some(input_tokens(request.as_ref()?, &plan.service));
+        let key = format!("{}\n{}", plan.service.model.name, plan.rendering());
+        let count = |request: &Option<Request>| {
+            let InputTokens { tokens, counted } = plan.input_tokens(request.as_ref()?);
+            Some((tokens, if counted == CountedBy::Bytes { Counted::Bytes } else { Counted::Tokenizer }))
+        };
         self.inputs.entry(key).or_insert_with(|| Arc::new(requests.iter().map(count).collect())).clone()
     }
 
@@ -336,7 +338,14 @@ impl<'a> Estimator<'a> {
         // Tokens are whole: a thousandth of one is near enough to money in picodollars.
         let each = price.output.scale_up((output * 1000.0).ceil().max(0.0) as u64, 1000);
         let prompt = price.input.times(request.input);
-        Quote { prompt, each, worst: Usd::ZERO, n: of.plan.n, several: of.several }
+        Quote {
+            prompt,
+            each,
+            held: Usd::ZERO,
+            whole: prompt.times(of.plan.prompts()) + each.times(u64::from(of.plan.n)),
+            n: of.plan.n,
+            several: of.several,
+        }
     }
 
     /// The price of an instance of the sample.
@@ -344,10 +353,7 @@ impl<'a> Estimator<'a> {
         if let Some(bill) = request.bill {
             return Span { low: bill, expected: Some(bill), high: Some(bill) };
         }
-        let with = |output: f64| {
-            let quote = self.quote(of, request, output);
-            quote.prompt.times(of.plan.prompts()) + quote.each.times(u64::from(of.plan.n))
-        };
+        let with = |output: f64| self.quote(of, request, output).whole;
         Span { low: with(1.0), expected: output.map(with), high: of.limit.map(|limit| with(limit as f64)) }
     }
 
@@ -383,7 +389,7 @@ impl<'a> Estimator<'a> {
     fn grid(&self, measured: &[Measured]) -> Span {
         let mut families: BTreeMap<String, Vec<&Measured>> = BTreeMap::new();
         for one in measured {
-            families.entry(simulate::family(&one.plan.configuration)).or_default().push(one);
+            families.entry(one.plan.configuration.family()).or_default().push(one);
         }
         let mut total = Span::ZERO;
         for family in families.values_mut() {
@@ -433,11 +439,11 @@ impl<'a> Estimator<'a> {
                 refused = true;
                 return Reply { outcome: Outcome::Refused, ..missing };
             };
-            let known = bought.entry((simulate::family(configuration), instance)).or_insert(0);
+            let known = bought.entry((configuration.family(), instance)).or_insert(0);
             let lacking = u64::from(quote.n.saturating_sub(*known));
             let prompts = if quote.several { u64::from(lacking > 0) } else { lacking };
             let cost = quote.prompt.times(prompts) + quote.each.times(lacking);
-            if spent + cost.max(if lacking > 0 { quote.worst } else { Usd::ZERO }) > budget {
+            if spent + cost.max(if lacking > 0 { quote.held } else { Usd::ZERO }) > budget {
                 refused = true;
                 return Reply { outcome: Outcome::Refused, ..missing };
             }
@@ -447,7 +453,7 @@ impl<'a> Estimator<'a> {
             watch(evaluations);
             tried.insert(trial);
             let score = made_up_score(configuration, instance, seed);
-            Reply { outcome: Outcome::Scored { score, production: quote.worst, input: None }, cost, drop: false }
+            Reply { outcome: Outcome::Scored { score, production: quote.whole, input: None }, cost, drop: false }
         });
         if let Some(error) = failure {
             return Err(error);
@@ -489,20 +495,17 @@ impl<'a> Estimator<'a> {
         }
         if known.iter().all(|request| request.bill.is_some()) {
             let each = mean(&|request| request.bill.unwrap_or_default());
-            return Some(Quote { prompt: each, each: Usd::ZERO, worst: each, n: of.plan.n, several: true });
+            return Some(Quote { prompt: each, each: Usd::ZERO, held: each, whole: each, n: of.plan.n, several: true });
         }
-        let n = u64::from(of.plan.n);
         let bound = |request: &Known| match of.limit {
-            Some(limit) => {
-                let quote = self.quote(of, request, limit as f64);
-                quote.prompt.times(of.plan.prompts()) + quote.each.times(n)
-            }
+            Some(limit) => self.quote(of, request, limit as f64).whole,
             None => Usd::ZERO,
         };
         Some(Quote {
             prompt: mean(&|request| self.quote(of, request, output).prompt),
             each: mean(&|request| self.quote(of, request, output).each),
-            worst: mean(&bound),
+            held: mean(&bound),
+            whole: mean(&|request| self.quote(of, request, output).whole),
             n: of.plan.n,
             several: of.several,
         })
@@ -532,26 +535,6 @@ fn drawn(space: &Space, seed: u64, most: usize) -> Vec<Configuration> {
         }
     }
     list
-}
-
-/// The input tokens that a request will be billed, as far as can be told.
-fn input_tokens(request: &Request, service: &Service) -> (u64, Counted) {
-    if let Some(exact) = service.exact_input(request) {
-        return (exact, Counted::Tokenizer);
-    }
-    if service.source() == "mock" {
-        return (mock::tokens::prompt(&request.input), Counted::Tokenizer);
-    }
-    let messages = match &request.input {
-        Input::Messages(messages) => messages.len() as u64,
-        Input::Text(_) => 0,
-    };
-    match tokens::input_count(request) {
-        Some(count) if tokens::given(&request.model) => (count, Counted::Tokenizer),
-        // The count is on the safe side by one a message, which today's models are not billed.
-        Some(count) => (count - messages.min(count), Counted::Tokenizer),
-        None => (tokens::input_bound(request).div_ceil(4), Counted::Bytes),
-    }
 }
 
 /// A score that is good for nothing but to let a strategy go its way: each configuration has a level, each instance a

@@ -22,7 +22,10 @@ pub struct Health(HashMap<String, State>);
 
 #[derive(Debug, Default)]
 struct State {
+    /// There are answers, be it stored ones: the form of its requests is accepted.
     answered: bool,
+    /// The endpoint answered a request of this run.
+    reached: bool,
     /// Failures in a row that are not the requests' own, or, before the first answer, need not be.
     failing: usize,
     /// Answers in a row since the last of those failures.
@@ -47,14 +50,19 @@ impl Health {
     /// Takes note of one result of a configuration that wants `n` samples of `model`.
     pub fn examine(&mut self, model: &str, n: u32, finished: &Finished) -> Diagnosis {
         // Where another model answers, one that does not is that model's misfortune: its evaluations are missing.
-        let others = self.0.iter().any(|(name, other)| name != model && other.answered && other.failing < OUTAGE);
+        let others = self.0.iter().any(|(name, other)| name != model && other.reached && other.failing < OUTAGE);
         let state = self.0.entry(model.to_owned()).or_default();
         let (failure, print) = match (&finished.result, finished.fingerprint) {
             (Err(failure), Some(print)) if finished.production.is_none() => (failure, print),
             // Never sent: not rendered, or it did not fit the budget.
             (Err(_), None) => return Diagnosis::Nothing,
+            // A stored answer says nothing of the endpoint now.
+            _ if finished.requests == 0 => {
+                state.answered = true;
+                return Diagnosis::Nothing;
+            }
             _ => {
-                (state.answered, state.failing) = (true, 0);
+                (state.answered, state.reached, state.failing) = (true, true, 0);
                 state.answering += 1;
                 // Answers and failures of the moment when an endpoint goes away come in any order.
                 if state.doubtful.is_empty() || state.answering < SURELY_BACK {
@@ -63,7 +71,7 @@ impl Health {
                 return Diagnosis::Keep(std::mem::take(&mut state.doubtful));
             }
         };
-        if !state.answered && state.failing == 0 && !others && failure.unreached() {
+        if !state.reached && state.failing == 0 && !others && failure.unreached() {
             return Diagnosis::Hopeless(failure.clone());
         }
         let kept = (print, n, failure.clone());
@@ -82,17 +90,21 @@ impl Health {
     }
 
     /// At the end of a run that no model answered: the model whose requests were refused in their form, or lost their
-    /// connections, where there were too few to tell before.
+    /// connections, where there were too few to tell before. (Beside stored answers a connection that broke, and a form that
+    /// is refused, may be that request's own fault.)
     pub fn nothing_answered(&self) -> Option<(&str, &Failure)> {
-        if self.0.values().any(|state| state.answered) {
+        if self.0.values().any(|state| state.reached) {
             return None;
         }
-        let about = |failure: &&Failure| matches!(failure.kind, FailureKind::BadRequest | FailureKind::Connection);
+        let about = |state: &State, failure: &Failure| match state.answered {
+            true => failure.unreached(),
+            false => matches!(failure.kind, FailureKind::BadRequest | FailureKind::Connection),
+        };
         let mut all: Vec<_> = self.0.iter().collect();
         all.sort_by_key(|(name, _)| *name);
         all.into_iter().find_map(|(name, state)| {
             let (.., last) = state.doubtful.last()?;
-            Some((name.as_str(), Some(last).filter(about)?))
+            Some((name.as_str(), Some(last).filter(|last| about(state, last))?))
         })
     }
 
@@ -147,6 +159,32 @@ mod tests {
         let seen = diagnoses(&kinds);
         assert_eq!(seen[SURELY_BACK + 1..], ["keep 2", "-"]);
         assert!(seen[..SURELY_BACK + 1].iter().all(|diagnosis| diagnosis == "-"));
+    }
+
+    #[test]
+    fn stored_answers_say_nothing_of_the_endpoint() {
+        use FailureKind::{BadRequest, Connection, Server};
+        let hit = Finished { requests: 0, ..result(None) };
+        let mut health = Health::default();
+        assert_eq!(health.examine("m", 1, &hit), Diagnosis::Nothing);
+        assert!(matches!(health.examine("m", 1, &result(Some(Connection))), Diagnosis::Hopeless(_)));
+        // Eight failures in a row, with stored answers between them, are an outage.
+        let mut health = Health::default();
+        let mut last = Diagnosis::Nothing;
+        for _ in 0..OUTAGE {
+            assert_eq!(health.examine("m", 1, &hit), Diagnosis::Nothing);
+            last = health.examine("m", 1, &result(Some(Server)));
+        }
+        assert!(matches!(last, Diagnosis::Hopeless(_)), "{last:?}");
+        // The form was accepted before, so this request's own is wrong; and one broken connection may be its fault too.
+        let mut health = Health::default();
+        assert_eq!(health.examine("m", 1, &hit), Diagnosis::Nothing);
+        assert!(matches!(health.examine("m", 1, &result(Some(BadRequest))), Diagnosis::Keep(_)));
+        let broke = Failure::new(Connection, format!("{}: reset", crate::provider::BROKE));
+        let broken = Finished { result: Err(broke), ..result(Some(Connection)) };
+        assert_eq!(health.examine("m", 1, &broken), Diagnosis::Nothing);
+        assert_eq!(health.nothing_answered(), None);
+        assert_eq!(health.settle().len(), 1);
     }
 
     /// One row that is always refused, or whose connection always breaks, is missing, wherever it stands in the order.

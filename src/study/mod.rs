@@ -161,7 +161,7 @@ impl Study {
 
     /// How many configurations can be tried at most, where that is known beforehand.
     fn most(&self) -> Option<usize> {
-        let size = search::Domain::size(self.space.as_ref()).and_then(|size| usize::try_from(size).ok());
+        let size = self.space.size().and_then(|size| usize::try_from(size).ok());
         // What is to be tried first need not be a point of the searched range.
         let size = size.map(|size| size.saturating_add(self.settings.first.len() + 1));
         [size, self.settings.max_trials].into_iter().flatten().min()
@@ -174,26 +174,12 @@ impl Study {
     }
 
     /// Runs a study that was prepared.
-    pub async fn run_prepared(self, prepared: Prepared) -> Result<Outcome> {
+    pub async fn run_prepared(mut self, prepared: Prepared) -> Result<Outcome> {
+        let readers = std::mem::take(&mut self.readers);
         let Prepared { store, runner, purse, order, strategy, recorded, already, .. } = prepared;
         let (task, most) = (self.workload.task.clone(), self.most());
         let settings = &self.settings;
-        let mut agenda = SearchAgenda::new(
-            strategy,
-            self.space.clone(),
-            self.workload.clone(),
-            runner.clone(),
-            purse.clone(),
-            settings.inference_budget,
-            settings.reuse_savings,
-            order.clone(),
-            self.readers,
-        )
-        .with_margin(settings.margin, most, settings::stream(settings.seed, "margin"))
-        .with_limits({
-            let settings = settings.clone();
-            move |budget| settings.limits(budget)
-        });
+        let mut agenda = SearchAgenda::new(&self, strategy, runner.clone(), purse.clone(), order.clone(), readers);
         agenda.announce(&Event::Started {
             task: task.name.clone(),
             strategy: settings.strategy.clone(),

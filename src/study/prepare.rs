@@ -115,7 +115,6 @@ impl Study {
             first: self.space.baseline.iter().chain(&self.settings.first).cloned().collect(),
             margin: self.settings.margin,
             inference_budget: self.settings.inference_budget,
-            may_drop: self.settings.inference_budget.is_some(),
         };
         let declaration = search::strategy(&self.settings.strategy)
             .ok_or_else(|| Error::internal(format!("no strategy `{}`", self.settings.strategy)))?;

@@ -59,7 +59,7 @@ fn input_dollars(trial: &Trial, tokens: f64) -> f64 {
 }
 
 /// The count, the mean and the sample variance.
-fn moments(values: &[f64]) -> (f64, f64, f64) {
+pub(super) fn moments(values: &[f64]) -> (f64, f64, f64) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n.max(1.0);
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
@@ -163,7 +163,7 @@ struct InputMean {
 }
 
 /// Before an answer the share of the bounds that is tokens is not known: about a quarter for English text.
-pub const TOKENS_A_BYTE: f64 = 0.25;
+const TOKENS_A_BYTE: f64 = 0.25;
 
 fn input(trial: &Trial, bounds: Option<&[u64]>) -> Option<InputMean> {
     let tokens: Vec<f64> = answered(trial).map(|done| done.prompt_tokens() as f64).collect();

@@ -14,8 +14,8 @@ use crate::space::{Configuration, Space};
 use crate::study::agenda::{Agenda, Finished, Wanted};
 use crate::study::claims::Evidence;
 use crate::study::control::BudgetChange;
-use crate::study::production;
 use crate::study::trial::{Evaluation, RenderedInputs, Trial};
+use crate::study::{Settings, Study, production, settings};
 
 /// Who reads the run.
 pub type Readers = Vec<Box<dyn Reader>>;
@@ -27,9 +27,7 @@ pub struct SearchAgenda {
     workload: Workload,
     runner: Arc<Runner>,
     purse: Arc<Purse>,
-    inference_budget: Option<Usd>,
-    /// The strategy is told what was paid, not what the study costs.
-    reuse_savings: bool,
+    settings: Settings,
     /// The study's order of instances: the strategy's places are indices into it.
     order: Arc<Vec<usize>>,
     places: Vec<usize>,
@@ -42,8 +40,14 @@ pub struct SearchAgenda {
     pub refused: u64,
     /// Why the first evaluation that did not fit the budget did not.
     pub first_refusal: Option<String>,
-    /// Evaluations that did not, since the last that did.
+    /// Trials that it kept from going on, since the last evaluation that fitted.
     refused_in_row: usize,
+    /// So many results were told.
+    told: usize,
+    /// What the search may cost, where that was changed, and the results that it holds from.
+    changes: VecDeque<(usize, Usd)>,
+    /// So many evaluations had failed when it was last looked at whether going on finds anything.
+    looked_at: u64,
     leader: Option<usize>,
     readers: Readers,
     /// What the strategy asked and the pipeline was not given yet: (trial, places).
@@ -51,8 +55,6 @@ pub struct SearchAgenda {
     /// What the strategy is to be told next, in the order of asking.
     expected: VecDeque<Expected>,
     margin: Option<Margin>,
-    /// What a changed budget allows the two sums.
-    limits: Box<dyn Fn(Usd) -> (Usd, Usd) + Send>,
     /// The budget in all, where the user changed it.
     pub budget: Option<Usd>,
     /// Where the margin stopped the search: what going on was expected to gain then.
@@ -96,37 +98,39 @@ pub fn look_ahead(strategy: &dyn Strategy, margin: Option<f64>, in_rounds: bool)
 /// So many configurations in a row of which no instance could be judged end a search: there is nothing to find.
 const BARREN_TRIALS: usize = 100;
 
-/// So many evaluations in a row that do not fit the budget end a search: what is left buys nothing any more.
+/// So many trials in a row that do not fit the budget end a search: what is left buys nothing any more.
 const REFUSALS: usize = 64;
 
 /// So many evaluations that all fail in the metric end a search: the metric is broken, and goes on costing money.
 const BARREN_EVALUATIONS: usize = 32;
 
 impl SearchAgenda {
-    /// A search that begins.
-    #[allow(clippy::too_many_arguments)]
+    /// The search of a study that begins.
     pub fn new(
+        study: &Study,
         strategy: Box<dyn Strategy>,
-        space: Arc<Space>,
-        workload: Workload,
         runner: Arc<Runner>,
         purse: Arc<Purse>,
-        inference_budget: Option<Usd>,
-        reuse_savings: bool,
         order: Arc<Vec<usize>>,
         readers: Readers,
     ) -> SearchAgenda {
+        let settings = study.settings.clone();
+        let margin = settings.margin.map(|value| Margin {
+            value,
+            most: study.most(),
+            seed: settings::stream(settings.seed, "margin"),
+            next: MARGIN_FROM,
+        });
         let mut places = vec![0; order.len()];
         order.iter().enumerate().for_each(|(place, &instance)| places[instance] = place);
         let sums = Sums { budget: purse.limit(), spent: purse.spent(), ..Sums::default() };
         SearchAgenda {
             strategy,
-            space,
-            workload,
+            space: study.space.clone(),
+            workload: study.workload.clone(),
             runner,
             purse,
-            inference_budget,
-            reuse_savings,
+            settings,
             order,
             places,
             rendered: RenderedInputs::default(),
@@ -135,29 +139,17 @@ impl SearchAgenda {
             refused: 0,
             first_refusal: None,
             refused_in_row: 0,
+            told: 0,
+            changes: VecDeque::new(),
+            looked_at: 0,
             leader: None,
             readers,
             held: VecDeque::new(),
             expected: VecDeque::new(),
-            margin: None,
-            limits: Box::new(|budget| (budget, budget)),
+            margin,
             budget: None,
             converged: None,
         }
-    }
-
-    /// What a changed budget allows the two sums.
-    #[must_use]
-    pub fn with_limits(mut self, limits: impl Fn(Usd) -> (Usd, Usd) + Send + 'static) -> SearchAgenda {
-        self.limits = Box::new(limits);
-        self
-    }
-
-    /// Stops when more looking is expected to gain less than this. `most`: how many configurations there can be at most.
-    #[must_use]
-    pub fn with_margin(mut self, margin: Option<f64>, most: Option<usize>, seed: u64) -> SearchAgenda {
-        self.margin = margin.map(|value| Margin { value, most, seed, next: MARGIN_FROM });
-        self
     }
 
     /// Tells the readers of something.
@@ -171,7 +163,7 @@ impl SearchAgenda {
 
     /// What is left when the search is over: trials, sums, evaluations that did not fit and why the first did not, readers.
     pub fn into_parts(mut self) -> (Vec<Trial>, Sums, (u64, Option<String>), Readers) {
-        if self.inference_budget.is_some() {
+        if self.settings.inference_budget.is_some() {
             let priors: Vec<_> = self.trials.iter().map(|trial| production::prior(trial, &self.trials)).collect();
             self.trials.iter_mut().zip(priors).for_each(|(trial, prior)| trial.learn(prior));
         }
@@ -200,7 +192,7 @@ impl SearchAgenda {
         let plan = Arc::new(Plan::new(&self.space, &configuration, &self.runner)?);
         let is_baseline = self.space.baseline.as_ref().is_some_and(|baseline| baseline.key() == configuration.key());
         let mut trial = Trial::new(number, configuration.clone(), plan, is_baseline);
-        if self.inference_budget.is_some() {
+        if self.settings.inference_budget.is_some() {
             trial.watch_production(&self.workload.task.tune, &mut self.rendered);
         }
         self.trials.push(trial);
@@ -222,7 +214,9 @@ impl SearchAgenda {
 
     /// Learns what a trial would cost in production, and drops it if that is surely too much.
     fn drop_too_dear(&mut self, number: usize) {
-        let Some(budget) = self.inference_budget.filter(|_| self.trials[number].dropped.is_none()) else { return };
+        let Some(budget) = self.settings.inference_budget.filter(|_| self.trials[number].dropped.is_none()) else {
+            return;
+        };
         let prior = production::prior(&self.trials[number], &self.trials);
         let reason = self.trials[number].too_dear(&self.trials, budget);
         let trial = &mut self.trials[number];
@@ -243,7 +237,7 @@ impl SearchAgenda {
         // Working it out goes through all evaluations: later looks are further apart.
         margin.next = self.sums.evaluations + (self.sums.evaluations / 20).max(8);
         let open = margin.most.is_none_or(|most| self.trials.len() < most);
-        let budget = self.inference_budget;
+        let budget = self.settings.inference_budget;
         let evidence = Evidence::of(&self.trials, &self.workload, |trial| trial.barred(budget).is_none());
         let gain = evidence.expected_gain(open, margin.seed);
         self.converged = gain.filter(|gain| *gain < margin.value);
@@ -282,7 +276,7 @@ impl SearchAgenda {
         let metric = &self.workload.task.objective.metric;
         let gain = |trial: &Trial| {
             let estimate = trial.estimate(metric)?;
-            let eligible = trial.barred(self.inference_budget).is_none();
+            let eligible = trial.barred(self.settings.inference_budget).is_none();
             eligible.then_some((
                 estimate.count,
                 self.workload.task.objective.direction.gain(estimate.mean),
@@ -309,9 +303,12 @@ impl SearchAgenda {
 impl Agenda for SearchAgenda {
     fn ask(&mut self) -> Result<Wanted> {
         // Looked at when the number of failures doubles, and then often enough.
-        let due = self.sums.failed > 0 && (self.sums.failed.is_power_of_two() || self.sums.failed.is_multiple_of(1024));
-        if due && self.barren() {
-            return Ok(Wanted::Done);
+        let failed = self.sums.failed;
+        if failed != self.looked_at && (failed.is_power_of_two() || failed.is_multiple_of(1024)) {
+            self.looked_at = failed;
+            if self.barren() {
+                return Ok(Wanted::Done);
+            }
         }
         if self.converged.is_some() {
             return Ok(Wanted::Done);
@@ -357,11 +354,11 @@ impl Agenda for SearchAgenda {
             _ if refused => Outcome::Refused,
             _ => Outcome::Missing,
         };
-        let cost = if self.reuse_savings { finished.paid } else { finished.cost };
+        let cost = if self.settings.reuse_savings { finished.paid } else { finished.cost };
         let told = Told { trial: number, instance: self.places[finished.instance], outcome, cost };
         if refused {
             self.refused += 1;
-            self.refused_in_row += 1;
+            self.refused_in_row += usize::from(self.trials[number].refused == 0);
             let words = finished.result.as_ref().err().map(|failure| failure.message.clone());
             self.first_refusal = self.first_refusal.take().or(words);
             self.trials[number].refused += 1;
@@ -376,6 +373,12 @@ impl Agenda for SearchAgenda {
             self.announce(&event);
         }
         self.expected.pop_front();
+        // Of a changed budget the strategy hears at a place of the order, not at the moment when it was changed.
+        while let Some((_, budget)) = self.changes.pop_front_if(|(from, _)| *from <= self.told) {
+            self.strategy.budget(budget);
+            self.refused_in_row = 0;
+        }
+        self.told += 1;
         self.strategy.tell(told);
         self.tell_skipped();
         if !refused {
@@ -391,7 +394,8 @@ impl Agenda for SearchAgenda {
     }
 
     fn change_budget(&mut self, change: BudgetChange) {
-        let (study, spent) = (self.limits)(change.budget);
+        let (study, spent) = self.settings.limits(change.budget);
+        self.changes.push_back((change.from, study));
         self.purse.set_limits(Some(study), Some(spent));
         self.sums.budget = Some(study);
         self.announce(&Event::BudgetChanged { from: change.from, budget_usd: change.budget });

@@ -271,10 +271,8 @@ pub struct RenderedInputs(HashMap<String, Arc<Vec<u64>>>);
 
 impl RenderedInputs {
     fn of(&mut self, plan: &Plan, instances: &[Instance]) -> Arc<Vec<u64>> {
-        let variables = serde_json::to_string(&plan.variables).unwrap_or_default();
-        let key = format!("{}\n{}\n{variables}", plan.prompt.name, plan.service.chat);
         let bound = |instance: &Instance| plan.request(instance).map_or(0, |request| tokens::input_bound(&request));
-        self.0.entry(key).or_insert_with(|| Arc::new(instances.iter().map(bound).collect())).clone()
+        self.0.entry(plan.rendering()).or_insert_with(|| Arc::new(instances.iter().map(bound).collect())).clone()
     }
 }
 

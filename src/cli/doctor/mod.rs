@@ -197,8 +197,7 @@ fn space(
     match found {
         Ok((space, path)) => {
             let place = path.map_or("the program's own".to_owned(), |path| path.display().to_string());
-            let size = crate::search::Domain::size(&space)
-                .map_or("endless".to_owned(), |size| format!("at most {size} configurations"));
+            let size = space.size().map_or("endless".to_owned(), |size| format!("at most {size} configurations"));
             checks.push(Check::ok("space", format!("{place}: {size}, models {}", space.models().join(", "))));
             Some(space)
         }

@@ -242,7 +242,6 @@ fn buys(
         first: space.baseline.iter().cloned().collect(),
         margin: None,
         inference_budget: None,
-        may_drop: false,
     };
     let shown = (!arguments.common.quiet && std::io::stderr().is_terminal()).then(|| {
         let bar = ProgressBar::new_spinner().with_style(ProgressStyle::default_spinner());

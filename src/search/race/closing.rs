@@ -42,9 +42,8 @@ impl Race {
             let one = &race.candidates[working[row]];
             !one.closed && within[row] > 0.5 && belief.count[row] > 0
         };
+        let Some(leader) = view.foremost else { return };
         let rows: Vec<usize> = (0..working.len()).filter(|&row| may(self, row)).collect();
-        let better = |a: &usize, b: &usize| belief.mean[*a].total_cmp(&belief.mean[*b]).then(b.cmp(a));
-        let Some(leader) = rows.iter().copied().max_by(better) else { return };
         let all = self.problem.instances;
         let open = |race: &Race, row: usize| {
             let one = &race.candidates[working[row]];

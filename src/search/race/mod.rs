@@ -35,8 +35,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 
-use super::draws::Draws;
-use super::simulate::{family, samples};
+use super::draws::{Draws, LISTED};
 use super::{Ask, Outcome, Problem, Strategy, Told};
 use crate::money::Usd;
 use crate::space::Configuration;
@@ -63,8 +62,7 @@ const STEADY: Pace = Pace { block: 6, share: 0.1, opening: 2, step: 1, growth: 0
 /// Few and large plans, at the price of some looks that the results of others would have spared.
 const IN_ROUNDS: Pace = Pace { block: 12, share: 0.3, opening: 4, step: 4, growth: 0.5 };
 
-/// Spaces up to this size are listed; of others so many candidates are drawn.
-const LISTED: u128 = 10_000;
+/// Of a space that is not listed so many candidates are drawn.
 const DRAWN: usize = 1024;
 
 /// The strategy. It works on every problem.
@@ -121,7 +119,7 @@ impl Race {
     fn new(problem: Problem, pace: Pace) -> Race {
         let mut rng = ChaCha12Rng::seed_from_u64(problem.seed);
         let mut draws = Draws::random(&Problem { max_trials: None, ..problem.clone() }, &mut rng);
-        let listed = problem.domain.size().is_some_and(|size| size <= LISTED);
+        let listed = problem.domain.size().is_some_and(|size| size <= LISTED as u128);
         let most = if listed { usize::MAX } else { DRAWN };
         let mut race = Race {
             lines: Vec::new(),
@@ -160,7 +158,7 @@ impl Race {
         let mut names: BTreeMap<String, usize> = BTreeMap::new();
         for configuration in drawn {
             let next = names.len();
-            let family = *names.entry(family(&configuration)).or_insert(next);
+            let family = *names.entry(configuration.family()).or_insert(next);
             if family == race.families.len() {
                 race.families.push(Vec::new());
                 race.tried.push(false);
@@ -168,7 +166,7 @@ impl Race {
             race.families[family].push(race.candidates.len());
             race.candidates.push(Candidate {
                 family,
-                n: samples(&configuration),
+                n: configuration.samples(),
                 configuration,
                 trial: None,
                 depth: 0,
@@ -198,7 +196,7 @@ impl Race {
     /// True where its input alone is more than production can afford.
     fn too_dear(&mut self, at: usize) -> bool {
         let Some(budget) = self.problem.inference_budget.map(Usd::as_f64) else { return false };
-        self.input(at).is_some_and(|input| input.exact && input.dollars > budget)
+        self.input(at).is_some_and(|input| input.over(budget))
     }
 
     fn trials_left(&self) -> usize {
@@ -286,6 +284,16 @@ impl Strategy for Race {
     fn dropped(&mut self, trial: usize) {
         if let Some(&at) = self.trials.get(trial) {
             self.candidates[at].closed = true;
+        }
+    }
+
+    fn budget(&mut self, budget: Usd) {
+        let raised = self.problem.budget.is_some_and(|before| budget > before);
+        self.problem.budget = Some(budget);
+        if raised {
+            // What did not fit may now.
+            self.candidates.iter_mut().for_each(|one| one.refused = false);
+            (self.money_ends, self.compared, self.widened) = (false, false, false);
         }
     }
 

@@ -38,6 +38,8 @@ pub(super) struct View {
     open: Vec<bool>,
     /// The best of them.
     leader: Option<usize>,
+    /// The leader, or where there is none, the best of those that production can rather afford than not.
+    pub foremost: Option<usize>,
     /// No mean is larger.
     ceiling: f64,
     /// The standard deviation of a single value.
@@ -148,7 +150,7 @@ impl Race {
 
         let within: Vec<f64> = (0..working.len())
             .map(|row| match (self.problem.inference_budget.map(Usd::as_f64), &costs) {
-                (Some(budget), _) if inputs[row].is_some_and(|input| input.exact && input.dollars > budget) => 0.0,
+                (Some(budget), _) if inputs[row].is_some_and(|input| input.over(budget)) => 0.0,
                 (Some(budget), Some(costs)) => costs.within(row, budget),
                 _ => 1.0,
             })
@@ -158,13 +160,17 @@ impl Race {
             .enumerate()
             .map(|(row, &at)| belief.count[row] > 0 && !self.candidates[at].closed && within[row] >= SURE)
             .collect();
-        let leader = (0..working.len())
-            .filter(|&row| open[row])
-            .max_by(|&a, &b| belief.mean[a].total_cmp(&belief.mean[b]).then(b.cmp(&a)));
+        let best = |may: &dyn Fn(usize) -> bool| {
+            let rows = (0..working.len()).filter(|&row| may(row));
+            rows.max_by(|&a, &b| belief.mean[a].total_cmp(&belief.mean[b]).then(b.cmp(&a)))
+        };
+        let leader = best(&|row| open[row]);
+        let likely = |row: usize| belief.count[row] > 0 && !self.candidates[working[row]].closed && within[row] > 0.5;
+        let foremost = leader.or_else(|| best(&likely));
         // What is known of the leader in full is no luck: only then does it matter that nothing can be better than perfect.
         let known = leader.is_some_and(|row| belief.count[row] >= self.problem.instances);
         let ceiling = self.problem.ceiling.filter(|_| known).map_or(f64::MAX, |ceiling| ceiling / scale);
-        View { working, belief, costs, within, open, leader, ceiling, deviation, scale }
+        View { working, belief, costs, within, open, leader, foremost, ceiling, deviation, scale }
     }
 
     /// How deep those were looked at that may come out best; any of them, for the last fit is a new one.
@@ -246,14 +252,10 @@ impl Race {
     /// True where it is unlikely that another one is better than the leader by more than the margin.
     fn settled(&self, view: &View) -> bool {
         let Some(margin) = self.problem.margin.map(|margin| margin / view.scale) else { return false };
+        let Some(leader) = view.foremost else { return false };
         let belief = &view.belief;
-        let rows = || (0..belief.mean.len()).filter(|&row| view.within[row] > 0.5);
-        let tried = rows().filter(|&row| belief.count[row] > 0);
-        let Some(leader) = tried.max_by(|&a, &b| belief.mean[a].total_cmp(&belief.mean[b]).then(b.cmp(&a))) else {
-            return false;
-        };
-        let doubt: f64 = rows()
-            .filter(|&row| row != leader)
+        let doubt: f64 = (0..belief.mean.len())
+            .filter(|&row| row != leader && view.within[row] > 0.5)
             .map(|row| {
                 normal_cdf((belief.mean[row] - belief.mean[leader] - margin) / belief.sd_of_difference(row, leader))
             })

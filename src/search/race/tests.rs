@@ -64,8 +64,7 @@ fn smaller_n_come_with_what_was_bought_and_cost_nothing() {
 fn what_production_cannot_afford_is_not_recommended() {
     let table = table(6, 100);
     let cap = Usd::from_pico(3_500);
-    let problem =
-        Problem { inference_budget: Some(cap), may_drop: true, ..table.problem(Some(table.price().share(0.1)), 2) };
+    let problem = Problem { inference_budget: Some(cap), ..table.problem(Some(table.price().share(0.1)), 2) };
     let trace = play(&table, &problem);
     let row = trace.recommendation.unwrap();
     assert!(table.production[row][0] <= cap, "{}", table.configurations[row]);
@@ -159,8 +158,7 @@ fn in_rounds_it_needs_few_of_them_and_finds_as_good() {
 fn what_is_too_dear_by_its_prompt_alone_costs_nothing() {
     let table = table(4, 40);
     let cap = Usd::from_pico(9_000);
-    let problem =
-        Problem { inference_budget: Some(cap), may_drop: true, ..table.problem(Some(table.price().share(0.2)), 3) };
+    let problem = Problem { inference_budget: Some(cap), ..table.problem(Some(table.price().share(0.2)), 3) };
     let trace = play(&table, &problem);
     // Model b's prompts cost 10,000.
     assert!(!trace.told.is_empty() && trace.rows.iter().all(|&row| row < 12), "{:?}", trace.rows);

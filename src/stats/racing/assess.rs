@@ -363,14 +363,14 @@ mod tests {
         assert!(costs.sd[3] > costs.sd[2] && costs.within(0, 1.2e-4) > 0.9 && costs.within(0, 0.8e-4) < 0.1);
         assert!(Costs::fit(&kinship, &vec![Bill::default(); 5], &[None; 5]).is_none());
         // With the inputs known, the costs of a sibling follow: 6e-5 for the prompt and ten completions of 4e-5 each.
-        let inputs = [6e-5, 1e-4, 6e-3, 1e-2, 6e-5].map(|dollars| Some(Input { dollars, exact: true }));
+        let inputs = [6e-5, 1e-4, 6e-3, 1e-2, 6e-5].map(|dollars| Some(Input { dollars, counted: 20, error: 0.0 }));
         let seen = [0, 1, 2].map(|at| Bill { input: Some(inputs[at].unwrap().dollars), ..seen[at].clone() });
         let seen = [&seen[..], &vec![Bill::default(); 2]].concat();
         let costs = Costs::fit(&kinship, &seen, &inputs).unwrap();
         assert!((costs.dollars(4) / 4.6e-4 - 1.0).abs() < 0.05, "{}", costs.dollars(4));
         assert!(costs.dollars(3) > 1e-2 && costs.within(3, 0.99e-2) < 0.3);
         // Guessed inputs are corrected by what was billed: half of the guess.
-        let twice = inputs.map(|input| Some(Input { dollars: 2.0 * input.unwrap().dollars, exact: false }));
+        let twice = inputs.map(|input| Some(Input { dollars: 2.0 * input.unwrap().dollars, counted: 0, error: 0.0 }));
         let guessed = Costs::fit(&kinship, &seen, &twice).unwrap();
         assert!((guessed.dollars(4) / costs.dollars(4) - 1.0).abs() < 0.05, "{}", guessed.dollars(4));
         assert!(guessed.sd[4] > costs.sd[4]);

@@ -62,8 +62,17 @@ impl Bill {
 pub struct Input {
     /// The mean.
     pub dollars: f64,
-    /// Counted by the model's own tokenizer: what is billed is no other number.
-    pub exact: bool,
+    /// So many instances it is the mean of, counted as they will be billed; 0: it is a guess.
+    pub counted: usize,
+    /// The standard error of the mean over the mean; 0 where all instances were counted.
+    pub error: f64,
+}
+
+impl Input {
+    /// It alone is more than an inference budget, surely.
+    pub fn over(&self, budget: f64) -> bool {
+        self.counted > 0 && self.dollars * (1.0 - 3.0 * self.error) > budget * (1.0 + 1e-9)
+    }
 }
 
 /// How much one instance's cost differs from its configuration's mean: the variance over the square of the mean.
@@ -105,21 +114,26 @@ impl Costs {
             return None;
         }
         // Where tokens can only be guessed from bytes, bills say how far off that is.
-        let (billed, guessed) = bills.iter().zip(inputs).filter(|(bill, input)| bill.count > 0 && !input.exact).fold(
-            (0.0, 0.0),
-            |(billed, guessed), (bill, input)| {
+        let (billed, guessed) = bills
+            .iter()
+            .zip(inputs)
+            .filter(|(bill, input)| bill.count > 0 && input.counted == 0)
+            .fold((0.0, 0.0), |(billed, guessed), (bill, input)| {
                 let count = bill.count as f64;
                 (billed + bill.input.unwrap_or(0.0) * count, guessed + input.dollars * count)
-            },
-        );
+            });
         let off = if guessed > 0.0 { billed / guessed } else { 1.0 };
         let completions = logs(kinship, bills, true);
         let (mut log, mut sd) = (Vec::new(), Vec::new());
         for (row, input) in inputs.iter().enumerate() {
-            let (input, unsure) = match (input.exact, bills[row].count) {
-                (true, _) => (input.dollars, 0.0),
-                (false, 0) => (input.dollars * off, if guessed > 0.0 { 0.1 } else { GUESS }),
-                (false, count) => (bills[row].input.unwrap_or(0.0), 0.1 / (count as f64).sqrt()),
+            let (input, unsure) = match (input.counted, bills[row].count) {
+                (0, 0) => (input.dollars * off, if guessed > 0.0 { 0.1 } else { GUESS }),
+                (0, count) => (bills[row].input.unwrap_or(0.0), 0.1 / (count as f64).sqrt()),
+                // Bills are of the same instances, and of more of them in the end.
+                (counted, count) if input.error > 0.0 && count > counted => {
+                    (bills[row].input.unwrap_or(0.0), input.error * (counted as f64 / count as f64).sqrt())
+                }
+                _ => (input.dollars, input.error),
             };
             let (output, doubt) = completions.as_ref().map_or((0.0, 0.0), |(log, variance)| {
                 let output = log[row].exp() * kinship.samples[row];

@@ -1,4 +1,4 @@
-//! A space as models see it: configurations as points of a unit cube, and back.
+//! A search space as what strategies search, and as their models see it: configurations as points of a unit cube, and back.
 //!
 //! Every parameter with more than one value is a dimension, in the order of declaration. A number's coordinate is its
 //! place in its range (on the scale of logarithms where it is drawn so); values on a grid have cells of equal width, so
@@ -9,15 +9,52 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::parameter::{on_grid, rounded, same, steps};
-use super::{Configuration, Parameter, Space, Values};
-use crate::search::encoding::{Dimension, Kind, Point, cell, cell_middle};
+use rand_chacha::ChaCha12Rng;
+
+use super::Domain;
+use super::encoding::{Dimension, Kind, Point, cell, cell_middle};
+use crate::space::parameter::{on_grid, rounded, same, steps};
+use crate::space::{Configuration, Parameter, Space, Values};
 
 /// Parameters that cost money: the less, the cheaper.
-const COSTLY: [&str; 4] = ["n", "best_of", "max_tokens", "max_completion_tokens"];
+pub(super) const COSTLY: [&str; 4] = ["n", "best_of", "max_tokens", "max_completion_tokens"];
 
 /// The parameter that is the number of samples.
 const SAMPLES: &str = "n";
+
+impl Domain for Space {
+    fn sample(&self, rng: &mut ChaCha12Rng) -> Option<Configuration> {
+        self.sample(rng)
+    }
+
+    fn enumerate(&self, limit: usize) -> Result<Vec<Configuration>, String> {
+        self.enumerate(limit)
+    }
+
+    fn size(&self) -> Option<u128> {
+        self.size()
+    }
+
+    fn dimensions(&self) -> Vec<Dimension> {
+        dimensions(self)
+    }
+
+    fn encode(&self, configuration: &Configuration) -> Point {
+        encode(self, configuration)
+    }
+
+    fn decode(&self, place: &[f64]) -> Option<Configuration> {
+        decode(self, place)
+    }
+
+    fn siblings(&self, configuration: &Configuration) -> Vec<Configuration> {
+        siblings(self, configuration)
+    }
+
+    fn low_cost(&self) -> Option<Configuration> {
+        low_cost(self)
+    }
+}
 
 /// The parameters that vary.
 fn varying(space: &Space) -> impl Iterator<Item = &Parameter> {
@@ -25,7 +62,7 @@ fn varying(space: &Space) -> impl Iterator<Item = &Parameter> {
 }
 
 /// The dimensions of a space.
-pub fn dimensions(space: &Space) -> Vec<Dimension> {
+fn dimensions(space: &Space) -> Vec<Dimension> {
     let kind = |values: &Values| match values {
         Values::Constant(_) => Kind::Choices(1),
         Values::Choices(choices) => Kind::Choices(choices.len()),
@@ -47,12 +84,12 @@ pub fn dimensions(space: &Space) -> Vec<Dimension> {
 
 /// The point of a configuration. A value outside its range is taken to the nearest end; a choice that is none of the
 /// choices has no coordinate.
-pub fn encode(space: &Space, configuration: &Configuration) -> Point {
+fn encode(space: &Space, configuration: &Configuration) -> Point {
     varying(space).map(|parameter| place_of(&parameter.values, configuration.get(&parameter.name)?)).collect()
 }
 
 /// The configuration at a place; `None` where it breaks a constraint or the place has not a coordinate for each dimension.
-pub fn decode(space: &Space, place: &[f64]) -> Option<Configuration> {
+fn decode(space: &Space, place: &[f64]) -> Option<Configuration> {
     let mut coordinates = place.iter();
     let mut values = BTreeMap::new();
     for parameter in &space.parameters {
@@ -67,7 +104,7 @@ pub fn decode(space: &Space, place: &[f64]) -> Option<Configuration> {
 }
 
 /// The fewest samples and tokens; everything else as the baseline has it where it is not said.
-pub fn low_cost(space: &Space) -> Option<Configuration> {
+fn low_cost(space: &Space) -> Option<Configuration> {
     let least = |values: &Values| match values {
         Values::Choices(choices) => choices
             .iter()
@@ -83,7 +120,7 @@ pub fn low_cost(space: &Space) -> Option<Configuration> {
 
 /// The same configuration with other numbers of samples. Of a range, each about twice the one before, and odd where the
 /// least is: an even vote may be a draw.
-pub fn siblings(space: &Space, configuration: &Configuration) -> Vec<Configuration> {
+fn siblings(space: &Space, configuration: &Configuration) -> Vec<Configuration> {
     let own = configuration.get(SAMPLES);
     let Some(parameter) = space.parameters.iter().find(|parameter| parameter.name == SAMPLES && own.is_some()) else {
         return Vec::new();
@@ -179,10 +216,8 @@ fn value_at(values: &Values, unit: f64) -> Value {
 mod tests {
     use proptest::prelude::*;
     use rand::SeedableRng;
-    use rand_chacha::ChaCha12Rng;
 
     use super::*;
-    use crate::search::Domain;
 
     fn space() -> Space {
         Space::builder("s")
