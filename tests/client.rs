@@ -161,3 +161,42 @@ async fn of_those_that_wait_the_smallest_priority_goes_first() {
     }
     assert_eq!(order, [0, 3, 1, 2, 4]);
 }
+
+#[tokio::test]
+async fn an_answer_that_nobody_waits_for_counts_against_the_budget() {
+    let late = Latency::Fixed(std::time::Duration::from_secs(2));
+    let server = MockServer::start(Options { latency: late, ..Options::default() }).unwrap();
+    let toml = format!(
+        "[endpoints.here]\nprovider = \"openai\"\nbase_url = \"{}\"\n\
+         [models.mock-small]\nendpoint = \"here\"\nprice = {{ input = 1, output = 1 }}\nmax_output_tokens = 30\n",
+        server.url()
+    );
+    let source = farthing::diagnostic::Source::new("farthing.toml", toml);
+    let endpoints = Endpoints::read(&source, ".".as_ref()).unwrap();
+    let client =
+        |budget: Usd| Client::builder().endpoints(endpoints.clone()).in_memory().budget(budget).build().unwrap();
+    let worst = client(Usd::MAX).cost_bound(&ask(1)).unwrap();
+    let client = client(worst.times(3));
+    // Let go while the endpoint works on it.
+    let sent = async {
+        while server.ledger().requests == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let (first, other) = (ask(1), ask(2));
+    tokio::select! {
+        done = client.create(&first) => panic!("{done:?}"),
+        () = sent => {}
+    }
+    assert_eq!(client.spent(), worst, "the endpoint has it");
+    // Again and again, until the budget holds no more: those that were sent are as many as it holds.
+    let refused = loop {
+        let one = client.create(&other);
+        match tokio::time::timeout(std::time::Duration::from_millis(300), one).await {
+            Err(_) => assert!(client.spent() <= worst.times(3)),
+            Ok(answer) => break answer.unwrap_err(),
+        }
+    };
+    assert!(matches!(&refused, CreateError::Failed(failure) if failure.kind == FailureKind::Budget), "{refused}");
+    assert_eq!((client.spent(), server.ledger().requests), (worst.times(3), 3));
+}

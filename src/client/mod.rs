@@ -166,7 +166,7 @@ impl Client {
     }
 
     /// Answers a request: from the store as far as it has samples, else by an endpoint. What is bought is durable before
-    /// it is returned.
+    /// it is returned. Let go before that (a timeout, a `select!`), a request that was sent counts as spent at its worst case.
     pub async fn create(&self, create: &Create) -> Result<Completion, CreateError> {
         let inner = &*self.inner;
         let request = create.request()?;

@@ -118,7 +118,8 @@ impl Purse {
         accounts.holds += 1;
         accounts.tickets += 1;
         let ticket = (accounts.tickets, 0);
-        Admission::Go(Hold { purse: self.clone(), study, real, paid: Usd::ZERO, ticket, divided: false })
+        let (paid, at_risk) = (Usd::ZERO, Usd::ZERO);
+        Admission::Go(Hold { purse: self.clone(), study, real, paid, at_risk, ticket, divided: false })
     }
 
     /// Asks to send something, and waits for what is in flight to settle where it does not fit yet. `None` where it does
@@ -196,13 +197,16 @@ fn within(limit: Option<Usd>, sum: Usd) -> bool {
     limit.is_none_or(|limit| sum <= limit)
 }
 
-/// The worst case of something admitted, held until it settles. Dropped unsettled, it is given back.
+/// The worst case of something admitted, held until it settles. Dropped unsettled, it is given back, but for what is at risk:
+/// that is lost.
 #[derive(Debug)]
 pub struct Hold {
     purse: Arc<Purse>,
     study: Usd,
     real: Usd,
     paid: Usd,
+    /// What a request that is at an endpoint now may be billed.
+    at_risk: Usd,
     /// Its place in the order of asking.
     ticket: Ticket,
     /// It waits for its parts.
@@ -220,8 +224,20 @@ impl Hold {
         self.real
     }
 
+    /// A request is sent now that may be billed so much, whoever still waits for its answer: until that is booked, or
+    /// [`unbilled`](Self::unbilled) says that there is nothing to book, letting go of this loses it.
+    pub(super) fn risk(&mut self, worst: Usd) {
+        self.at_risk = worst;
+    }
+
+    /// The request that was sent will not be billed.
+    pub(super) fn unbilled(&mut self) {
+        self.at_risk = Usd::ZERO;
+    }
+
     /// Books money: a bill, or a request lost at its worst case. That much of the hold is used up.
     pub fn spend(&mut self, amount: Usd) {
+        self.at_risk = Usd::ZERO;
         let mut accounts = self.purse.accounts();
         let used = amount.min(self.real);
         accounts.spent += amount;
@@ -314,7 +330,8 @@ impl Hold {
             let share = Usd::from_pico(left.pico().div_euclid(i64::from(parts - number)));
             left -= share;
             let ticket = (ticket.0, ticket.1 + number + 1);
-            Hold { purse: self.purse.clone(), study: Usd::ZERO, real: share, paid: Usd::ZERO, ticket, divided: false }
+            let (purse, study, paid, at_risk) = (self.purse.clone(), Usd::ZERO, Usd::ZERO, Usd::ZERO);
+            Hold { purse, study, real: share, paid, at_risk, ticket, divided: false }
         };
         (0..parts).map(part).collect()
     }
@@ -342,6 +359,10 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
+        if self.at_risk > Usd::ZERO {
+            // Whoever waited for the answer has gone; the endpoint has the request all the same.
+            self.lose(self.at_risk);
+        }
         let mut accounts = self.purse.accounts();
         accounts.study_held -= self.study;
         accounts.held -= self.real;

@@ -96,7 +96,7 @@ impl Bought {
 pub struct Runner {
     store: SharedStore,
     services: RwLock<Vec<Arc<Service>>>,
-    flights: Mutex<HashMap<Fingerprint, Arc<tokio::sync::Mutex<()>>>>,
+    flights: Flights,
     /// Every limit, and who waits for them. The run's own is a little wider than what is sent at once, so that the ledger's
     /// entries for the next ones are made while others are under way.
     throttle: Arc<Throttle>,
@@ -112,6 +112,34 @@ pub struct Runner {
     stopped: Notify,
     /// Replies that named another model than the one asked, which was said.
     strangers: Mutex<HashSet<(String, String)>>,
+}
+
+/// The requests that are being answered.
+type Flights = Mutex<HashMap<Fingerprint, Arc<tokio::sync::Mutex<()>>>>;
+
+/// One that answers a request or waits for another that does. It leaves nothing behind, let go at whichever point.
+struct Flight<'a> {
+    flights: &'a Flights,
+    fingerprint: Fingerprint,
+    lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl<'a> Flight<'a> {
+    fn of(flights: &'a Flights, fingerprint: &Fingerprint) -> Flight<'a> {
+        let mut all = flights.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = all.entry(*fingerprint).or_default().clone();
+        Flight { flights, fingerprint: *fingerprint, lock }
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        // The map's and ours: nobody else waits.
+        if Arc::strong_count(&self.lock) <= 2 {
+            flights.remove(&self.fingerprint);
+        }
+    }
 }
 
 /// Endpoints, and limits by what they are of, as they are opened.
@@ -474,24 +502,9 @@ impl Runner {
         hold: &mut Hold,
         sent: &AtomicU64,
     ) -> Result<Result<Answered, Failure>> {
-        let flight = self.flight(fingerprint);
-        let lock = flight.lock().await;
+        let flight = Flight::of(&self.flights, fingerprint);
+        let _turn = flight.lock.lock().await;
         let buyer = purchase::Buyer { runner: self, service, request, fingerprint, scope, wish };
-        let outcome = buyer.buy(hold, sent).await;
-        drop(lock);
-        self.land(fingerprint, flight);
-        outcome
-    }
-
-    fn flight(&self, fingerprint: &Fingerprint) -> Arc<tokio::sync::Mutex<()>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner).entry(*fingerprint).or_default().clone()
-    }
-
-    fn land(&self, fingerprint: &Fingerprint, flight: Arc<tokio::sync::Mutex<()>>) {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        // The map's and ours: nobody else waits.
-        if Arc::strong_count(&flight) <= 2 {
-            flights.remove(fingerprint);
-        }
+        buyer.buy(hold, sent).await
     }
 }

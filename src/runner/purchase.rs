@@ -283,6 +283,9 @@ impl Buyer<'_> {
         let end = tries.begin(at, begin);
         let span = self.span(request, seat);
         let under_way = service.send(worst);
+        if entry.is_some() {
+            hold.risk(worst);
+        }
         let call = seat.backend.call(request, first);
         let outcome = async {
             tokio::select! {
@@ -336,6 +339,9 @@ impl Buyer<'_> {
                 slot.end(ended, 0);
                 pass.failed(&error, &seat.name, Instant::now());
                 drop(under_way);
+                if !error.may_be_billed {
+                    hold.unbilled();
+                }
                 hold.wake();
                 if let Some(entry) = entry {
                     let closing = if error.may_be_billed { Closing::Lost } else { Closing::Released };

@@ -512,6 +512,31 @@ async fn what_waits_for_its_turn_gives_up_where_the_run_stops() {
     assert_eq!(stage.calls(), [1]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_nobody_waits_for_any_more_counts_as_lost_once_it_was_sent() {
+    for (several, n) in [(true, 1), (true, 3), (false, 3)] {
+        let stage = Stage::with(vec![always(Does::Late(60))], several, |_| {}, |_| {});
+        assert!(tokio::time::timeout(Duration::from_secs(5), stage.ask("x", n)).await.is_err());
+        let worst = stage.service().worst(&request("x", n), 0, false);
+        assert_eq!((stage.purse.spent(), stage.purse.held()), (worst, Usd::ZERO));
+        assert_eq!(stage.runner.store.spent("scope").unwrap().total(), worst, "as in the ledger");
+        assert!(stage.runner.flights.lock().unwrap().is_empty(), "its flight has ended");
+        // Another one is not held up by it, and what does come in time is booked as billed.
+        let bill = stage.purse.spent() + Usd::from_pico(1_000_000).times(10 + 2);
+        stage.ask("y", 1).await.unwrap();
+        assert_eq!((stage.purse.spent(), stage.purse.held()), (bill, Usd::ZERO));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_waited_for_another_leaves_no_flight_behind() {
+    let stage = Stage::new(vec![always(Does::Late(60))]);
+    let both = async { tokio::join!(stage.ask("x", 1), stage.ask("x", 1)) };
+    assert!(tokio::time::timeout(Duration::from_secs(5), both).await.is_err());
+    assert!(stage.runner.flights.lock().unwrap().is_empty());
+    assert_eq!((stage.purse.spent(), stage.calls()), (worst_of_one(), vec![1]));
+}
+
 #[test]
 fn a_snapshot_may_be_its_family() {
     let open = |more: &str| {
