@@ -11,11 +11,14 @@ use std::time::Duration;
 
 use farthing::Usd;
 use farthing::backend::Endpoints;
+use farthing::batch::rounds::Rounds;
 use farthing::batch::{self, AnswerOutcome, Ask, Batches, Options as Buying, Report};
 use farthing::diagnostic::Source;
 use farthing::provider::{FailureKind, Input, Message, Request};
+use farthing::runner::bulk::{Bulk, Order};
+use farthing::runner::fingerprint;
 use farthing::serve::mock::{BatchOptions, MockServer, Options};
-use farthing::store::MemoryStore;
+use farthing::store::{MemoryStore, SharedStore, SqliteStore};
 use serde_json::json;
 use support::server;
 
@@ -99,11 +102,15 @@ fn pass(
 }
 
 fn batches(proxy: &Proxy, provider: &str) -> Batches {
+    batches_in(proxy, provider, MemoryStore::new())
+}
+
+fn batches_in(proxy: &Proxy, provider: &str, store: SharedStore) -> Batches {
     let base = format!("provider = \"{provider}\"\nbase_url = \"http://{}/v1\"", proxy.address);
     let text = support::endpoints(&base, &format!("api_key_file = \"{}\"", proxy.key.path().display()));
     let endpoints = Endpoints::read(&Source::new("farthing.toml", text), ".".as_ref()).unwrap();
     let options = Buying { poll: Some(Duration::from_millis(5)), max_attempts: 1, ..Buying::default() };
-    Batches::with_options(endpoints, MemoryStore::new(), options)
+    Batches::with_options(endpoints, store, options)
 }
 
 fn ask(id: &str, n: u32) -> Ask {
@@ -204,4 +211,44 @@ fn samples_of_one_request_wait_for_each_other_and_for_no_one_else() {
     let (report, (readings, deleted), server) = run("anthropic", &asks, spoil);
     assert_eq!((outcomes(&report), report.status.spent_usd), (vec![Ok(2); 3], server.ledger().billed));
     assert_eq!((readings, deleted), (8, 1));
+}
+
+#[test]
+fn a_round_costs_what_the_ledger_says_it_lost() {
+    // Refused, so not billed; an error in place of an answer, that may be; one that is answered; and one that is not said.
+    let spoil: Spoil = |_, lines| {
+        let spoilt = |line: String| {
+            let mut value: serde_json::Value = serde_json::from_str(&line).unwrap();
+            match value["custom_id"].as_str().unwrap().rsplit('-').next().unwrap() {
+                "0" => value["response"] = json!({"status_code": 500, "body": {"error": {"message": "broken"}}}),
+                "1" => value["response"]["body"] = json!({"error": {"code": 429, "message": "too many requests"}}),
+                "3" => (value["response"], value["error"]) = (json!(null), json!({"code": "odd", "message": "no"})),
+                _ => {}
+            }
+            value.to_string()
+        };
+        lines.into_iter().map(spoilt).collect()
+    };
+    let home = tempfile::tempdir().unwrap();
+    let on_disk = || SqliteStore::open(home.path().join("store.db")).unwrap();
+    for store in [MemoryStore::new() as SharedStore, on_disk() as SharedStore] {
+        let options = BatchOptions { duration: Duration::from_millis(30), ..BatchOptions::default() };
+        let server = server(Options { batches: options, ..Options::default() });
+        let proxy = Proxy::new(&server, spoil);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let paid = runtime.block_on(async {
+            let rounds = Rounds::new(batches_in(&proxy, "openai", store.clone()), "study", None);
+            let order = |id: &str| {
+                let request = ask(id, 1).request;
+                let fingerprint = fingerprint("http", &request);
+                rounds.order(Order { model: "mock-small".into(), request, fingerprint, stored: 0 })
+            };
+            let orders = ["a", "bb", "ccc", "dddd"].map(order);
+            rounds.close();
+            futures_util::future::join_all(orders).await.into_iter().map(|one| one.unwrap().paid).collect::<Vec<_>>()
+        });
+        let spent = store.spent("study").unwrap();
+        assert_eq!((paid[0], paid[1] + paid[3], paid[2]), (Usd::ZERO, spent.lost, spent.settled));
+        assert!(paid[1] > Usd::ZERO && paid[1] == paid[3] && paid[2] > Usd::ZERO, "{paid:?}");
+    }
 }
