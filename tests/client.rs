@@ -96,7 +96,8 @@ async fn one_that_cannot_be_reached_is_left_for_the_next() {
     let done = client.create_any(&[of("first"), of("second")], |_, _| true).await.unwrap();
     assert_eq!((done.tried, done.model.as_str()), (1, "second"));
     assert!(matches!(done.extract_text_or_tool_call()[0], TextOrToolCall::Text(text) if !text.is_empty()));
-    assert_eq!(client.usage_summary().models["first"].failed, 2);
+    let first = client.usage_summary().models["first"];
+    assert_eq!((first.failed, first.requests), (2, 2), "requests that failed were sent, too");
 }
 
 #[tokio::test]

@@ -221,6 +221,7 @@ impl Buyer {
                 // What may have been billed without an answer, as the ledger has it.
                 paid += way.lost.iter().filter(|(scope, _)| *scope == self.scope).map(|(_, worst)| *worst).sum();
                 let failure = failed.filter(|failure| for_good(failure.kind));
+                let requests = requests + u64::from(failure.is_some());
                 drop(one.reply.send(Ok(Delivered { paid, requests, failure })));
             }
         }

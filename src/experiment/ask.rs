@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
@@ -17,7 +16,7 @@ use crate::backend::Endpoints;
 use crate::diagnostic::Result;
 use crate::money::Usd;
 use crate::provider::{Failure, FailureKind, FinishReason, Input as Asking, Message, Request, Sample};
-use crate::runner::{Hold, Purse, Runner, Service, Wish};
+use crate::runner::{self, Hold, Purse, Runner, Service, Wish};
 
 /// Where a row stands and who answers it.
 #[derive(Clone, Copy, Debug)]
@@ -252,11 +251,11 @@ impl Shared {
                 }
             }
             let wish = Wish { missed: stored.is_empty().then_some(look), retries: Some(0), ..Wish::default() };
-            let sent = AtomicU64::new(0);
-            let done = self.runner.answer_counted(wish, service, &whole, &print, &self.scope, hold, &sent).await?;
-            answered.requests += sent.into_inner();
-            match done {
-                Ok(done) => stored = done.stored,
+            let ask = runner::Ask { service, request: &whole, fingerprint: &print, scope: &self.scope, wish };
+            let bought = self.runner.answer(ask, hold).await?;
+            answered.requests += bought.requests;
+            match bought.outcome {
+                Ok(all) => stored = all,
                 Err(failure) => return Ok(Err(failure)),
             }
         }

@@ -36,20 +36,33 @@ use limits::{Limit, Window};
 use routes::Seat;
 use throttle::{Lane, Throttle};
 
-/// What answering a request brought.
+/// A request that is to be answered.
+#[derive(Clone, Copy)]
+pub struct Ask<'a> {
+    /// Who answers.
+    pub service: &'a Service,
+    /// What is asked.
+    pub request: &'a Request,
+    /// Its fingerprint, by that service.
+    pub fingerprint: &'a Fingerprint,
+    /// Who pays, in the ledger.
+    pub scope: &'a str,
+    /// How, beside what it says.
+    pub wish: Wish,
+}
+
+/// What asking brought.
 #[derive(Debug)]
 pub struct Answered {
-    /// All that is stored of the request now: at least n samples.
-    pub stored: Stored,
-    /// Requests that were sent for it.
+    /// All that is stored of the request now, at least n samples; or why there is less.
+    pub outcome: Result<Stored, Failure>,
+    /// Requests that were sent for it, those that failed too.
     pub requests: u64,
 }
 
 /// How a request is to be answered, beside what it says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wish {
-    /// Only by this one of the model's endpoints (see [`Service::endpoints`]); what is stored counts whoever answered it.
-    pub endpoint: Option<usize>,
     /// Of those that wait for a limit, the smallest goes first; equal ones in the order of coming.
     pub priority: i32,
     /// The store was looked at and had nothing of the request: see [`Runner::look`].
@@ -403,16 +416,17 @@ impl Runner {
     }
 
     /// Waits for an order, and books what it cost. A failure says that there will be no answer, or that the run was stopped:
-    /// what is out then stays out.
-    pub async fn delivered(&self, delivery: Delivery, hold: &mut Hold) -> Result<Result<u64, Failure>> {
+    /// what is out then stays out. Beside it, the requests that were sent.
+    pub async fn delivered(&self, delivery: Delivery, hold: &mut Hold) -> Result<(Option<Failure>, u64)> {
         let Delivered { paid, requests, failure } = tokio::select! {
             delivered = delivery => delivered?,
             () = self.until_stopped() => {
-                return Ok(Err(Failure::new(FailureKind::Interrupted, "the run was stopped while this was out")));
+                let failure = Failure::new(FailureKind::Interrupted, "the run was stopped while this was out");
+                return Ok((Some(failure), 0));
             }
         };
         hold.spend(paid);
-        Ok(failure.map_or(Ok(requests), Err))
+        Ok((failure, requests))
     }
 
     /// How many requests are sent at once at most.
@@ -464,47 +478,11 @@ impl Runner {
         })
     }
 
-    /// Gets at least `request.n` samples: from the store, else bought under `hold` and booked in the ledger of `scope`.
-    /// Identical requests in flight are sent once.
-    pub async fn answer(
-        &self,
-        service: &Service,
-        request: &Request,
-        fingerprint: &Fingerprint,
-        scope: &str,
-        hold: &mut Hold,
-    ) -> Result<Result<Answered, Failure>> {
-        self.answer_as(Wish::default(), service, request, fingerprint, scope, hold).await
-    }
-
-    /// The same, as wished.
-    pub async fn answer_as(
-        &self,
-        wish: Wish,
-        service: &Service,
-        request: &Request,
-        fingerprint: &Fingerprint,
-        scope: &str,
-        hold: &mut Hold,
-    ) -> Result<Result<Answered, Failure>> {
-        self.answer_counted(wish, service, request, fingerprint, scope, hold, &AtomicU64::new(0)).await
-    }
-
-    /// As [`Runner::answer_as`]; the requests that are sent are added to `sent`, those that fail too.
-    #[allow(clippy::too_many_arguments, reason = "one more than for an answer")]
-    pub async fn answer_counted(
-        &self,
-        wish: Wish,
-        service: &Service,
-        request: &Request,
-        fingerprint: &Fingerprint,
-        scope: &str,
-        hold: &mut Hold,
-        sent: &AtomicU64,
-    ) -> Result<Result<Answered, Failure>> {
-        let flight = Flight::of(&self.flights, fingerprint);
+    /// Gets at least `request.n` samples: from the store, else bought under `hold` and booked in the ledger. Identical
+    /// requests in flight are sent once. The outer error is the store's.
+    pub async fn answer(&self, ask: Ask<'_>, hold: &mut Hold) -> Result<Answered> {
+        let flight = Flight::of(&self.flights, ask.fingerprint);
         let _turn = flight.lock.lock().await;
-        let buyer = purchase::Buyer { runner: self, service, request, fingerprint, scope, wish };
-        buyer.buy(hold, sent).await
+        purchase::Buyer { runner: self, ask, sent: AtomicU64::new(0) }.buy(hold).await
     }
 }

@@ -107,6 +107,13 @@ struct Stage {
     purse: Arc<Purse>,
 }
 
+/// What is stored of a request now, and the requests that it took.
+#[derive(Debug)]
+struct Bought {
+    stored: Stored,
+    requests: u64,
+}
+
 fn always(does: Does) -> Plot {
     Box::new(move |_| does.clone())
 }
@@ -177,16 +184,22 @@ impl Stage {
         self.runner.service("m").unwrap()
     }
 
-    async fn ask(&self, text: &str, n: u32) -> Result<Answered, Failure> {
+    async fn ask(&self, text: &str, n: u32) -> Result<Bought, Failure> {
         self.ask_as(Wish::default(), text, n).await
     }
 
-    async fn ask_as(&self, wish: Wish, text: &str, n: u32) -> Result<Answered, Failure> {
+    async fn ask_as(&self, wish: Wish, text: &str, n: u32) -> Result<Bought, Failure> {
+        let Answered { outcome, requests } = self.answered(wish, text, n).await;
+        outcome.map(|stored| Bought { stored, requests })
+    }
+
+    async fn answered(&self, wish: Wish, text: &str, n: u32) -> Answered {
         let (service, request) = (self.service(), request(text, n));
         let print = service.fingerprint(&request);
         let worst = service.worst(&request, self.runner.store.stored(&print).unwrap().len(), false);
         let Admission::Go(mut hold) = self.purse.admit(worst, worst) else { panic!("not admitted") };
-        let answered = self.runner.answer_as(wish, &service, &request, &print, "scope", &mut hold).await.unwrap();
+        let ask = Ask { service: &service, request: &request, fingerprint: &print, scope: "scope", wish };
+        let answered = self.runner.answer(ask, &mut hold).await.unwrap();
         drop(hold);
         if self.purse.held() == Usd::ZERO {
             assert_eq!(self.runner.store.spent("scope").unwrap().total(), self.purse.spent(), "the ledger knows all");
@@ -210,7 +223,7 @@ fn worst_of_one() -> Usd {
     Usd::from_pico(1_000_000).times(20 + 64 + 16 + 4 + 1)
 }
 
-fn endpoint_of(answered: &Answered) -> Option<&str> {
+fn endpoint_of(answered: &Bought) -> Option<&str> {
     answered.stored.purchases.last()?.response.endpoint.as_deref()
 }
 
@@ -249,8 +262,9 @@ async fn where_all_fail_the_round_begins_again_and_ends() {
         |endpoint| endpoint.max_retries = 2,
         |_| {},
     );
-    let failure = stage.ask("x", 1).await.unwrap_err();
-    assert_eq!(failure.kind, FailureKind::RateLimit);
+    let Answered { outcome, requests } = stage.answered(Wish::default(), "x", 1).await;
+    let failure = outcome.unwrap_err();
+    assert_eq!((failure.kind, requests), (FailureKind::RateLimit, 14), "requests of a failure are counted");
     assert!(failure.message.contains("endpoint `b`") && failure.message.contains("given up after 14"), "{failure}");
     assert_eq!(stage.calls(), [3, 11], "a rate limit is waited for longer");
 
@@ -384,7 +398,7 @@ async fn what_is_not_answered_in_time_is_tried_again_so_often_and_counted_each_t
 }
 
 /// So many requests side by side.
-async fn crowd(stage: &Arc<Stage>, texts: std::ops::Range<u32>) -> Vec<Result<Answered, Failure>> {
+async fn crowd(stage: &Arc<Stage>, texts: std::ops::Range<u32>) -> Vec<Result<Bought, Failure>> {
     let ask = |number: u32| {
         let stage = stage.clone();
         tokio::spawn(async move { stage.ask(&format!("{number:03}"), 1).await })
@@ -480,17 +494,6 @@ async fn a_wish_to_wait_is_honoured_for_minutes_and_no_longer() {
     let failure = stage.ask("x", 1).await.unwrap_err();
     assert!(failure.kind == FailureKind::RateLimit && failure.message.contains("it asks to wait 7 h"), "{failure}");
     assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
-}
-
-#[tokio::test(start_paused = true)]
-async fn one_endpoint_can_be_asked() {
-    let stage = Stage::new(vec![always(Does::Answer), always(Does::Answer)]);
-    let at = |endpoint| Wish { endpoint: Some(endpoint), ..Wish::default() };
-    assert_eq!(stage.service().endpoints().collect::<Vec<_>>(), ["a", "b"]);
-    stage.ask_as(at(1), "x", 1).await.unwrap();
-    let answered = stage.ask_as(at(0), "x", 2).await.unwrap();
-    let who: Vec<_> = answered.stored.purchases.iter().map(|p| p.response.endpoint.as_deref().unwrap()).collect();
-    assert_eq!((who, answered.requests), (vec!["b", "a"], 1));
 }
 
 #[tokio::test(start_paused = true)]
