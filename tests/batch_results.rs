@@ -252,3 +252,38 @@ fn a_round_costs_what_the_ledger_says_it_lost() {
         assert!(paid[1] > Usd::ZERO && paid[1] == paid[3] && paid[2] > Usd::ZERO, "{paid:?}");
     }
 }
+
+/// Collects what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn another_model_that_answers_is_named_once() {
+    let spoil: Spoil = |_, lines| {
+        let spoilt = |line: String| {
+            let mut value: serde_json::Value = serde_json::from_str(&line).unwrap();
+            value["response"]["body"]["model"] = "a-stranger".into();
+            value.to_string()
+        };
+        lines.into_iter().map(spoilt).collect()
+    };
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let (report, ..) =
+        tracing::subscriber::with_default(subscriber, || run("openai", &[ask("a", 1), ask("bb", 1)], spoil));
+    assert_eq!(outcomes(&report), [Ok(1), Ok(1)]);
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(log.matches("`mock-small` was asked and `a-stranger` answered").count(), 1, "{log}");
+}

@@ -402,17 +402,7 @@ fn one(link: &Link, service: &Service, price: &Price, line: &BatchLine, result: 
             match link.http.wire().decode(&sent, line.n, &body) {
                 Ok(response) => {
                     let mut response = link.http.scrub_response(response);
-                    if let Some(most) = service.output_limit(&request) {
-                        response.limit_unsaid(most);
-                    }
-                    if service.endpoints().count() > 1 {
-                        response.endpoint = Some(link.endpoint.name.clone());
-                    }
-                    if response.samples.len() < line.n as usize {
-                        response.asked = Some(line.n);
-                    }
-                    let bill = price.bill(&response);
-                    service.billed_at(price, bill, &request, line.n);
+                    let bill = service.take_in(price, &request, line.n, &link.endpoint.name, &mut response);
                     Outcome::Answered(response, bill)
                 }
                 // It was answered, though nobody can read it, so it may be billed.

@@ -16,7 +16,7 @@ mod throttle;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
@@ -34,6 +34,7 @@ use crate::store::{Fingerprint, SharedStore, Stored};
 use bulk::{Bulk, Delivered, Delivery, Order, PriceOf};
 use limits::{Limit, Window};
 use routes::Seat;
+use service::Strangers;
 use throttle::{Lane, Throttle};
 
 /// A request that is to be answered.
@@ -124,7 +125,7 @@ pub struct Runner {
     stop: AtomicBool,
     stopped: Notify,
     /// Replies that named another model than the one asked, which was said.
-    strangers: Mutex<HashSet<(String, String)>>,
+    strangers: Strangers,
 }
 
 /// The requests that are being answered.
@@ -284,7 +285,7 @@ impl Runner {
             bulk: OnceLock::new(),
             stop: AtomicBool::new(false),
             stopped: Notify::new(),
-            strangers: Mutex::default(),
+            strangers: Strangers::default(),
         };
         for name in models {
             runner.open_model(endpoints, name, budget, bounded)?;
@@ -366,6 +367,7 @@ impl Runner {
             study_growth: AtomicU64::new(1000),
             bill_growth: AtomicU64::new(1000),
             under_way: Default::default(),
+            strangers: self.strangers.clone(),
             bulk_price: OnceLock::new(),
         });
         if let Some((_, price)) = self.bulk.get() {

@@ -1,7 +1,6 @@
 //! Buying the samples of a request that the store does not have: reserved in the ledger before anything is sent, recorded
 //! with its bill before anything uses it, tried again or elsewhere where it fails.
 
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::future::join_all;
@@ -244,8 +243,8 @@ impl Buyer<'_> {
         turn: Option<&mut Turn>,
     ) -> Result<Result<Stored, Unanswered>> {
         let (runner, Ask { service, fingerprint, scope, wish, .. }) = (self.runner, self.ask);
-        let wanted = u64::from(request.n).saturating_sub(first as u64);
-        let output = service.output_limit(request).unwrap_or(1024).saturating_mul(wanted);
+        let wanted = request.n.saturating_sub(first as u32);
+        let output = service.output_limit(request).unwrap_or(1024).saturating_mul(wanted.into());
         let tokens = (tokens::input_bound(request) / 3).saturating_add(output);
         let Some(pass) = seat.breaker.pass(Instant::now()) else { return Ok(Err(Unanswered::Elsewhere)) };
         let _busy = Busy::new(seat);
@@ -307,22 +306,9 @@ impl Buyer<'_> {
         match outcome {
             Ok(mut response) => {
                 pass.answered();
-                if let Some(most) = service.output_limit(request) {
-                    response.limit_unsaid(most);
-                }
+                let bill = service.take_in(&service.price, request, wanted, &seat.name, &mut response);
                 let used = response.prompt_tokens.saturating_add(response.completion_tokens());
                 slot.end(Ended::Answered(begin.elapsed()), used);
-                if let Some(model) = &response.model {
-                    self.warn_of_stranger(model);
-                }
-                if service.seats.len() > 1 {
-                    response.endpoint = Some(seat.name.clone());
-                }
-                if (response.samples.len() as u64) < wanted {
-                    response.asked = Some(wanted as u32);
-                }
-                let bill = service.price.bill(&response);
-                service.billed(bill, request, first);
                 hold.spend(bill);
                 drop(under_way);
                 if service.overbilled() {
@@ -389,18 +375,6 @@ impl Buyer<'_> {
         if zero && request.n > 1 && !service.warned.swap(true, Ordering::Relaxed) {
             let (n, model) = (request.n, &service.model.name);
             tracing::warn!("{n} completions of `{model}` at temperature 0 are mostly the same one, paid {n} times");
-        }
-    }
-
-    /// A reply that names another model than the one that was asked.
-    fn warn_of_stranger(&self, replied: &str) {
-        let asked = self.ask.request.model.as_str();
-        if crate::models::same_family(asked, replied) {
-            return;
-        }
-        let mut strangers = self.runner.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        if strangers.insert((asked.to_owned(), replied.to_owned())) {
-            tracing::warn!("`{asked}` was asked and `{replied}` answered; it is counted at the price of `{asked}`");
         }
     }
 }

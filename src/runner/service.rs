@@ -1,8 +1,8 @@
 //! A model with who answers for it: what its requests may cost at worst, and the fingerprints of them.
 
-use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -19,6 +19,9 @@ use crate::store::{Fingerprint, RequestRecord};
 
 /// Output tokens that a completion is taken to have at most where nothing says so and no budget needs to know.
 const UNLIMITED_OUTPUT: u64 = 1 << 20;
+
+/// Who was asked, and who answered in its place.
+pub(super) type Strangers = Arc<Mutex<HashSet<(String, String)>>>;
 
 /// A model with who answers for it, ready to be asked.
 pub struct Service {
@@ -44,6 +47,8 @@ pub struct Service {
     pub(super) bill_growth: AtomicU64,
     /// Requests under way: see [`beyond`](Self::beyond).
     pub(super) under_way: UnderWay,
+    /// Replies of this run that named another model than the one asked, which was said.
+    pub(super) strangers: Strangers,
     /// Its price where requests are bought in rounds.
     pub(super) bulk_price: OnceLock<Price>,
 }
@@ -232,22 +237,53 @@ impl Service {
         }
     }
 
-    /// What one request for so many completions may cost.
-    fn raw_bound(&self, request: &Request, wanted: usize, tight: bool) -> Usd {
-        self.raw_bound_at(&self.price, request, wanted, tight)
-    }
-
     /// What one request for so many completions may cost at another price, a batch API's, as bills have taught it.
     pub fn bound_at(&self, price: &Price, request: &Request, wanted: u32, tight: bool) -> Usd {
         let growth = self.bill_growth.load(Ordering::Relaxed);
         self.raw_bound_at(price, request, wanted as usize, tight).scale_up(growth, 1000)
     }
 
-    /// Compares a bill at another price with its bound, so that the bounds of later requests hold.
-    pub fn billed_at(&self, price: &Price, bill: Usd, request: &Request, wanted: u32) {
-        grow(&self.bill_growth, bill, self.raw_bound_at(price, request, wanted as usize, false));
+    /// Takes in the reply to a request for so many completions: fills in what it does not say, and compares its bill at this
+    /// price with its bound, so that the bounds of later requests hold. The bill.
+    pub fn take_in(
+        &self,
+        price: &Price,
+        request: &Request,
+        wanted: u32,
+        endpoint: &str,
+        response: &mut Response,
+    ) -> Usd {
+        if let Some(most) = self.output_limit(request) {
+            response.limit_unsaid(most);
+        }
+        if let Some(model) = &response.model {
+            self.warn_of_stranger(&request.model, model);
+        }
+        if self.seats.len() > 1 {
+            response.endpoint = Some(endpoint.to_owned());
+        }
+        if response.samples.len() < wanted as usize {
+            response.asked = Some(wanted);
+        }
+        let bill = price.bill(response);
+        if !self.in_process() {
+            grow(&self.bill_growth, bill, self.raw_bound_at(price, request, wanted as usize, false));
+        }
+        bill
     }
 
+    /// Says once that a reply names another model than the one that was asked.
+    fn warn_of_stranger(&self, asked: &str, replied: &str) {
+        if crate::models::same_family(asked, replied) {
+            return;
+        }
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        if strangers.insert((asked.to_owned(), replied.to_owned())) {
+            tracing::warn!("`{asked}` was asked and `{replied}` answered; it is counted at the price of `{asked}`");
+        }
+    }
+
+    /// What one request for so many completions may cost.
     fn raw_bound_at(&self, price: &Price, request: &Request, wanted: usize, tight: bool) -> Usd {
         if wanted == 0 {
             return Usd::ZERO;
@@ -270,14 +306,6 @@ impl Service {
     /// Answers come from this process.
     pub fn in_process(&self) -> bool {
         self.seats[0].backend.in_process()
-    }
-
-    /// Compares a bill with its bound, so that the bounds of later attempts hold.
-    pub(super) fn billed(&self, bill: Usd, request: &Request, first: usize) {
-        if !self.in_process() {
-            let wanted = (request.n as usize).saturating_sub(first);
-            grow(&self.bill_growth, bill, self.raw_bound(request, wanted, false));
-        }
     }
 
     /// Compares what samples `first..n` of a request cost a study with their bound, so that the bounds of later

@@ -160,6 +160,7 @@ impl Stage {
             study_growth: AtomicU64::new(1000),
             bill_growth: AtomicU64::new(1000),
             under_way: Default::default(),
+            strangers: Strangers::default(),
             bulk_price: OnceLock::new(),
         };
         let runner = Runner {
@@ -173,7 +174,7 @@ impl Stage {
             bought: super::Bought::new(),
             stop: AtomicBool::new(false),
             stopped: Notify::new(),
-            strangers: Mutex::default(),
+            strangers: Strangers::default(),
             bulk: OnceLock::new(),
         };
         let purse = Purse::new(Some("1".parse().unwrap()), false, Usd::ZERO);
