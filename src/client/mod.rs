@@ -40,6 +40,7 @@ use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
 use crate::prompt::tokens;
 use crate::provider::{Failure, FailureKind, Request};
+use crate::runner::service::Block;
 use crate::runner::{Answered, Ask, Purse, Runner, Service, Wish};
 use crate::store::{Fingerprint, MemoryStore, SharedStore, SqliteStore, Stored};
 use log::Log;
@@ -371,20 +372,15 @@ fn completion(
     first: usize,
     print: Fingerprint,
 ) -> Completion {
-    let samples: Vec<_> = stored.samples().skip(first).take(request.n as usize).cloned().collect();
-    let purchase = stored.purchase_of(first).or(stored.purchases.first());
-    let response = purchase.map(|purchase| &purchase.response);
-    let prompt_tokens = response.map_or(0, |response| response.prompt_tokens);
-    // Where completions come one by one, each pays the prompt.
-    let prompts = if service.several(request) { 1 } else { u64::from(request.n) };
+    let Block { samples, response, prompt_tokens, full_cost } = service.block(request, stored, first);
     Completion {
         model: create.model.clone(),
         replied_model: response.and_then(|response| response.model.clone()),
         endpoint: response.and_then(|response| response.endpoint.clone()),
-        prompt_tokens: prompt_tokens.saturating_mul(prompts),
+        prompt_tokens,
         completion_tokens: samples.iter().map(|sample| sample.completion_tokens).sum(),
         cost: Usd::ZERO,
-        full_cost: service.price.production(prompt_tokens, prompts, &samples),
+        full_cost,
         cached: false,
         requests: 0,
         estimated: response.is_some_and(|response| response.estimated),

@@ -259,14 +259,11 @@ impl Shared {
                 Err(failure) => return Ok(Err(failure)),
             }
         }
-        let samples: Vec<Sample> = stored.samples().skip(first).take(request.n as usize).cloned().collect();
-        let purchase = stored.purchase_of(first).or(stored.purchases.first()).map(|purchase| &purchase.response);
-        let prompt = purchase.map_or(0, |response| response.prompt_tokens);
-        let prompts = if service.several(request) { 1 } else { u64::from(request.n) };
-        answered.prompt_tokens += prompt.saturating_mul(prompts);
-        answered.full_cost += service.price.production(prompt, prompts, &samples);
-        answered.endpoint = purchase.and_then(|response| response.endpoint.clone());
-        answered.turns.push(samples);
+        let block = service.block(request, &stored, first);
+        answered.prompt_tokens += block.prompt_tokens;
+        answered.full_cost += block.full_cost;
+        answered.endpoint = block.response.and_then(|response| response.endpoint.clone());
+        answered.turns.push(block.samples);
         Ok(Ok(()))
     }
 }

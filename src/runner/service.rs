@@ -11,11 +11,11 @@ use crate::backend::Model;
 use crate::money::Usd;
 use crate::price::Price;
 use crate::prompt::tokens;
-use crate::provider::{Failure, Input, Message, Request, Response};
+use crate::provider::{Failure, Input, Message, Request, Response, Sample};
 use crate::runner::routes::Seat;
 use crate::space::configuration::canonical;
 use crate::space::parameter::whole;
-use crate::store::{Fingerprint, RequestRecord};
+use crate::store::{Fingerprint, RequestRecord, Stored};
 
 /// Output tokens that a completion is taken to have at most where nothing says so and no budget needs to know.
 const UNLIMITED_OUTPUT: u64 = 1 << 20;
@@ -72,6 +72,18 @@ impl Drop for Sent<'_> {
         self.under_way.bound.fetch_sub(self.bound, Ordering::SeqCst);
         self.under_way.held.fetch_sub(self.held, Ordering::SeqCst);
     }
+}
+
+/// Some of the samples that are stored of a request, as an answer: see [`Service::block`].
+pub struct Block<'a> {
+    /// The samples.
+    pub samples: Vec<Sample>,
+    /// The response that the first of them came in.
+    pub response: Option<&'a Response>,
+    /// Input tokens of all requests that it takes.
+    pub prompt_tokens: u64,
+    /// What it costs without a store.
+    pub full_cost: Usd,
 }
 
 impl Service {
@@ -296,6 +308,17 @@ impl Service {
         // A bound on the prompt over the limit of long prompts takes their price.
         let price = price.at(input);
         price.dearest_input().times(input) + price.output.times(output.saturating_mul(drawn))
+    }
+
+    /// Samples `first..first + n` of what is stored of a request for n, as one answer, and its price as if nothing had been
+    /// stored: where completions come one by one, each pays the prompt.
+    pub fn block<'a>(&self, request: &Request, stored: &'a Stored, first: usize) -> Block<'a> {
+        let samples: Vec<Sample> = stored.samples().skip(first).take(request.n as usize).cloned().collect();
+        let response = stored.purchase_of(first).or(stored.purchases.first()).map(|purchase| &purchase.response);
+        let prompt = response.map_or(0, |response| response.prompt_tokens);
+        let prompts = if self.several(request) { 1 } else { u64::from(request.n) };
+        let full_cost = self.price.production(prompt, prompts, &samples);
+        Block { samples, response, prompt_tokens: prompt.saturating_mul(prompts), full_cost }
     }
 
     /// All samples of a request where the source knows them beforehand.
