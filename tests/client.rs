@@ -3,8 +3,8 @@
 use farthing::Usd;
 use farthing::backend::{Endpoint, Endpoints};
 use farthing::client::{Client, Create, CreateError, LogForm, TextOrToolCall};
-use farthing::provider::FailureKind;
-use farthing::serve::mock::{Latency, MockServer, Options};
+use farthing::provider::{FailureKind, FinishReason, Response, Sample};
+use farthing::serve::mock::{Answers, Call, Latency, MockServer, Options, Reply};
 use futures_util::StreamExt;
 
 fn made_up() -> Client {
@@ -200,4 +200,26 @@ async fn an_answer_that_nobody_waits_for_counts_against_the_budget() {
     };
     assert!(matches!(&refused, CreateError::Failed(failure) if failure.kind == FailureKind::Budget), "{refused}");
     assert_eq!((client.spent(), server.ledger().requests), (worst.times(3), 3));
+}
+
+#[tokio::test]
+async fn what_is_said_to_fit_is_sent() {
+    let answer = |_: &Call| {
+        let samples = vec![Sample::new("yes", FinishReason::STOP, 1)];
+        Reply::Answer(Response { samples, prompt_tokens: 100, ..Response::default() })
+    };
+    let answers = Answers::Custom(std::sync::Arc::new(answer));
+    let server = MockServer::start(Options { models: Default::default(), answers, ..Options::default() }).unwrap();
+    let mut endpoints = Endpoints::standard();
+    // As if it were OpenAI's own address, whose bills its tokenizer tells beforehand.
+    endpoints.list = vec![Endpoint { vendor: true, ..Endpoint::at("here", &server.url()) }];
+    let client =
+        |budget: Usd| Client::builder().endpoints(endpoints.clone()).in_memory().budget(budget).build().unwrap();
+    let long = Create::chat("gpt-4o").user("international ".repeat(100)).max_tokens(5);
+    let bound = client(Usd::MAX).cost_bound(&long).unwrap();
+    // Twice the tokens are less than the bytes.
+    let done = client(bound).create(&long).await.unwrap();
+    assert!(done.cost > Usd::ZERO && done.cost <= bound);
+    let refused = client(bound - Usd::from_pico(1)).create(&long).await.unwrap_err();
+    assert!(refused.to_string().contains(&format!("${bound}")), "{refused}");
 }

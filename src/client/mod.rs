@@ -343,12 +343,12 @@ impl Inner {
             true => Cow::Borrowed(request),
             false => Cow::Owned(Request { n: all, ..request.clone() }),
         };
-        let worst = service.worst(&whole, before.len(), false);
+        let worst = |tight| service.worst(&whole, before.len(), tight);
         let gate = self.gate.lock().await;
-        let admitted = self.purse.admit_in_time(Usd::ZERO, worst).await;
+        let admitted = self.purse.admit_within(|tight| Ok(worst(tight))).await?;
         drop(gate);
         let Some(mut hold) = admitted else {
-            return Ok(Outcome::free(Err(Failure::new(FailureKind::Budget, service.no_room(&whole, worst)))));
+            return Ok(Outcome::free(Err(Failure::new(FailureKind::Budget, service.no_room(&whole, worst(true))))));
         };
         let wish = Wish { missed: before.is_empty().then_some(look), priority: create.priority, ..Wish::default() };
         let ask = Ask { service, request: &whole, fingerprint: &print, scope: &self.scope, wish };

@@ -243,12 +243,9 @@ impl Shared {
         let wanted = first + request.n as usize;
         if stored.len() < wanted {
             let whole = Request { n: u32::try_from(wanted).unwrap_or(u32::MAX), ..request.clone() };
-            let worst = service.worst(&whole, stored.len(), false);
-            if hold.real() < worst && !hold.top_up_in_time(worst).await {
-                let worst = service.worst(&whole, stored.len(), true);
-                if !hold.top_up_in_time(worst).await {
-                    return Ok(Err(Failure::new(FailureKind::Budget, service.no_room(&whole, worst))));
-                }
+            let worst = |tight| service.worst(&whole, stored.len(), tight);
+            if !hold.top_up_within(worst).await {
+                return Ok(Err(Failure::new(FailureKind::Budget, service.no_room(&whole, worst(true)))));
             }
             let wish = Wish { missed: stored.is_empty().then_some(look), retries: Some(0), ..Wish::default() };
             let ask = runner::Ask { service, request: &whole, fingerprint: &print, scope: &self.scope, wish };
