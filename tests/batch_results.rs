@@ -28,41 +28,43 @@ type Spoil = fn(usize, Vec<String>) -> Vec<String>;
 /// Passes requests on, one a connection, and spoils results on their way back.
 struct Proxy {
     address: SocketAddr,
-    readings: Arc<AtomicUsize>,
-    deleted: Arc<AtomicUsize>,
+    seen: Arc<Seen>,
     /// Anthropic's format wants a key; any will do.
     key: tempfile::NamedTempFile,
+}
+
+/// What came by.
+#[derive(Default)]
+struct Seen {
+    readings: AtomicUsize,
+    deleted: AtomicUsize,
+    /// So many looks at a batch that is over do not name its results yet.
+    late: AtomicUsize,
 }
 
 impl Proxy {
     fn new(server: &MockServer, spoil: Spoil) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, upstream) = (listener.local_addr().unwrap(), server.address());
-        let (readings, deleted) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let seen = Arc::new(Seen::default());
         let key = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(key.path(), "test-key-0123").unwrap();
-        let proxy = Proxy { address, readings: readings.clone(), deleted: deleted.clone(), key };
+        let proxy = Proxy { address, seen: seen.clone(), key };
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 // A client that went away is its own business.
-                drop(pass(&stream.unwrap(), upstream, spoil, &readings, &deleted));
+                drop(pass(&stream.unwrap(), upstream, spoil, &seen));
             }
         });
         proxy
     }
 
     fn counts(&self) -> (usize, usize) {
-        (self.readings.load(Ordering::SeqCst), self.deleted.load(Ordering::SeqCst))
+        (self.seen.readings.load(Ordering::SeqCst), self.seen.deleted.load(Ordering::SeqCst))
     }
 }
 
-fn pass(
-    mut stream: &TcpStream,
-    upstream: SocketAddr,
-    spoil: Spoil,
-    readings: &AtomicUsize,
-    deleted: &AtomicUsize,
-) -> std::io::Result<()> {
+fn pass(mut stream: &TcpStream, upstream: SocketAddr, spoil: Spoil, seen: &Seen) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     let (mut first, mut head, mut length) = (String::new(), String::new(), 0);
     reader.read_line(&mut first)?;
@@ -91,10 +93,16 @@ fn pass(
     let end = reply.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
     let status = String::from_utf8_lossy(&reply[..end]).split_whitespace().nth(1).unwrap().to_owned();
     let mut body = reply[end..].to_vec();
-    deleted.fetch_add(usize::from(first.starts_with("DELETE")), Ordering::SeqCst);
+    seen.deleted.fetch_add(usize::from(first.starts_with("DELETE")), Ordering::SeqCst);
     if first.starts_with("GET") && (first.contains("/content") || first.contains("/results")) {
         let lines = String::from_utf8(body).unwrap().lines().map(str::to_owned).collect();
-        body = spoil(readings.fetch_add(1, Ordering::SeqCst) + 1, lines).join("\n").into_bytes();
+        body = spoil(seen.readings.fetch_add(1, Ordering::SeqCst) + 1, lines).join("\n").into_bytes();
+    } else if first.starts_with("GET") && seen.late.load(Ordering::SeqCst) > 0 {
+        let mut value: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        if value["output_file_id"].take().is_string() {
+            seen.late.fetch_sub(1, Ordering::SeqCst);
+            body = value.to_string().into_bytes();
+        }
     }
     let head = format!("HTTP/1.1 {status} x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n", body.len());
     stream.write_all(format!("{head}connection: close\r\n\r\n").as_bytes())?;
@@ -251,6 +259,18 @@ fn a_round_costs_what_the_ledger_says_it_lost() {
         assert_eq!((paid[0], paid[1] + paid[3], paid[2]), (Usd::ZERO, spent.lost, spent.settled));
         assert!(paid[1] > Usd::ZERO && paid[1] == paid[3] && paid[2] > Usd::ZERO, "{paid:?}");
     }
+}
+
+#[test]
+fn results_that_are_named_late_are_looked_for_again() {
+    let options = BatchOptions { duration: Duration::from_millis(30), ..BatchOptions::default() };
+    let server = server(Options { batches: options, ..Options::default() });
+    let proxy = Proxy::new(&server, |_, lines| lines);
+    proxy.seen.late.store(2, Ordering::SeqCst);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let report = runtime.block_on(batch::invoke(&batches(&proxy, "openai"), vec![ask("a", 1)])).unwrap();
+    assert_eq!((outcomes(&report), report.status.spent_usd), (vec![Ok(1)], server.ledger().billed));
+    assert_eq!((proxy.counts(), proxy.seen.late.load(Ordering::SeqCst)), ((1, 2), 0));
 }
 
 /// Collects what is logged.
