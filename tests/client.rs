@@ -3,8 +3,8 @@
 use farthing::Usd;
 use farthing::backend::{Endpoint, Endpoints};
 use farthing::client::{Client, Create, CreateError, LogForm, TextOrToolCall};
-use farthing::provider::FailureKind;
-use farthing::serve::mock::{Latency, MockServer, Options};
+use farthing::provider::{FailureKind, FinishReason, Response, Sample};
+use farthing::serve::mock::{Answers, Call, Latency, MockServer, Options, Reply};
 use futures_util::StreamExt;
 
 fn made_up() -> Client {
@@ -96,7 +96,8 @@ async fn one_that_cannot_be_reached_is_left_for_the_next() {
     let done = client.create_any(&[of("first"), of("second")], |_, _| true).await.unwrap();
     assert_eq!((done.tried, done.model.as_str()), (1, "second"));
     assert!(matches!(done.extract_text_or_tool_call()[0], TextOrToolCall::Text(text) if !text.is_empty()));
-    assert_eq!(client.usage_summary().models["first"].failed, 2);
+    let first = client.usage_summary().models["first"];
+    assert_eq!((first.failed, first.requests), (2, 2), "requests that failed were sent, too");
 }
 
 #[tokio::test]
@@ -160,4 +161,65 @@ async fn of_those_that_wait_the_smallest_priority_goes_first() {
         order.push(number);
     }
     assert_eq!(order, [0, 3, 1, 2, 4]);
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_waits_for_counts_against_the_budget() {
+    let late = Latency::Fixed(std::time::Duration::from_secs(2));
+    let server = MockServer::start(Options { latency: late, ..Options::default() }).unwrap();
+    let toml = format!(
+        "[endpoints.here]\nprovider = \"openai\"\nbase_url = \"{}\"\n\
+         [models.mock-small]\nendpoint = \"here\"\nprice = {{ input = 1, output = 1 }}\nmax_output_tokens = 30\n",
+        server.url()
+    );
+    let source = farthing::diagnostic::Source::new("farthing.toml", toml);
+    let endpoints = Endpoints::read(&source, ".".as_ref()).unwrap();
+    let client =
+        |budget: Usd| Client::builder().endpoints(endpoints.clone()).in_memory().budget(budget).build().unwrap();
+    let worst = client(Usd::MAX).cost_bound(&ask(1)).unwrap();
+    let client = client(worst.times(3));
+    // Let go while the endpoint works on it.
+    let sent = async {
+        while server.ledger().requests == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let (first, other) = (ask(1), ask(2));
+    tokio::select! {
+        done = client.create(&first) => panic!("{done:?}"),
+        () = sent => {}
+    }
+    assert_eq!(client.spent(), worst, "the endpoint has it");
+    // Again and again, until the budget holds no more: those that were sent are as many as it holds.
+    let refused = loop {
+        let one = client.create(&other);
+        match tokio::time::timeout(std::time::Duration::from_millis(300), one).await {
+            Err(_) => assert!(client.spent() <= worst.times(3)),
+            Ok(answer) => break answer.unwrap_err(),
+        }
+    };
+    assert!(matches!(&refused, CreateError::Failed(failure) if failure.kind == FailureKind::Budget), "{refused}");
+    assert_eq!((client.spent(), server.ledger().requests), (worst.times(3), 3));
+}
+
+#[tokio::test]
+async fn what_is_said_to_fit_is_sent() {
+    let answer = |_: &Call| {
+        let samples = vec![Sample::new("yes", FinishReason::STOP, 1)];
+        Reply::Answer(Response { samples, prompt_tokens: 100, ..Response::default() })
+    };
+    let answers = Answers::Custom(std::sync::Arc::new(answer));
+    let server = MockServer::start(Options { models: Default::default(), answers, ..Options::default() }).unwrap();
+    let mut endpoints = Endpoints::standard();
+    // As if it were OpenAI's own address, whose bills its tokenizer tells beforehand.
+    endpoints.list = vec![Endpoint { vendor: true, ..Endpoint::at("here", &server.url()) }];
+    let client =
+        |budget: Usd| Client::builder().endpoints(endpoints.clone()).in_memory().budget(budget).build().unwrap();
+    let long = Create::chat("gpt-4o").user("international ".repeat(100)).max_tokens(5);
+    let bound = client(Usd::MAX).cost_bound(&long).unwrap();
+    // Twice the tokens are less than the bytes.
+    let done = client(bound).create(&long).await.unwrap();
+    assert!(done.cost > Usd::ZERO && done.cost <= bound);
+    let refused = client(bound - Usd::from_pico(1)).create(&long).await.unwrap_err();
+    assert!(refused.to_string().contains(&format!("${bound}")), "{refused}");
 }

@@ -138,6 +138,8 @@ fn one_bad_configuration_is_missing_at_any_concurrency() {
         assert_eq!(missing, [0, 30, 0, 0, 30, 0], "concurrency {concurrency}");
         let unreliable: Vec<bool> = outcome.trials.iter().map(farthing::study::Trial::unreliable).collect();
         assert_eq!(unreliable, [false, true, false, false, true, false], "it is the configuration's own fault");
+        let sent: u64 = outcome.trials.iter().flat_map(|trial| &trial.evaluations).map(|done| done.requests()).sum();
+        assert_eq!(sent, server.ledger().requests, "those that failed are counted");
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use farthing::backend::Endpoints;
 use farthing::diagnostic::Source;
 use farthing::provider::Request;
-use farthing::runner::{Admission, Purse, Runner, fingerprint};
+use farthing::runner::{Admission, Ask, Purse, Runner, Wish, fingerprint};
 use farthing::serve::mock::faults::Kind;
 use farthing::serve::mock::{Call, Fault, Faults, Latency, MockServer, Options};
 use farthing::store::MemoryStore;
@@ -192,8 +192,9 @@ async fn buy(runner: Arc<Runner>, purse: Arc<Purse>, n: u32) -> Result<u64, Erro
     let print = fingerprint(service.source(), &request);
     let worst = service.worst(&request, 0, false);
     let Admission::Go(mut hold) = purse.admit(worst, worst) else { panic!("not admitted") };
-    let answered = runner.answer(&service, &request, &print, "scope", &mut hold).await?.unwrap();
-    assert!(answered.stored.len() >= n as usize);
+    let ask = Ask { service: &service, request: &request, fingerprint: &print, scope: "scope", wish: Wish::default() };
+    let answered = runner.answer(ask, &mut hold).await?;
+    assert!(answered.outcome.unwrap().len() >= n as usize);
     Ok(answered.requests)
 }
 

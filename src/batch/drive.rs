@@ -37,7 +37,9 @@ impl Inner {
     /// for. Gives those that are not done yet.
     pub(super) async fn advance(&self, wanted: impl Fn(&BatchRecord) -> bool) -> Result<Vec<BatchRecord>> {
         for mut record in self.store.batches(true)?.into_iter().filter(|record| wanted(record)) {
-            if record.progress.stage == Stage::Out {
+            // Results that were not whole: the provider may have named a file of them too late.
+            let again = record.progress.stage == Stage::Ended && Notes::read(&record.progress.notes).looks > 0;
+            if record.progress.stage == Stage::Out || again {
                 record = self.look(record).await?;
             }
             if record.progress.stage == Stage::Ended {
@@ -359,7 +361,9 @@ impl Inner {
     async fn tidy(&self, record: BatchRecord) -> Result<()> {
         let link = self.link(&record.endpoint)?;
         let notes = Notes::read(&record.progress.notes);
-        if !self.options.keep_files && State::of(record.progress.stage, &record.progress.word).phase != Phase::Lost {
+        if !(self.options.keep_files || notes.keep)
+            && State::of(record.progress.stage, &record.progress.word).phase != Phase::Lost
+        {
             let gone: Vec<&String> = match link.dialect {
                 super::dialect::Dialect::Anthropic => record.progress.remote.iter().collect(),
                 super::dialect::Dialect::OpenAi { .. } => notes.input.iter().chain(&notes.results).collect(),

@@ -1,6 +1,8 @@
 //! Results of a batch that is over become answers in the store, each once: what a line's outcome is, is written down in
 //! the same transaction as the answer and its bill.
 
+use std::collections::{HashMap, HashSet};
+
 use super::Inner;
 use super::dialect::{self, Wrong};
 use super::drive::{PAGE, line_of, now, request_of};
@@ -14,8 +16,10 @@ use crate::runner::Service;
 use crate::store::batches::{BatchLine, BatchRecord, LineFailure, Outcome, Progress, Stage};
 use crate::store::{Cache, Closing, fresh_name};
 
-/// How often a file that breaks off is read anew.
+/// How often results that are not whole are read anew at one look.
 const READINGS: u32 = 5;
+/// How many looks find them so before what is missing is given up.
+const LOOKS: u32 = 12;
 /// How often a batch that was refused is submitted again, without what was wrong with it.
 const REFUSALS: u32 = 4;
 
@@ -32,34 +36,39 @@ fn failed(failure: Failure, closing: Closing) -> Outcome {
 /// What one reading of a batch's results brought.
 #[derive(Default)]
 struct Reading {
-    /// Lines that say what became of a request, ours or not.
+    /// Lines that say what became of a request, ours or not, and those that cannot be read.
     lines: u64,
     ours: u64,
+    /// Those that cannot be read.
+    unreadable: u64,
     /// What is to be written down when all were read.
     outcomes: Vec<(u32, Outcome)>,
     /// A file is not there any more, so that nothing is to be had by reading again.
     gone: bool,
-    /// Why a file broke off, or a line of one cannot be read.
-    broken: Option<Failure>,
+    /// Why a file broke off.
+    torn: Option<Failure>,
 }
 
 impl Reading {
     /// Why these are not all results: a proxy's error page, half a file or an empty one come with status 200, too.
     fn incomplete(&self, expected: u64) -> Option<String> {
-        match &self.broken {
-            Some(failure) => Some(failure.to_string()),
-            None if self.lines < expected && !self.gone => {
-                Some(format!("{} lines of {expected} that the provider counts", self.lines))
-            }
-            None => None,
+        if let Some(failure) = &self.torn {
+            return Some(failure.to_string());
         }
+        if self.unreadable > 0 && self.unreadable == self.lines {
+            return Some("what came is no list of results".to_owned());
+        }
+        (self.lines < expected && !self.gone)
+            .then(|| format!("{} lines of {expected} that the provider counts", self.lines))
     }
 }
 
 /// At least so many lines the results of a batch have: as many as the provider counts, else all that it was sent, where it
-/// says that it is through with them.
+/// says that it is through with them. One that was refused has none, whatever is counted; nor has one that is not known
+/// any more.
 fn expected(phase: Phase, record: &BatchRecord, [total, completed, failed]: [u64; 3]) -> u64 {
     match phase {
+        Phase::Failed | Phase::Lost => 0,
         Phase::Completed if total == 0 => record.lines[0] - record.lines[1] - record.lines[2],
         _ => completed + failed,
     }
@@ -75,8 +84,10 @@ impl Inner {
         let remote = record.progress.remote.clone().unwrap_or_default();
         let expected = expected(phase, &record, notes.counts);
         let mut readings = 1;
-        let Reading { ours, outcomes: mut all, .. } = loop {
-            let reading = match self.read_results(&link, &service, &price, &record, &notes).await {
+        // Why not all results could be had, though that is all there will be.
+        let mut given_up = None;
+        let Reading { lines, ours, unreadable, outcomes, .. } = loop {
+            let mut reading = match self.read_results(&link, &service, &price, &record, &notes).await {
                 Ok(reading) => reading?,
                 Err(failure) if failure.kind.transient() => {
                     tracing::warn!(batch = remote, %failure, "the results cannot be read now");
@@ -84,15 +95,33 @@ impl Inner {
                 }
                 Err(failure) => return Err(unusable(&record.endpoint, &failure)),
             };
-            let Some(why) = reading.incomplete(expected) else { break reading };
-            if readings == READINGS {
-                // Nothing is closed or deleted: what was read is kept, and the next look reads them again.
-                tracing::warn!(batch = remote, "the results are not whole, and stay where they are: {why}");
-                return Ok(record);
+            if phase == Phase::Failed {
+                // Nothing in it was worked on, whatever its files say.
+                reading.unreadable = 0;
             }
-            readings += 1;
+            let why = reading.incomplete(expected);
+            // A line may be unreadable because it came so; where it comes so again and again, it is so.
+            let whole = why.is_none() && reading.unreadable == 0;
+            if !whole && readings < READINGS {
+                readings += 1;
+                continue;
+            }
+            let Some(why) = why else { break reading };
+            notes.looks += 1;
+            if notes.looks >= LOOKS {
+                tracing::warn!(batch = remote, "the results are not whole after {LOOKS} looks: {why}");
+                given_up = Some(why);
+                break reading;
+            }
+            // What was read is kept, nothing is closed or deleted, and the next look reads them again.
+            tracing::warn!(batch = remote, "the results are not whole, and stay where they are: {why}");
+            let whole = self.whole_requests(&record, reading.outcomes)?;
+            self.write_outcomes(&record, whole).await?;
+            let to = Progress { notes: notes.write(), ..record.progress.clone() };
+            return self.step(record, to).await;
         };
-        if notes.tentative && ours == 0 {
+        // What nobody could read does not say whose it is.
+        if notes.tentative && ours == 0 && (given_up.is_none() || lines > unreadable) {
             // Another program's batch of the same size: ours was not made, or is another one.
             (notes.tentative, notes.results) = (false, Vec::new());
             notes.foreign.push(remote);
@@ -105,23 +134,21 @@ impl Inner {
             };
             return self.step(record, to).await;
         }
-        if !all.is_empty() {
-            // Samples of one request in the order of its lines, whichever came first.
-            all.sort_by_key(|(number, _)| *number);
-            all.dedup_by_key(|(number, _)| *number);
-            while !all.is_empty() {
-                let rest = all.split_off(PAGE.min(all.len()));
-                self.store.land_lines(record.id, Cache::Use, std::mem::replace(&mut all, rest)).await?;
-            }
-        }
+        self.write_outcomes(&record, outcomes).await?;
         if phase == Phase::Failed {
-            match self.refused(&link, record, notes).await? {
+            match self.refused(&link, record, notes.clone()).await? {
                 (again, true) => return Ok(again),
                 (rest, false) => record = rest,
             }
         }
-        let rest = self.unfinished(phase, &record, &remote);
+        let rest = match (&given_up, unreadable) {
+            (None, 0) => self.unfinished(phase, &record, &remote),
+            (why, unreadable) => unread(why.as_deref(), unreadable),
+        };
         self.close_open(&record, &rest.0, rest.1).await?;
+        // The rest may still be got out of them by other means.
+        notes.keep = given_up.is_some() || unreadable > 0;
+        record.progress.notes = notes.write();
         let to = Progress { stage: Stage::Landed, ..record.progress.clone() };
         self.step(record, to).await
     }
@@ -156,10 +183,10 @@ impl Inner {
                                     None => tracing::debug!(custom_id, "a result that is not ours"),
                                 }
                             }
-                            Err(failure) => reading.broken = Some(failure),
+                            Err(_) => (reading.lines, reading.unreadable) = (reading.lines + 1, reading.unreadable + 1),
                         },
                         Ok(None) => ended = true,
-                        Err(error) => (reading.broken, ended) = (Some(error.error.failure), true),
+                        Err(error) => (reading.torn, ended) = (Some(error.error.failure), true),
                     }
                 }
                 reading.ours += page.len() as u64;
@@ -175,6 +202,40 @@ impl Inner {
             }
         }
         Ok(Ok(reading))
+    }
+
+    /// Those outcomes whose requests have one for each of their lines: the samples of one request are recorded in the
+    /// order of its lines, so they are written down together.
+    fn whole_requests(&self, record: &BatchRecord, mut outcomes: Vec<(u32, Outcome)>) -> Result<Vec<(u32, Outcome)>> {
+        if outcomes.is_empty() {
+            return Ok(outcomes);
+        }
+        let known: HashSet<u32> = outcomes.iter().map(|(number, _)| *number).collect();
+        let (mut requests, mut lacking, mut from) = (HashMap::new(), HashSet::new(), 0);
+        loop {
+            let page = self.store.batch_page(record.id, from, PAGE)?;
+            let Some(last) = page.last() else { break };
+            from = last.number + 1;
+            for line in page.into_iter().filter(|line| !line.closed) {
+                match known.contains(&line.number) {
+                    true => drop(requests.insert(line.number, line.fingerprint)),
+                    false => drop(lacking.insert(line.fingerprint)),
+                }
+            }
+        }
+        outcomes.retain(|(number, _)| requests.get(number).is_some_and(|print| !lacking.contains(print)));
+        Ok(outcomes)
+    }
+
+    /// Writes outcomes down: samples of one request in the order of its lines, whichever came first.
+    async fn write_outcomes(&self, record: &BatchRecord, mut outcomes: Vec<(u32, Outcome)>) -> Result<()> {
+        outcomes.sort_by_key(|(number, _)| *number);
+        outcomes.dedup_by_key(|(number, _)| *number);
+        while !outcomes.is_empty() {
+            let rest = outcomes.split_off(PAGE.min(outcomes.len()));
+            self.store.land_lines(record.id, Cache::Use, std::mem::replace(&mut outcomes, rest)).await?;
+        }
+        Ok(())
     }
 
     /// What lines without a result are told.
@@ -294,7 +355,7 @@ impl Inner {
     ) -> Result<Vec<(u32, Outcome)>> {
         let numbers: Vec<u32> = page.iter().map(|(number, _)| *number).collect();
         let lines = self.store.batch_lines(record.id, &numbers)?;
-        let mut results: std::collections::HashMap<u32, dialect::Result> = page.into_iter().collect();
+        let mut results: HashMap<u32, dialect::Result> = page.into_iter().collect();
         let open = lines.into_iter().filter(|line| !line.closed);
         let outcome = |line: BatchLine| {
             let result = results.remove(&line.number)?;
@@ -309,6 +370,26 @@ fn shown(error: &Wrong) -> String {
     format!("{}: {}{line}", error.code, error.message)
 }
 
+/// What lines are told whose results may be there and cannot be read: they may have been billed.
+fn unread(given_up: Option<&str>, unreadable: u64) -> (LineFailure, Closing) {
+    let line =
+        |kind, message, retryable| (LineFailure { failure: Failure::new(kind, message), retryable }, Closing::Lost);
+    match given_up {
+        Some(why) => line(
+            FailureKind::Server,
+            format!("its result could not be had: {why}; the provider's files were not deleted"),
+            false,
+        ),
+        None => line(
+            FailureKind::MalformedReply,
+            format!(
+                "{unreadable} of the batch's results cannot be read, and this has no other; the provider's files were not deleted"
+            ),
+            true,
+        ),
+    }
+}
+
 /// What became of one line.
 fn one(link: &Link, service: &Service, price: &Price, line: &BatchLine, result: dialect::Result) -> Outcome {
     let request = match request_of(line) {
@@ -321,17 +402,7 @@ fn one(link: &Link, service: &Service, price: &Price, line: &BatchLine, result: 
             match link.http.wire().decode(&sent, line.n, &body) {
                 Ok(response) => {
                     let mut response = link.http.scrub_response(response);
-                    if let Some(most) = service.output_limit(&request) {
-                        response.limit_unsaid(most);
-                    }
-                    if service.endpoints().count() > 1 {
-                        response.endpoint = Some(link.endpoint.name.clone());
-                    }
-                    if response.samples.len() < line.n as usize {
-                        response.asked = Some(line.n);
-                    }
-                    let bill = price.bill(&response);
-                    service.billed_at(price, bill, &request, line.n);
+                    let bill = service.take_in(price, &request, line.n, &link.endpoint.name, &mut response);
                     Outcome::Answered(response, bill)
                 }
                 // It was answered, though nobody can read it, so it may be billed.

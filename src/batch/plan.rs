@@ -59,6 +59,10 @@ pub(super) struct Notes {
     pub foreign: Vec<String>,
     /// What the provider counts: all, answered, failed.
     pub counts: [u64; 3],
+    /// How many looks found its results not whole.
+    pub looks: u32,
+    /// What is at the provider stays there: not all of its results could be read.
+    pub keep: bool,
 }
 
 impl Notes {

@@ -218,17 +218,10 @@ impl Buyer {
                 let price = plan::price(&service.model).unwrap_or(Price::FREE);
                 let (mut paid, requests) = paid(&price, &stored, one.order.stored);
                 let failed = way.failed.filter(|_| !whole).map(|failed| failed.failure);
-                if let Some(failure) = &failed
-                    && matches!(
-                        failure.kind,
-                        FailureKind::Server | FailureKind::MalformedReply | FailureKind::Connection
-                    )
-                {
-                    // It may have been billed, as the ledger has it, too.
-                    let missing = one.order.request.n.saturating_sub(stored.len() as u32);
-                    paid += service.bound_at(&price, &one.order.request, missing, false);
-                }
+                // What may have been billed without an answer, as the ledger has it.
+                paid += way.lost.iter().filter(|(scope, _)| *scope == self.scope).map(|(_, worst)| *worst).sum();
                 let failure = failed.filter(|failure| for_good(failure.kind));
+                let requests = requests + u64::from(failure.is_some());
                 drop(one.reply.send(Ok(Delivered { paid, requests, failure })));
             }
         }

@@ -40,7 +40,8 @@ use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
 use crate::prompt::tokens;
 use crate::provider::{Failure, FailureKind, Request};
-use crate::runner::{Purse, Runner, Service, Wish};
+use crate::runner::service::Block;
+use crate::runner::{Answered, Ask, Purse, Runner, Service, Wish};
 use crate::store::{Fingerprint, MemoryStore, SharedStore, SqliteStore, Stored};
 use log::Log;
 
@@ -166,24 +167,24 @@ impl Client {
     }
 
     /// Answers a request: from the store as far as it has samples, else by an endpoint. What is bought is durable before
-    /// it is returned.
+    /// it is returned. Let go before that (a timeout, a `select!`), a request that was sent counts as spent at its worst case.
     pub async fn create(&self, create: &Create) -> Result<Completion, CreateError> {
         let inner = &*self.inner;
         let request = create.request()?;
         let service = inner.service(&create.model)?;
         let request = Request { model: service.model.id.clone(), ..request };
-        let (outcome, paid) = inner.answer(&service, &request, create).await?;
+        let Outcome { answer, paid, requests } = inner.answer(&service, &request, create).await?;
         let mut log = inner.log.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(log) = &mut *log {
-            log.add(&request, outcome.as_ref());
+            log.add(&request, answer.as_ref());
         }
         drop(log);
         let mut usage = inner.usage.lock().unwrap_or_else(PoisonError::into_inner);
-        match &outcome {
+        match &answer {
             Ok(done) => usage.add(done),
-            Err(_) => usage.add_failure(&create.model, paid),
+            Err(_) => usage.add_failure(&create.model, paid, requests),
         }
-        Ok(outcome?)
+        Ok(answer?)
     }
 
     /// Tries requests one after the other: the first that is answered and passes the filter, else the last answered,
@@ -301,18 +302,27 @@ impl Client {
     }
 }
 
+/// What became of a call.
+struct Outcome {
+    answer: Result<Completion, Failure>,
+    /// What was paid, whether that succeeded or not.
+    paid: Usd,
+    /// Requests that were sent.
+    requests: u64,
+}
+
+impl Outcome {
+    fn free(answer: Result<Completion, Failure>) -> Outcome {
+        Outcome { answer, paid: Usd::ZERO, requests: 0 }
+    }
+}
+
 impl Inner {
     fn service(&self, model: &str) -> Result<Arc<Service>> {
         self.runner.open_model(&self.endpoints, model, self.capped, false)
     }
 
-    /// Answers, and says what was paid whether that succeeded or not.
-    async fn answer(
-        &self,
-        service: &Service,
-        request: &Request,
-        create: &Create,
-    ) -> Result<(Result<Completion, Failure>, Usd)> {
+    async fn answer(&self, service: &Service, request: &Request, create: &Create) -> Result<Outcome> {
         let print = service.fingerprint(request);
         let look = self.runner.look();
         let before = self.runner.store().stored(&print)?;
@@ -327,28 +337,29 @@ impl Inner {
         };
         if before.len() >= wanted {
             let done = completion(service, request, create, &before, first, print);
-            return Ok((Ok(Completion { cached: true, ..done }), Usd::ZERO));
+            return Ok(Outcome::free(Ok(Completion { cached: true, ..done })));
         }
         let whole = match all == request.n {
             true => Cow::Borrowed(request),
             false => Cow::Owned(Request { n: all, ..request.clone() }),
         };
-        let worst = service.worst(&whole, before.len(), false);
+        let worst = |tight| service.worst(&whole, before.len(), tight);
         let gate = self.gate.lock().await;
-        let admitted = self.purse.admit_in_time(Usd::ZERO, worst).await;
+        let admitted = self.purse.admit_within(|tight| Ok(worst(tight))).await?;
         drop(gate);
         let Some(mut hold) = admitted else {
-            return Ok((Err(Failure::new(FailureKind::Budget, service.no_room(&whole, worst))), Usd::ZERO));
+            return Ok(Outcome::free(Err(Failure::new(FailureKind::Budget, service.no_room(&whole, worst(true))))));
         };
         let wish = Wish { missed: before.is_empty().then_some(look), priority: create.priority, ..Wish::default() };
-        let answered = self.runner.answer_as(wish, service, &whole, &print, &self.scope, &mut hold).await?;
+        let ask = Ask { service, request: &whole, fingerprint: &print, scope: &self.scope, wish };
+        let Answered { outcome, requests } = self.runner.answer(ask, &mut hold).await?;
         let paid = hold.paid();
         hold.settle(Usd::ZERO);
-        let outcome = answered.map(|answered| {
-            let done = completion(service, request, create, &answered.stored, first, print);
-            Completion { cost: paid, requests: answered.requests, cached: answered.requests == 0, ..done }
+        let answer = outcome.map(|stored| {
+            let done = completion(service, request, create, &stored, first, print);
+            Completion { cost: paid, requests, cached: requests == 0, ..done }
         });
-        Ok((outcome, paid))
+        Ok(Outcome { answer, paid, requests })
     }
 }
 
@@ -361,20 +372,15 @@ fn completion(
     first: usize,
     print: Fingerprint,
 ) -> Completion {
-    let samples: Vec<_> = stored.samples().skip(first).take(request.n as usize).cloned().collect();
-    let purchase = stored.purchase_of(first).or(stored.purchases.first());
-    let response = purchase.map(|purchase| &purchase.response);
-    let prompt_tokens = response.map_or(0, |response| response.prompt_tokens);
-    // Where completions come one by one, each pays the prompt.
-    let prompts = if service.several(request) { 1 } else { u64::from(request.n) };
+    let Block { samples, response, prompt_tokens, full_cost } = service.block(request, stored, first);
     Completion {
         model: create.model.clone(),
         replied_model: response.and_then(|response| response.model.clone()),
         endpoint: response.and_then(|response| response.endpoint.clone()),
-        prompt_tokens: prompt_tokens.saturating_mul(prompts),
+        prompt_tokens,
         completion_tokens: samples.iter().map(|sample| sample.completion_tokens).sum(),
         cost: Usd::ZERO,
-        full_cost: service.price.production(prompt_tokens, prompts, &samples),
+        full_cost,
         cached: false,
         requests: 0,
         estimated: response.is_some_and(|response| response.estimated),

@@ -17,7 +17,7 @@ pub struct ModelUsage {
     pub cache_hits: u64,
     /// Calls that failed.
     pub failed: u64,
-    /// Requests sent.
+    /// Requests sent, those that failed too.
     pub requests: u64,
     /// Input tokens as if nothing had been stored.
     pub prompt_tokens: u64,
@@ -48,9 +48,10 @@ impl UsageSummary {
         sums.uncached += done.full_cost;
     }
 
-    pub(super) fn add_failure(&mut self, model: &str, paid: Usd) {
+    pub(super) fn add_failure(&mut self, model: &str, paid: Usd, requests: u64) {
         let sums = self.models.entry(model.to_owned()).or_default();
         sums.failed += 1;
+        sums.requests += requests;
         sums.actual += paid;
         sums.uncached += paid;
     }

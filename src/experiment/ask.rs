@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
@@ -17,7 +16,7 @@ use crate::backend::Endpoints;
 use crate::diagnostic::Result;
 use crate::money::Usd;
 use crate::provider::{Failure, FailureKind, FinishReason, Input as Asking, Message, Request, Sample};
-use crate::runner::{Hold, Purse, Runner, Service, Wish};
+use crate::runner::{self, Hold, Purse, Runner, Service, Wish};
 
 /// Where a row stands and who answers it.
 #[derive(Clone, Copy, Debug)]
@@ -244,30 +243,24 @@ impl Shared {
         let wanted = first + request.n as usize;
         if stored.len() < wanted {
             let whole = Request { n: u32::try_from(wanted).unwrap_or(u32::MAX), ..request.clone() };
-            let worst = service.worst(&whole, stored.len(), false);
-            if hold.real() < worst && !hold.top_up_in_time(worst).await {
-                let worst = service.worst(&whole, stored.len(), true);
-                if !hold.top_up_in_time(worst).await {
-                    return Ok(Err(Failure::new(FailureKind::Budget, service.no_room(&whole, worst))));
-                }
+            let worst = |tight| service.worst(&whole, stored.len(), tight);
+            if !hold.top_up_within(worst).await {
+                return Ok(Err(Failure::new(FailureKind::Budget, service.no_room(&whole, worst(true)))));
             }
             let wish = Wish { missed: stored.is_empty().then_some(look), retries: Some(0), ..Wish::default() };
-            let sent = AtomicU64::new(0);
-            let done = self.runner.answer_counted(wish, service, &whole, &print, &self.scope, hold, &sent).await?;
-            answered.requests += sent.into_inner();
-            match done {
-                Ok(done) => stored = done.stored,
+            let ask = runner::Ask { service, request: &whole, fingerprint: &print, scope: &self.scope, wish };
+            let bought = self.runner.answer(ask, hold).await?;
+            answered.requests += bought.requests;
+            match bought.outcome {
+                Ok(all) => stored = all,
                 Err(failure) => return Ok(Err(failure)),
             }
         }
-        let samples: Vec<Sample> = stored.samples().skip(first).take(request.n as usize).cloned().collect();
-        let purchase = stored.purchase_of(first).or(stored.purchases.first()).map(|purchase| &purchase.response);
-        let prompt = purchase.map_or(0, |response| response.prompt_tokens);
-        let prompts = if service.several(request) { 1 } else { u64::from(request.n) };
-        answered.prompt_tokens += prompt.saturating_mul(prompts);
-        answered.full_cost += service.price.production(prompt, prompts, &samples);
-        answered.endpoint = purchase.and_then(|response| response.endpoint.clone());
-        answered.turns.push(samples);
+        let block = service.block(request, &stored, first);
+        answered.prompt_tokens += block.prompt_tokens;
+        answered.full_cost += block.full_cost;
+        answered.endpoint = block.response.and_then(|response| response.endpoint.clone());
+        answered.turns.push(block.samples);
         Ok(Ok(()))
     }
 }

@@ -240,13 +240,10 @@ impl<'a> Engine<'a> {
                     Wants::Nothing => std::future::pending().await,
                     Wants::Refused(_) => Ok(None),
                     Wants::Free => Ok(purse.admit_in_time(Usd::ZERO, Usd::ZERO).await),
-                    Wants::Money(row, prepared, loose) => match purse.admit_in_time(Usd::ZERO, *loose).await {
-                        None => {
-                            let tight = shared.worst(*row, prepared, true)?;
-                            Ok(if tight < *loose { purse.admit_in_time(Usd::ZERO, tight).await } else { None })
-                        }
-                        held => Ok(held),
-                    },
+                    Wants::Money(row, prepared, loose) => {
+                        let bounds = |tight| if tight { shared.worst(*row, prepared, true) } else { Ok(*loose) };
+                        purse.admit_within(bounds).await
+                    }
                 }
             };
             tokio::select! {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::diagnostic::Result;
 use crate::money::Usd;
 
 /// A budget and the two sums that it limits. Without a limit everything is admitted, and still counted.
@@ -118,7 +119,8 @@ impl Purse {
         accounts.holds += 1;
         accounts.tickets += 1;
         let ticket = (accounts.tickets, 0);
-        Admission::Go(Hold { purse: self.clone(), study, real, paid: Usd::ZERO, ticket, divided: false })
+        let (paid, at_risk) = (Usd::ZERO, Usd::ZERO);
+        Admission::Go(Hold { purse: self.clone(), study, real, paid, at_risk, ticket, divided: false })
     }
 
     /// Asks to send something, and waits for what is in flight to settle where it does not fit yet. `None` where it does
@@ -134,6 +136,17 @@ impl Purse {
                 Admission::Wait => changed.await,
             }
         }
+    }
+
+    /// The same for something of which `bounds` says what it costs in money at most: as it is quickly known, or, told to,
+    /// counted as near as may be. Counting is left for what does not fit else. A study's own cost is nothing.
+    pub async fn admit_within(self: &Arc<Purse>, bounds: impl Fn(bool) -> Result<Usd>) -> Result<Option<Hold>> {
+        let loose = bounds(false)?;
+        if let Some(hold) = self.admit_in_time(Usd::ZERO, loose).await {
+            return Ok(Some(hold));
+        }
+        let tight = bounds(true)?;
+        Ok(if tight < loose { self.admit_in_time(Usd::ZERO, tight).await } else { None })
     }
 
     /// Someone with a hold now waits for another evaluation of the same request, or no longer does.
@@ -196,13 +209,16 @@ fn within(limit: Option<Usd>, sum: Usd) -> bool {
     limit.is_none_or(|limit| sum <= limit)
 }
 
-/// The worst case of something admitted, held until it settles. Dropped unsettled, it is given back.
+/// The worst case of something admitted, held until it settles. Dropped unsettled, it is given back, but for what is at risk:
+/// that is lost.
 #[derive(Debug)]
 pub struct Hold {
     purse: Arc<Purse>,
     study: Usd,
     real: Usd,
     paid: Usd,
+    /// What a request that is at an endpoint now may be billed.
+    at_risk: Usd,
     /// Its place in the order of asking.
     ticket: Ticket,
     /// It waits for its parts.
@@ -220,8 +236,20 @@ impl Hold {
         self.real
     }
 
+    /// A request is sent now that may be billed so much, whoever still waits for its answer: until that is booked, or
+    /// [`unbilled`](Self::unbilled) says that there is nothing to book, letting go of this loses it.
+    pub(super) fn risk(&mut self, worst: Usd) {
+        self.at_risk = worst;
+    }
+
+    /// The request that was sent will not be billed.
+    pub(super) fn unbilled(&mut self) {
+        self.at_risk = Usd::ZERO;
+    }
+
     /// Books money: a bill, or a request lost at its worst case. That much of the hold is used up.
     pub fn spend(&mut self, amount: Usd) {
+        self.at_risk = Usd::ZERO;
         let mut accounts = self.purse.accounts();
         let used = amount.min(self.real);
         accounts.spent += amount;
@@ -301,6 +329,16 @@ impl Hold {
         }
     }
 
+    /// The same with bounds as of [`Purse::admit_within`].
+    pub async fn top_up_within(&mut self, bounds: impl Fn(bool) -> Usd) -> bool {
+        let loose = bounds(false);
+        if self.real >= loose || self.top_up_in_time(loose).await {
+            return true;
+        }
+        let tight = bounds(true);
+        tight < loose && self.top_up_in_time(tight).await
+    }
+
     /// Divides its money into equal parts, for requests that are sent side by side. Each part is given back by itself as
     /// soon as it is dropped; the whole waits for them until [`gather`](Self::gather).
     pub fn divide(&mut self, parts: u32) -> Vec<Hold> {
@@ -314,7 +352,8 @@ impl Hold {
             let share = Usd::from_pico(left.pico().div_euclid(i64::from(parts - number)));
             left -= share;
             let ticket = (ticket.0, ticket.1 + number + 1);
-            Hold { purse: self.purse.clone(), study: Usd::ZERO, real: share, paid: Usd::ZERO, ticket, divided: false }
+            let (purse, study, paid, at_risk) = (self.purse.clone(), Usd::ZERO, Usd::ZERO, Usd::ZERO);
+            Hold { purse, study, real: share, paid, at_risk, ticket, divided: false }
         };
         (0..parts).map(part).collect()
     }
@@ -342,6 +381,10 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
+        if self.at_risk > Usd::ZERO {
+            // Whoever waited for the answer has gone; the endpoint has the request all the same.
+            self.lose(self.at_risk);
+        }
         let mut accounts = self.purse.accounts();
         accounts.study_held -= self.study;
         accounts.held -= self.real;
@@ -464,6 +507,25 @@ mod tests {
         assert_eq!(purse.held(), usd(0));
         let mut hold = go(purse.admit(usd(1), usd(1)));
         assert!(!hold.top_up_in_time(usd(4)).await && hold.top_up_in_time(usd(3)).await);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_by_a_quick_bound_is_counted() {
+        let purse = Purse::new(Some(usd(10)), false, Usd::ZERO);
+        let bounds = |loose: i64, tight: i64| move |counted: bool| Ok(usd(if counted { tight } else { loose }));
+        let fits = |counted: bool| if counted { panic!("counted though it fits") } else { Ok(usd(4)) };
+        let mut hold = purse.admit_within(fits).await.unwrap().unwrap();
+        assert_eq!(hold.real(), usd(4));
+        assert!(hold.top_up_within(|counted| usd(if counted { 0 } else { 4 })).await);
+        assert!(hold.top_up_within(|counted| usd(if counted { 9 } else { 11 })).await && hold.real() == usd(9));
+        assert!(!hold.top_up_within(|counted| usd(if counted { 11 } else { 12 })).await);
+        drop(hold);
+        let hold = purse.admit_within(bounds(11, 10)).await.unwrap().unwrap();
+        assert_eq!((hold.real(), purse.held()), (usd(10), usd(10)));
+        drop(hold);
+        assert!(purse.admit_within(bounds(11, 11)).await.unwrap().is_none());
+        assert!(purse.admit_within(bounds(12, 11)).await.unwrap().is_none());
+        assert!(purse.admit_within(|_| Err(crate::Error::internal("no store"))).await.is_err());
     }
 
     proptest! {

@@ -16,7 +16,7 @@ mod throttle;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
@@ -34,22 +34,36 @@ use crate::store::{Fingerprint, SharedStore, Stored};
 use bulk::{Bulk, Delivered, Delivery, Order, PriceOf};
 use limits::{Limit, Window};
 use routes::Seat;
+use service::Strangers;
 use throttle::{Lane, Throttle};
 
-/// What answering a request brought.
+/// A request that is to be answered.
+#[derive(Clone, Copy)]
+pub struct Ask<'a> {
+    /// Who answers.
+    pub service: &'a Service,
+    /// What is asked.
+    pub request: &'a Request,
+    /// Its fingerprint, by that service.
+    pub fingerprint: &'a Fingerprint,
+    /// Who pays, in the ledger.
+    pub scope: &'a str,
+    /// How, beside what it says.
+    pub wish: Wish,
+}
+
+/// What asking brought.
 #[derive(Debug)]
 pub struct Answered {
-    /// All that is stored of the request now: at least n samples.
-    pub stored: Stored,
-    /// Requests that were sent for it.
+    /// All that is stored of the request now, at least n samples; or why there is less.
+    pub outcome: Result<Stored, Failure>,
+    /// Requests that were sent for it, those that failed too.
     pub requests: u64,
 }
 
 /// How a request is to be answered, beside what it says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wish {
-    /// Only by this one of the model's endpoints (see [`Service::endpoints`]); what is stored counts whoever answered it.
-    pub endpoint: Option<usize>,
     /// Of those that wait for a limit, the smallest goes first; equal ones in the order of coming.
     pub priority: i32,
     /// The store was looked at and had nothing of the request: see [`Runner::look`].
@@ -96,7 +110,7 @@ impl Bought {
 pub struct Runner {
     store: SharedStore,
     services: RwLock<Vec<Arc<Service>>>,
-    flights: Mutex<HashMap<Fingerprint, Arc<tokio::sync::Mutex<()>>>>,
+    flights: Flights,
     /// Every limit, and who waits for them. The run's own is a little wider than what is sent at once, so that the ledger's
     /// entries for the next ones are made while others are under way.
     throttle: Arc<Throttle>,
@@ -111,7 +125,35 @@ pub struct Runner {
     stop: AtomicBool,
     stopped: Notify,
     /// Replies that named another model than the one asked, which was said.
-    strangers: Mutex<HashSet<(String, String)>>,
+    strangers: Strangers,
+}
+
+/// The requests that are being answered.
+type Flights = Mutex<HashMap<Fingerprint, Arc<tokio::sync::Mutex<()>>>>;
+
+/// One that answers a request or waits for another that does. It leaves nothing behind, let go at whichever point.
+struct Flight<'a> {
+    flights: &'a Flights,
+    fingerprint: Fingerprint,
+    lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl<'a> Flight<'a> {
+    fn of(flights: &'a Flights, fingerprint: &Fingerprint) -> Flight<'a> {
+        let mut all = flights.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = all.entry(*fingerprint).or_default().clone();
+        Flight { flights, fingerprint: *fingerprint, lock }
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        // The map's and ours: nobody else waits.
+        if Arc::strong_count(&self.lock) <= 2 {
+            flights.remove(&self.fingerprint);
+        }
+    }
 }
 
 /// Endpoints, and limits by what they are of, as they are opened.
@@ -243,7 +285,7 @@ impl Runner {
             bulk: OnceLock::new(),
             stop: AtomicBool::new(false),
             stopped: Notify::new(),
-            strangers: Mutex::default(),
+            strangers: Strangers::default(),
         };
         for name in models {
             runner.open_model(endpoints, name, budget, bounded)?;
@@ -325,6 +367,7 @@ impl Runner {
             study_growth: AtomicU64::new(1000),
             bill_growth: AtomicU64::new(1000),
             under_way: Default::default(),
+            strangers: self.strangers.clone(),
             bulk_price: OnceLock::new(),
         });
         if let Some((_, price)) = self.bulk.get() {
@@ -375,16 +418,17 @@ impl Runner {
     }
 
     /// Waits for an order, and books what it cost. A failure says that there will be no answer, or that the run was stopped:
-    /// what is out then stays out.
-    pub async fn delivered(&self, delivery: Delivery, hold: &mut Hold) -> Result<Result<u64, Failure>> {
+    /// what is out then stays out. Beside it, the requests that were sent.
+    pub async fn delivered(&self, delivery: Delivery, hold: &mut Hold) -> Result<(Option<Failure>, u64)> {
         let Delivered { paid, requests, failure } = tokio::select! {
             delivered = delivery => delivered?,
             () = self.until_stopped() => {
-                return Ok(Err(Failure::new(FailureKind::Interrupted, "the run was stopped while this was out")));
+                let failure = Failure::new(FailureKind::Interrupted, "the run was stopped while this was out");
+                return Ok((Some(failure), 0));
             }
         };
         hold.spend(paid);
-        Ok(failure.map_or(Ok(requests), Err))
+        Ok((failure, requests))
     }
 
     /// How many requests are sent at once at most.
@@ -436,62 +480,11 @@ impl Runner {
         })
     }
 
-    /// Gets at least `request.n` samples: from the store, else bought under `hold` and booked in the ledger of `scope`.
-    /// Identical requests in flight are sent once.
-    pub async fn answer(
-        &self,
-        service: &Service,
-        request: &Request,
-        fingerprint: &Fingerprint,
-        scope: &str,
-        hold: &mut Hold,
-    ) -> Result<Result<Answered, Failure>> {
-        self.answer_as(Wish::default(), service, request, fingerprint, scope, hold).await
-    }
-
-    /// The same, as wished.
-    pub async fn answer_as(
-        &self,
-        wish: Wish,
-        service: &Service,
-        request: &Request,
-        fingerprint: &Fingerprint,
-        scope: &str,
-        hold: &mut Hold,
-    ) -> Result<Result<Answered, Failure>> {
-        self.answer_counted(wish, service, request, fingerprint, scope, hold, &AtomicU64::new(0)).await
-    }
-
-    /// As [`Runner::answer_as`]; the requests that are sent are added to `sent`, those that fail too.
-    #[allow(clippy::too_many_arguments, reason = "one more than for an answer")]
-    pub async fn answer_counted(
-        &self,
-        wish: Wish,
-        service: &Service,
-        request: &Request,
-        fingerprint: &Fingerprint,
-        scope: &str,
-        hold: &mut Hold,
-        sent: &AtomicU64,
-    ) -> Result<Result<Answered, Failure>> {
-        let flight = self.flight(fingerprint);
-        let lock = flight.lock().await;
-        let buyer = purchase::Buyer { runner: self, service, request, fingerprint, scope, wish };
-        let outcome = buyer.buy(hold, sent).await;
-        drop(lock);
-        self.land(fingerprint, flight);
-        outcome
-    }
-
-    fn flight(&self, fingerprint: &Fingerprint) -> Arc<tokio::sync::Mutex<()>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner).entry(*fingerprint).or_default().clone()
-    }
-
-    fn land(&self, fingerprint: &Fingerprint, flight: Arc<tokio::sync::Mutex<()>>) {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        // The map's and ours: nobody else waits.
-        if Arc::strong_count(&flight) <= 2 {
-            flights.remove(fingerprint);
-        }
+    /// Gets at least `request.n` samples: from the store, else bought under `hold` and booked in the ledger. Identical
+    /// requests in flight are sent once. The outer error is the store's.
+    pub async fn answer(&self, ask: Ask<'_>, hold: &mut Hold) -> Result<Answered> {
+        let flight = Flight::of(&self.flights, ask.fingerprint);
+        let _turn = flight.lock.lock().await;
+        purchase::Buyer { runner: self, ask, sent: AtomicU64::new(0) }.buy(hold).await
     }
 }

@@ -1,7 +1,6 @@
 //! Buying the samples of a request that the store does not have: reserved in the ledger before anything is sent, recorded
 //! with its bill before anything uses it, tried again or elsewhere where it fails.
 
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::future::join_all;
@@ -12,40 +11,45 @@ use tracing::Instrument;
 
 use super::limits::Ended;
 use super::routes::{Next, Seat, Tries};
-use super::service::Service;
-use super::{Answered, Hold, Runner, Wish};
+use super::{Answered, Ask, Hold, Runner};
 use crate::backend::CallError;
 use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
 use crate::prompt::tokens;
 use crate::provider::{Failure, FailureKind, Input, Request, Response};
-use crate::store::{Closing, Fingerprint, Stored};
+use crate::store::{Closing, Stored};
 
 /// One request of an evaluation, or of anything else that wants samples.
 pub(super) struct Buyer<'a> {
     pub runner: &'a Runner,
-    pub service: &'a Service,
-    pub request: &'a Request,
-    pub fingerprint: &'a Fingerprint,
-    pub scope: &'a str,
-    pub wish: Wish,
+    pub ask: Ask<'a>,
+    /// Requests that were sent, those that failed too.
+    pub sent: AtomicU64,
 }
 
-fn unsent(kind: FailureKind, message: String) -> CallError {
-    CallError { failure: Failure::new(kind, message), may_be_billed: false, retry_after: None }
+/// Why an attempt brought no answer.
+enum Unanswered {
+    /// The endpoint went away while this waited there: it is looked anew who is asked, and when. Nobody is told of it.
+    Elsewhere,
+    /// What it may cost is not held, and does not fit now.
+    NoMoney,
+    /// The run was stopped before it was sent.
+    Stopped,
+    /// It failed.
+    Failed(CallError),
 }
 
-fn no_money(worst: Usd) -> CallError {
-    unsent(FailureKind::Budget, format!("another attempt ({worst} dollars at worst) does not fit the budget"))
+fn timeout(message: &str, may_be_billed: bool) -> CallError {
+    CallError { failure: Failure::new(FailureKind::Timeout, message), may_be_billed, retry_after: None }
 }
 
-fn stopped() -> CallError {
-    unsent(FailureKind::Interrupted, "the run was stopped before this was sent".to_owned())
+fn no_money(worst: Usd) -> Failure {
+    let words = format!("another attempt ({worst} dollars at worst) does not fit the budget");
+    Failure::new(FailureKind::Budget, words)
 }
 
-/// The endpoint went away while this waited there: it is looked anew who is asked, and when. Nobody is told of it.
-fn elsewhere() -> CallError {
-    unsent(FailureKind::Budget, "it is sent elsewhere".to_owned())
+fn stopped() -> Failure {
+    Failure::new(FailureKind::Interrupted, "the run was stopped before this was sent")
 }
 
 /// Waits for a moment; for ever where there is none.
@@ -101,39 +105,46 @@ impl Turn {
 }
 
 impl Buyer<'_> {
-    /// Buys what is missing; `sent` counts the requests, of failures too.
-    pub async fn buy(&self, hold: &mut Hold, sent: &AtomicU64) -> Result<Result<Answered, Failure>> {
-        let mut stored = match self.runner.still_missing(self.wish.missed, self.fingerprint) {
+    /// Buys what is missing.
+    pub async fn buy(&self, hold: &mut Hold) -> Result<Answered> {
+        let outcome = self.fill(hold).await?;
+        Ok(Answered { outcome, requests: self.sent.load(Ordering::Relaxed) })
+    }
+
+    async fn fill(&self, hold: &mut Hold) -> Result<Result<Stored, Failure>> {
+        let Ask { service, request, fingerprint, wish, .. } = self.ask;
+        let mut stored = match self.runner.still_missing(wish.missed, fingerprint) {
             true => Stored::default(),
-            false => self.runner.store.stored(self.fingerprint)?,
+            false => self.runner.store.stored(fingerprint)?,
         };
-        let n = self.request.n as usize;
+        let n = request.n as usize;
         if stored.len() < n {
             self.warn_of_zero();
         }
         while stored.len() < n {
             let missing = n - stored.len();
-            let bought = if missing == 1 || self.service.several(self.request) {
-                self.obtain(self.request, stored.len(), hold, sent, None).await?
+            let bought = if missing == 1 || service.several(request) {
+                self.obtain(request, stored.len(), hold, None).await?
             } else {
-                self.one_by_one(stored.len(), hold, sent).await?
+                self.one_by_one(stored.len(), hold).await?
             };
             match bought {
                 Ok(all) => stored = all,
                 Err(failure) => return Ok(Err(failure)),
             }
         }
-        Ok(Ok(Answered { stored, requests: sent.load(Ordering::Relaxed) }))
+        Ok(Ok(stored))
     }
 
     /// The endpoint gives one completion a request: as many requests as are missing, side by side.
-    async fn one_by_one(&self, first: usize, hold: &mut Hold, sent: &AtomicU64) -> Result<Result<Stored, Failure>> {
-        let missing = self.request.n.saturating_sub(first as u32);
+    async fn one_by_one(&self, first: usize, hold: &mut Hold) -> Result<Result<Stored, Failure>> {
+        let Ask { request, fingerprint, .. } = self.ask;
+        let missing = request.n.saturating_sub(first as u32);
         let turns = Turn::queue(missing).into_iter().enumerate();
         let parts = hold.divide(missing).into_iter().zip(turns).map(|(mut part, (number, mut turn))| async move {
             let at = first + number;
-            let single = Request { n: at as u32 + 1, ..self.request.clone() };
-            let bought = self.obtain(&single, at, &mut part, sent, Some(&mut turn)).await;
+            let single = Request { n: at as u32 + 1, ..request.clone() };
+            let bought = self.obtain(&single, at, &mut part, Some(&mut turn)).await;
             let paid = part.paid();
             // Others may need its money to get done; and those behind it must not come before those ahead of it.
             drop(part);
@@ -147,7 +158,7 @@ impl Buyer<'_> {
                 return Ok(Err(failure));
             }
         }
-        Ok(Ok(self.runner.store.stored(self.fingerprint)?))
+        Ok(Ok(self.runner.store.stored(fingerprint)?))
     }
 
     /// Gets samples from `first` on by one request, with as many attempts as it may take.
@@ -156,11 +167,10 @@ impl Buyer<'_> {
         request: &Request,
         first: usize,
         hold: &mut Hold,
-        sent: &AtomicU64,
         mut turn: Option<&mut Turn>,
     ) -> Result<Result<Stored, Failure>> {
-        let service = self.service;
-        let mut tries = Tries::new(service, self.wish.endpoint, self.wish.retries);
+        let service = self.ask.service;
+        let mut tries = Tries::new(service, self.ask.wish.retries);
         loop {
             let at = match tries.next(Instant::now()) {
                 Next::Ask(at) => at,
@@ -169,63 +179,60 @@ impl Buyer<'_> {
                     tokio::select! {
                         () = tokio::time::sleep_until(moment) => continue,
                         () = service.woken() => continue,
-                        () = self.runner.until_stopped() => return Ok(Err(stopped().failure)),
+                        () = self.runner.until_stopped() => return Ok(Err(stopped())),
                     }
                 }
             };
             let seat = &service.seats[at];
-            match self.attempt(request, first, (seat, at), &mut tries, hold, sent, turn.as_deref_mut()).await? {
+            let before = match self.attempt(request, first, (seat, at), &mut tries, hold, turn.as_deref_mut()).await? {
                 Ok(stored) => {
                     seat.answered();
                     return Ok(Ok(stored));
                 }
-                Err(error) if error.failure.kind == FailureKind::Interrupted => return Ok(Err(error.failure)),
-                Err(error) => {
-                    if error.failure.kind != FailureKind::Budget {
-                        tries.failed(at, &error, Instant::now());
-                        if let Next::GiveUp(failure) = tries.next(Instant::now()) {
-                            return Ok(Err(failure));
-                        }
+                Err(Unanswered::Stopped) => return Ok(Err(stopped())),
+                Err(Unanswered::Elsewhere | Unanswered::NoMoney) => None,
+                Err(Unanswered::Failed(error)) => {
+                    tries.failed(at, &error, Instant::now());
+                    if let Next::GiveUp(failure) = tries.next(Instant::now()) {
+                        return Ok(Err(failure));
                     }
-                    // What was lost must be held anew, and before others that were asked later take it.
-                    if let Err(failure) = self.afford(request, first, hold).await {
-                        return Ok(Err(match error.failure.kind == FailureKind::Budget {
-                            true => failure,
-                            false => {
-                                Failure::new(failure.kind, format!("{failure}; it failed before: {}", error.failure))
-                            }
-                        }));
-                    }
+                    Some(error.failure)
                 }
+            };
+            // What was lost must be held anew, and before others that were asked later take it.
+            if let Err(failure) = self.afford(request, first, hold).await {
+                return Ok(Err(match before {
+                    None => failure,
+                    Some(before) => Failure::new(failure.kind, format!("{failure}; it failed before: {before}")),
+                }));
             }
         }
     }
 
     /// Holds what another attempt may cost, waiting for others to settle where it does not fit yet.
     async fn afford(&self, request: &Request, first: usize, hold: &mut Hold) -> Result<(), Failure> {
-        let crowded = |hold: &Hold| self.crowded(hold, self.service.attempt_bound(request, first, hold.real()));
+        let crowded = |hold: &Hold| self.crowded(hold, self.ask.service.attempt_bound(request, first, hold.real()));
         tokio::select! {
             () = hold.wait_while(crowded) => {}
-            () = self.runner.until_stopped() => return Err(stopped().failure),
+            () = self.runner.until_stopped() => return Err(stopped()),
         }
-        let worst = self.service.attempt_bound(request, first, hold.real());
+        let worst = self.ask.service.attempt_bound(request, first, hold.real());
         if worst <= hold.real() {
             return Ok(());
         }
         tokio::select! {
-            fits = hold.top_up_in_time(worst) => if fits { Ok(()) } else { Err(no_money(worst).failure) },
-            () = self.runner.until_stopped() => Err(stopped().failure),
+            fits = hold.top_up_in_time(worst) => if fits { Ok(()) } else { Err(no_money(worst)) },
+            () = self.runner.until_stopped() => Err(stopped()),
         }
     }
 
     /// What is under way may be billed more than is held for it, and that leaves no room for this one.
     fn crowded(&self, hold: &Hold, worst: Usd) -> bool {
-        let beyond = self.service.beyond();
+        let beyond = self.ask.service.beyond();
         beyond > Usd::ZERO && !hold.fits_beside(beyond + worst.saturating_left(hold.real()))
     }
 
     /// One attempt at one endpoint, with its place in the ledger. The outer error is the store's.
-    #[allow(clippy::too_many_arguments, reason = "what is asked, where, and what it is counted in")]
     async fn attempt(
         &self,
         request: &Request,
@@ -233,65 +240,64 @@ impl Buyer<'_> {
         (seat, at): (&Seat, usize),
         tries: &mut Tries<'_>,
         hold: &mut Hold,
-        sent: &AtomicU64,
         turn: Option<&mut Turn>,
-    ) -> Result<Result<Stored, CallError>> {
-        let (runner, service) = (self.runner, self.service);
-        let wanted = u64::from(request.n).saturating_sub(first as u64);
-        let output = service.output_limit(request).unwrap_or(1024).saturating_mul(wanted);
+    ) -> Result<Result<Stored, Unanswered>> {
+        let (runner, Ask { service, fingerprint, scope, wish, .. }) = (self.runner, self.ask);
+        let wanted = request.n.saturating_sub(first as u32);
+        let output = service.output_limit(request).unwrap_or(1024).saturating_mul(wanted.into());
         let tokens = (tokens::input_bound(request) / 3).saturating_add(output);
-        let Some(pass) = seat.breaker.pass(Instant::now()) else { return Ok(Err(elsewhere())) };
+        let Some(pass) = seat.breaker.pass(Instant::now()) else { return Ok(Err(Unanswered::Elsewhere)) };
         let _busy = Busy::new(seat);
         let slot = tokio::select! {
             biased;
-            slot = runner.throttle.enter(seat.lane, self.wish.priority, tokens) => slot,
-            () = runner.until_stopped() => return Ok(Err(stopped())),
+            slot = runner.throttle.enter(seat.lane, wish.priority, tokens) => slot,
+            () = runner.until_stopped() => return Ok(Err(Unanswered::Stopped)),
             () = until(tries.ends(at)) => {
-                return Ok(Err(unsent(FailureKind::Timeout, "its turn did not come before the deadline".to_owned())));
+                return Ok(Err(Unanswered::Failed(timeout("its turn did not come before the deadline", false))));
             }
         };
         if runner.stopping() {
-            return Ok(Err(stopped()));
+            return Ok(Err(Unanswered::Stopped));
         }
         if !tries.stands(at, Instant::now()) || !pass.stands() {
             slot.forfeit();
-            return Ok(Err(elsewhere()));
+            return Ok(Err(Unanswered::Elsewhere));
         }
         // Bounded only now: what was billed while this one waited for its turn may have taught more.
         let worst = service.attempt_bound(request, first, hold.real());
         // Before more is held for it: what is held is not looked at again.
         if self.crowded(hold, worst) {
             slot.forfeit();
-            return Ok(Err(elsewhere()));
+            return Ok(Err(Unanswered::Elsewhere));
         }
         if worst > hold.real() && !hold.top_up(worst) {
-            return Ok(Err(no_money(worst)));
+            return Ok(Err(Unanswered::NoMoney));
         }
         let entry = match seat.backend.in_process() {
             true => None,
-            false => Some(runner.store.reserve(self.scope, self.fingerprint, worst).await?),
+            false => Some(runner.store.reserve(scope, fingerprint, worst).await?),
         };
         let wire = runner.wire.acquire().await.map_err(|_| Error::internal("the runner was closed"))?;
         if runner.stopping() || !pass.stands() {
             if let Some(entry) = entry {
                 runner.store.close(entry, Closing::Released).await?;
             }
-            return Ok(Err(if runner.stopping() { stopped() } else { elsewhere() }));
+            return Ok(Err(if runner.stopping() { Unanswered::Stopped } else { Unanswered::Elsewhere }));
         }
-        sent.fetch_add(1, Ordering::Relaxed);
+        self.sent.fetch_add(1, Ordering::Relaxed);
         let begin = Instant::now();
         let end = tries.begin(at, begin);
         let span = self.span(request, seat);
         let under_way = service.send(worst);
+        if entry.is_some() {
+            hold.risk(worst);
+        }
         let call = seat.backend.call(request, first);
         let outcome = async {
             tokio::select! {
                 biased;
                 outcome = call => outcome,
-                () = until(end) => Err(CallError {
-                    may_be_billed: true,
-                    ..unsent(FailureKind::Timeout, "no answer within the deadline".to_owned())
-                }),
+                () = until(end) => Err(timeout("no answer within the deadline", true)),
             }
         };
         let outcome = outcome.instrument(span.clone()).await;
@@ -300,22 +306,9 @@ impl Buyer<'_> {
         match outcome {
             Ok(mut response) => {
                 pass.answered();
-                if let Some(most) = service.output_limit(request) {
-                    response.limit_unsaid(most);
-                }
+                let bill = service.take_in(&service.price, request, wanted, &seat.name, &mut response);
                 let used = response.prompt_tokens.saturating_add(response.completion_tokens());
                 slot.end(Ended::Answered(begin.elapsed()), used);
-                if let Some(model) = &response.model {
-                    self.warn_of_stranger(model);
-                }
-                if service.seats.len() > 1 {
-                    response.endpoint = Some(seat.name.clone());
-                }
-                if (response.samples.len() as u64) < wanted {
-                    response.asked = Some(wanted as u32);
-                }
-                let bill = service.price.bill(&response);
-                service.billed(bill, request, first);
                 hold.spend(bill);
                 drop(under_way);
                 if service.overbilled() {
@@ -324,11 +317,11 @@ impl Buyer<'_> {
                 if let Some(turn) = turn {
                     hold.rest(turn.come()).await;
                 }
-                let record = service.record(self.request);
+                let record = service.record(self.ask.request);
                 // Before as well: who asked may go, and the write goes on.
-                runner.bought.add(self.fingerprint);
-                let stored = runner.store.record(self.scope, self.fingerprint, &record, response, bill, entry).await?;
-                runner.bought.add(self.fingerprint);
+                runner.bought.add(fingerprint);
+                let stored = runner.store.record(scope, fingerprint, &record, response, bill, entry).await?;
+                runner.bought.add(fingerprint);
                 Ok(Ok(stored))
             }
             Err(error) => {
@@ -336,6 +329,9 @@ impl Buyer<'_> {
                 slot.end(ended, 0);
                 pass.failed(&error, &seat.name, Instant::now());
                 drop(under_way);
+                if !error.may_be_billed {
+                    hold.unbilled();
+                }
                 hold.wake();
                 if let Some(entry) = entry {
                     let closing = if error.may_be_billed { Closing::Lost } else { Closing::Released };
@@ -344,7 +340,7 @@ impl Buyer<'_> {
                         hold.lose(worst);
                     }
                 }
-                Ok(Err(error))
+                Ok(Err(Unanswered::Failed(error)))
             }
         }
     }
@@ -374,22 +370,11 @@ impl Buyer<'_> {
     }
 
     fn warn_of_zero(&self) {
-        let zero = self.request.params.get("temperature").and_then(Value::as_f64) == Some(0.0);
-        if zero && self.request.n > 1 && !self.service.warned.swap(true, Ordering::Relaxed) {
-            let (n, model) = (self.request.n, &self.service.model.name);
+        let Ask { service, request, .. } = self.ask;
+        let zero = request.params.get("temperature").and_then(Value::as_f64) == Some(0.0);
+        if zero && request.n > 1 && !service.warned.swap(true, Ordering::Relaxed) {
+            let (n, model) = (request.n, &service.model.name);
             tracing::warn!("{n} completions of `{model}` at temperature 0 are mostly the same one, paid {n} times");
-        }
-    }
-
-    /// A reply that names another model than the one that was asked.
-    fn warn_of_stranger(&self, replied: &str) {
-        let asked = self.request.model.as_str();
-        if crate::models::same_family(asked, replied) {
-            return;
-        }
-        let mut strangers = self.runner.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        if strangers.insert((asked.to_owned(), replied.to_owned())) {
-            tracing::warn!("`{asked}` was asked and `{replied}` answered; it is counted at the price of `{asked}`");
         }
     }
 }

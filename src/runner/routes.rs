@@ -158,8 +158,6 @@ fn backoff(times: usize) -> ExponentialBackoff {
 /// What one request has tried.
 pub(super) struct Tries<'a> {
     service: &'a Service,
-    /// Only this one may be asked.
-    only: Option<usize>,
     /// In place of the endpoints' own `max_retries`.
     retries: Option<u32>,
     /// When it was sent first.
@@ -193,8 +191,8 @@ pub(super) enum Next {
 }
 
 impl<'a> Tries<'a> {
-    pub fn new(service: &'a Service, only: Option<usize>, retries: Option<u32>) -> Tries<'a> {
-        Tries { service, only, retries, began: None, tried: Vec::new(), attempts: 0 }
+    pub fn new(service: &'a Service, retries: Option<u32>) -> Tries<'a> {
+        Tries { service, retries, began: None, tried: Vec::new(), attempts: 0 }
     }
 
     /// It is sent now; gives the moment when its time is up.
@@ -270,9 +268,7 @@ impl<'a> Tries<'a> {
     }
 
     fn usable(&self, at: usize) -> bool {
-        self.only.is_none_or(|only| only == at)
-            && !self.service.seats[at].is_out.load(Ordering::Relaxed)
-            && self.tried.get(at).is_none_or(|tried| !tried.over)
+        !self.service.seats[at].is_out.load(Ordering::Relaxed) && self.tried.get(at).is_none_or(|tried| !tried.over)
     }
 
     fn failures(&self, at: usize) -> u32 {
@@ -341,7 +337,6 @@ impl<'a> Tries<'a> {
     /// Why there is no answer: of several reasons the one that another run may overcome.
     fn verdict(&self) -> Failure {
         let seats = &self.service.seats;
-        let mine = |at: &usize| self.only.is_none_or(|only| only == *at);
         let failure = |at: usize| {
             // Where all are held back, that is the reason, whatever this request itself came to.
             let away = seats[at].breaker.outage();
@@ -349,7 +344,7 @@ impl<'a> Tries<'a> {
             Some((at, own.or_else(|| locked(&seats[at].out).clone())?))
         };
         let rank = |(_, failure): &(usize, Failure)| (failure.kind.transient(), !failure.kind.fatal());
-        let last = (0..seats.len()).filter(mine).filter_map(failure).max_by_key(rank);
+        let last = (0..seats.len()).filter_map(failure).max_by_key(rank);
         let Some((at, failure)) = last else {
             return Failure::new(FailureKind::Server, "no endpoint could be asked");
         };

@@ -1,8 +1,8 @@
 //! A model with who answers for it: what its requests may cost at worst, and the fingerprints of them.
 
-use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -11,14 +11,17 @@ use crate::backend::Model;
 use crate::money::Usd;
 use crate::price::Price;
 use crate::prompt::tokens;
-use crate::provider::{Failure, Input, Message, Request, Response};
+use crate::provider::{Failure, Input, Message, Request, Response, Sample};
 use crate::runner::routes::Seat;
 use crate::space::configuration::canonical;
 use crate::space::parameter::whole;
-use crate::store::{Fingerprint, RequestRecord};
+use crate::store::{Fingerprint, RequestRecord, Stored};
 
 /// Output tokens that a completion is taken to have at most where nothing says so and no budget needs to know.
 const UNLIMITED_OUTPUT: u64 = 1 << 20;
+
+/// Who was asked, and who answered in its place.
+pub(super) type Strangers = Arc<Mutex<HashSet<(String, String)>>>;
 
 /// A model with who answers for it, ready to be asked.
 pub struct Service {
@@ -44,6 +47,8 @@ pub struct Service {
     pub(super) bill_growth: AtomicU64,
     /// Requests under way: see [`beyond`](Self::beyond).
     pub(super) under_way: UnderWay,
+    /// Replies of this run that named another model than the one asked, which was said.
+    pub(super) strangers: Strangers,
     /// Its price where requests are bought in rounds.
     pub(super) bulk_price: OnceLock<Price>,
 }
@@ -67,6 +72,18 @@ impl Drop for Sent<'_> {
         self.under_way.bound.fetch_sub(self.bound, Ordering::SeqCst);
         self.under_way.held.fetch_sub(self.held, Ordering::SeqCst);
     }
+}
+
+/// Some of the samples that are stored of a request, as an answer: see [`Service::block`].
+pub struct Block<'a> {
+    /// The samples.
+    pub samples: Vec<Sample>,
+    /// The response that the first of them came in.
+    pub response: Option<&'a Response>,
+    /// Input tokens of all requests that it takes.
+    pub prompt_tokens: u64,
+    /// What it costs without a store.
+    pub full_cost: Usd,
 }
 
 impl Service {
@@ -232,22 +249,53 @@ impl Service {
         }
     }
 
-    /// What one request for so many completions may cost.
-    fn raw_bound(&self, request: &Request, wanted: usize, tight: bool) -> Usd {
-        self.raw_bound_at(&self.price, request, wanted, tight)
-    }
-
     /// What one request for so many completions may cost at another price, a batch API's, as bills have taught it.
     pub fn bound_at(&self, price: &Price, request: &Request, wanted: u32, tight: bool) -> Usd {
         let growth = self.bill_growth.load(Ordering::Relaxed);
         self.raw_bound_at(price, request, wanted as usize, tight).scale_up(growth, 1000)
     }
 
-    /// Compares a bill at another price with its bound, so that the bounds of later requests hold.
-    pub fn billed_at(&self, price: &Price, bill: Usd, request: &Request, wanted: u32) {
-        grow(&self.bill_growth, bill, self.raw_bound_at(price, request, wanted as usize, false));
+    /// Takes in the reply to a request for so many completions: fills in what it does not say, and compares its bill at this
+    /// price with its bound, so that the bounds of later requests hold. The bill.
+    pub fn take_in(
+        &self,
+        price: &Price,
+        request: &Request,
+        wanted: u32,
+        endpoint: &str,
+        response: &mut Response,
+    ) -> Usd {
+        if let Some(most) = self.output_limit(request) {
+            response.limit_unsaid(most);
+        }
+        if let Some(model) = &response.model {
+            self.warn_of_stranger(&request.model, model);
+        }
+        if self.seats.len() > 1 {
+            response.endpoint = Some(endpoint.to_owned());
+        }
+        if response.samples.len() < wanted as usize {
+            response.asked = Some(wanted);
+        }
+        let bill = price.bill(response);
+        if !self.in_process() {
+            grow(&self.bill_growth, bill, self.raw_bound_at(price, request, wanted as usize, false));
+        }
+        bill
     }
 
+    /// Says once that a reply names another model than the one that was asked.
+    fn warn_of_stranger(&self, asked: &str, replied: &str) {
+        if crate::models::same_family(asked, replied) {
+            return;
+        }
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        if strangers.insert((asked.to_owned(), replied.to_owned())) {
+            tracing::warn!("`{asked}` was asked and `{replied}` answered; it is counted at the price of `{asked}`");
+        }
+    }
+
+    /// What one request for so many completions may cost.
     fn raw_bound_at(&self, price: &Price, request: &Request, wanted: usize, tight: bool) -> Usd {
         if wanted == 0 {
             return Usd::ZERO;
@@ -262,6 +310,17 @@ impl Service {
         price.dearest_input().times(input) + price.output.times(output.saturating_mul(drawn))
     }
 
+    /// Samples `first..first + n` of what is stored of a request for n, as one answer, and its price as if nothing had been
+    /// stored: where completions come one by one, each pays the prompt.
+    pub fn block<'a>(&self, request: &Request, stored: &'a Stored, first: usize) -> Block<'a> {
+        let samples: Vec<Sample> = stored.samples().skip(first).take(request.n as usize).cloned().collect();
+        let response = stored.purchase_of(first).or(stored.purchases.first()).map(|purchase| &purchase.response);
+        let prompt = response.map_or(0, |response| response.prompt_tokens);
+        let prompts = if self.several(request) { 1 } else { u64::from(request.n) };
+        let full_cost = self.price.production(prompt, prompts, &samples);
+        Block { samples, response, prompt_tokens: prompt.saturating_mul(prompts), full_cost }
+    }
+
     /// All samples of a request where the source knows them beforehand.
     pub fn foretell(&self, request: &Request) -> Option<Result<Response, Failure>> {
         self.seats[0].backend.foretell(request, 0)
@@ -270,14 +329,6 @@ impl Service {
     /// Answers come from this process.
     pub fn in_process(&self) -> bool {
         self.seats[0].backend.in_process()
-    }
-
-    /// Compares a bill with its bound, so that the bounds of later attempts hold.
-    pub(super) fn billed(&self, bill: Usd, request: &Request, first: usize) {
-        if !self.in_process() {
-            let wanted = (request.n as usize).saturating_sub(first);
-            grow(&self.bill_growth, bill, self.raw_bound(request, wanted, false));
-        }
     }
 
     /// Compares what samples `first..n` of a request cost a study with their bound, so that the bounds of later

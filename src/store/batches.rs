@@ -167,6 +167,8 @@ pub struct UnderWay {
     pub batches: Vec<BatchId>,
     /// What the open lines hold in the ledger, by the scope that pays.
     pub held: Vec<(String, Usd)>,
+    /// What lines of the youngest batch were lost at, by the scope that pays.
+    pub lost: Vec<(String, Usd)>,
     /// The failure of the youngest line, if that is closed and failed.
     pub failed: Option<LineFailure>,
 }

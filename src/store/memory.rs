@@ -81,6 +81,12 @@ impl State {
         entry.map_or(Usd::ZERO, |entry| entry.worst)
     }
 
+    /// What an entry was lost at, if it was.
+    pub(super) fn lost(&self, id: EntryId) -> Option<Usd> {
+        let entry = self.ledger.get(usize::try_from(id.0).ok()?)?;
+        (entry.closing == Some(Closing::Lost)).then_some(entry.worst)
+    }
+
     pub(super) fn close(&mut self, id: EntryId, closing: Closing) -> Result<()> {
         if let Closing::Settled(bill) = closing {
             check_amount(bill)?;

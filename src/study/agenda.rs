@@ -71,7 +71,7 @@ pub struct Finished {
     pub prompt_tokens: u64,
     /// Output tokens of its n completions.
     pub completion_tokens: u64,
-    /// Requests that were sent for it.
+    /// Requests that were sent for it, those that failed too.
     pub requests: u64,
     /// The fingerprint of its request, where it could be rendered.
     pub fingerprint: Option<Fingerprint>,

@@ -14,7 +14,7 @@ use crate::diagnostic::{Error, Result};
 use crate::evaluate::{Plan, Workload};
 use crate::metric::Names;
 use crate::provider::{Failure, FailureKind};
-use crate::runner::{Admission, Hold, Purse, Runner, Wish};
+use crate::runner::{Admission, Answered, Ask, Hold, Purse, Runner, Wish};
 use crate::store::{Durable, Fingerprint, Stored};
 use crate::study::agenda::{Agenda, Finished, Wanted};
 use crate::study::control::Stop;
@@ -430,24 +430,24 @@ impl Driver<'_, '_> {
         let sender = self.sender.clone();
         tokio::spawn(async move {
             let work = async {
-                let ordered = match order {
+                let (failure, ordered) = match order {
                     Some(order) => runner.delivered(order, &mut hold).await?,
-                    None => Ok(0),
+                    None => (None, 0),
                 };
-                let answered = match ordered {
-                    Ok(requests) => {
-                        let answered =
-                            runner.answer_as(wish, &plan.service, &request, &print, &scope, &mut hold).await?;
-                        answered.map(|answered| (answered.stored, answered.requests + requests))
+                let Answered { outcome, requests } = match failure {
+                    Some(failure) => Answered { outcome: Err(failure), requests: 0 },
+                    None => {
+                        let (service, request, fingerprint) = (&*plan.service, &*request, &print);
+                        runner.answer(Ask { service, request, fingerprint, scope: &scope, wish }, &mut hold).await?
                     }
-                    Err(failure) => Err(failure),
                 };
-                Ok(match answered {
-                    Ok((stored, requests)) => Verdict::Bought(stored, requests),
+                let requests = requests + ordered;
+                Ok(match outcome {
+                    Ok(stored) => Verdict::Bought(stored, requests),
                     Err(failure) => match failure.kind {
                         FailureKind::Interrupted => Verdict::Stopped,
                         FailureKind::Budget => Verdict::NoMoney(failure),
-                        _ => Verdict::Failed(failure),
+                        _ => Verdict::Failed(failure, requests),
                     },
                 })
             };
@@ -534,7 +534,7 @@ impl Driver<'_, '_> {
                 latest = Some(stored);
                 Some(done)
             }
-            Verdict::Failed(failure) => {
+            Verdict::Failed(failure, requests) => {
                 let paid = hold.paid();
                 drop(hold);
                 if failure.kind.fatal() {
@@ -546,7 +546,7 @@ impl Driver<'_, '_> {
                 if let Some(print) = print {
                     self.failed.insert((print, plan.n), failure.clone());
                 }
-                Some(Finished { paid, fingerprint: print, ..Finished::failed(trial, instance, failure) })
+                Some(Finished { paid, requests, fingerprint: print, ..Finished::failed(trial, instance, failure) })
             }
         };
         self.slot(number).finished = done;

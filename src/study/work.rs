@@ -56,8 +56,8 @@ pub(super) enum Verdict {
     Bought(Stored, u64),
     /// What is stored of the request now, the judgement, and the requests it took.
     Answered(Stored, Result<Metrics, Failure>, u64),
-    /// There is no answer.
-    Failed(Failure),
+    /// There is no answer, after so many requests.
+    Failed(Failure, u64),
     /// The run was stopped before it was sent: neither an answer nor a failure.
     Stopped,
     /// Money lost on earlier attempts leaves none for another.

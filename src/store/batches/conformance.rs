@@ -151,6 +151,10 @@ async fn what_is_under_way_is_known(store: &dyn Store) {
     let Outcome::Failed(expected, _) = failed(true, Closing::Released) else { unreachable!() };
     assert_eq!(way(1).failed, Some(expected), "the last failure is told");
     assert_eq!((way(2).samples, way(2).failed), (2, None), "a younger line is still open");
+    assert_eq!((way(1).lost, way(2).lost), (Vec::new(), Vec::new()), "only the youngest batch counts");
+    store.land_lines(second, Cache::Use, vec![(0, failed(true, Closing::Lost))]).await.unwrap();
+    assert_eq!(way(2).lost, [("job".to_owned(), pico(100))], "what was lost, and by whom");
+    assert!(way(2).failed.is_some() && way(0).lost.is_empty(), "a bill is not lost");
     let all = store.under_way(&[print_of(3), print_of(9), print_of(1)]).unwrap();
     assert_eq!(all.iter().map(|way| way.samples).collect::<Vec<_>>(), [2, 0, 0], "in the order asked");
 }

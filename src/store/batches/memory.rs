@@ -131,8 +131,12 @@ fn under_way(state: &State, print: &Fingerprint) -> UnderWay {
     let mut way = UnderWay::default();
     for id in state.shelf.places.get(print).into_iter().flatten() {
         let Some((record, lines)) = state.shelf.batches.get(id) else { continue };
+        way.lost.clear();
         for line in lines.iter().filter(|line| line.fingerprint == *print) {
             way.failed = None;
+            if let Some(worst) = state.lost(line.entry) {
+                way.lost.push((record.scope.clone(), worst));
+            }
             match &line.outcome {
                 None => {
                     way.samples = way.samples.saturating_add(line.n);

@@ -153,18 +153,25 @@ fn land(conn: &Connection, id: BatchId, cache: Cache, outcomes: &[Encoded]) -> R
 }
 
 fn under_way(conn: &Connection, print: &Fingerprint) -> Result<UnderWay, Trouble> {
-    let select = "SELECT l.batch, l.n, l.state, l.retryable, l.kind, l.message, b.scope, e.worst
+    let select = "SELECT l.batch, l.n, l.state, l.retryable, l.kind, l.message, b.scope, e.worst, e.state = 'lost'
                   FROM batch_lines l JOIN batches b ON b.id = l.batch JOIN ledger e ON e.id = l.entry
                   WHERE l.fingerprint = ?1 ORDER BY l.batch, l.number";
     let mut select = conn.prepare_cached(select)?;
     let mut rows = select.query([print.0.as_slice()])?;
-    let mut way = UnderWay::default();
+    let (mut way, mut youngest) = (UnderWay::default(), None);
     while let Some(row) = rows.next()? {
         way.failed = None;
+        let batch = BatchId(row.get(0)?);
+        if youngest.replace(batch) != Some(batch) {
+            way.lost.clear();
+        }
+        if row.get(8)? {
+            way.lost.push((row.get(6)?, Usd::from_pico(row.get(7)?)));
+        }
         match row.get::<_, i64>(2)? {
             0 => {
                 way.samples = way.samples.saturating_add(row.get(1)?);
-                way.batches.push(BatchId(row.get(0)?));
+                way.batches.push(batch);
                 way.held.push((row.get(6)?, Usd::from_pico(row.get(7)?)));
             }
             2 => way.failed = Some(failure(&row.get::<_, String>(4)?, row.get(5)?, row.get(3)?)?),
