@@ -9,6 +9,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
+use toml::de::DeValue;
 
 use super::batch::BatchTable;
 use super::{
@@ -255,26 +256,68 @@ fn group(source: &Source, limit: &Option<Spanned<String>>, groups: &BTreeMap<Str
     }
 }
 
-/// The same text without what stands at a place that holds a key: errors show the line they point at.
-fn masked(source: &Source, span: Range<usize>) -> Source {
+/// The text as errors may show it, for they show whole lines: without what may be a key or a password.
+fn veiled(source: &Source, document: &declaration::Table<'_>) -> Source {
+    fn find(name: &str, value: &Spanned<DeValue<'_>>, found: &mut Vec<Range<usize>>) {
+        match value.get_ref() {
+            _ if secret(name) => found.push(value.span()),
+            DeValue::Table(table) => table.iter().for_each(|(name, value)| find(name.get_ref(), value, found)),
+            DeValue::Array(items) => items.iter().for_each(|item| find(name, item, found)),
+            // An address may be so wrong that it cannot be told what is its password.
+            DeValue::String(text) if name == "base_url" || text.contains("://") => {
+                if text.contains(NO_ADDRESS) {
+                    found.push(value.span());
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    let endpoints = document.get_ref().get("endpoints").and_then(|endpoints| endpoints.get_ref().as_table());
+    for table in endpoints.into_iter().flat_map(|endpoints| endpoints.values()) {
+        let entries = table.get_ref().as_table().into_iter().flatten();
+        entries.for_each(|(name, value)| find(name.get_ref(), value, &mut found));
+    }
     let text = source.text();
-    let masked = text
-        .char_indices()
-        .map(|(at, c)| if span.contains(&at) && c != '\n' { "*" } else { &text[at..at + c.len_utf8()] });
-    Source::new(source.name(), masked.collect::<String>())
+    let hidden = |(at, c): (usize, char)| match c {
+        _ if c != '\n' && found.iter().any(|span| span.contains(&at)) => star(c),
+        _ => c,
+    };
+    Source::new(source.name(), text.char_indices().map(hidden).collect::<String>())
 }
 
-/// The same text with every line masked that gives a key to something named like one: it is no TOML any more.
+/// Stands for a character of as many bytes, so that what points into the text still does.
+fn star(hidden: char) -> char {
+    match hidden.len_utf8() {
+        1 => '*',
+        2 => '·',
+        3 => '•',
+        _ => '🔒',
+    }
+}
+
+/// The same for a text that is no TOML, line by line: without the value of anything named like a key, and of lines with an
+/// address that may hold one.
 fn hushed(source: &Source) -> Source {
-    let lines = source.text().split_inclusive('\n').map(|line| match line.split_once('=') {
-        Some((name, value)) if secret(name.trim().trim_matches(['"', '\''])) || name.contains("api_key") => {
-            let stars: String = value.chars().map(|c| if c.is_whitespace() { c } else { '*' }).collect();
-            format!("{name}={stars}")
-        }
-        _ => line.to_owned(),
+    let lines = source.text().split_inclusive('\n').map(|line| {
+        let named = |at: &usize| {
+            let name = line[..*at].trim_end().rsplit([' ', '\t', '{', ',']).next().unwrap_or_default();
+            secret(name.trim_matches(['"', '\''])) || name.contains("api_key")
+        };
+        let mut signs = line.match_indices('=').map(|(at, _)| at);
+        let from = match line.split_once('=') {
+            Some((name, value)) if value.contains("://") && value.contains(['@', '?']) => Some(name.len()),
+            _ => signs.find(named),
+        };
+        let Some(from) = from else { return line.to_owned() };
+        let stars = line[from + 1..].chars().map(|c| if c.is_whitespace() { c } else { star(c) });
+        format!("{}={}", &line[..from], stars.collect::<String>())
     });
     Source::new(source.name(), lines.collect::<String>())
 }
+
+/// What no address here holds: a name and a password stand before the first, a key often behind the others.
+const NO_ADDRESS: [char; 3] = ['@', '?', '#'];
 
 /// A name of something that holds a key.
 fn secret(name: &str) -> bool {
@@ -292,14 +335,14 @@ const KEYS: &str =
 const AZURE_VERSION: &str =
     "`api_version = \"...\"` is a setting of its own; a key stands in a variable that api_key_env names";
 
-/// Refuses keys in endpoints' tables before any other error can show the line that they stand in.
+/// Refuses keys in endpoints' tables.
 fn no_keys(source: &Source, document: &declaration::Table<'_>) -> Result<()> {
     let endpoints = document.get_ref().get("endpoints").and_then(|endpoints| endpoints.get_ref().as_table());
     for table in endpoints.into_iter().flat_map(|endpoints| endpoints.values()) {
         let mut entries = table.get_ref().as_table().into_iter().flatten();
         if let Some((name, value)) = entries.find(|(name, _)| secret(name.get_ref())) {
             let message = format!("`{}` would hold a key in a file, which is copied and committed", name.get_ref());
-            return Err(wrong(&masked(source, value.span()), message, value.span(), "take this out").help(KEYS));
+            return Err(wrong(source, message, value.span(), "take this out").help(KEYS));
         }
     }
     Ok(())
@@ -324,7 +367,7 @@ const OWN_HEADERS: [&str; 11] = [
 fn header(source: &Source, name: &str, value: &Spanned<String>) -> Result<()> {
     if secret(name) {
         let message = format!("the header `{name}` would hold a key in a file");
-        return Err(wrong(&masked(source, value.span()), message, value.span(), "here").help(KEYS));
+        return Err(wrong(source, message, value.span(), "here").help(KEYS));
     }
     if OWN_HEADERS.iter().any(|own| own.eq_ignore_ascii_case(name)) {
         return Err(wrong(source, format!("the header `{name}` is not yours to set"), value.span(), "take this out")
@@ -419,20 +462,18 @@ fn endpoint(
         let text = url.get_ref().trim_end_matches('/');
         let parsed = reqwest::Url::parse(text);
         if parsed.as_ref().is_ok_and(|url| !url.username().is_empty() || url.password().is_some()) {
-            let masked = masked(source, url.span());
-            return Err(wrong(&masked, "an address holds no name and no password here", url.span(), "here").help(KEYS));
+            let message = "an address holds no name and no password here";
+            return Err(at(message.to_owned(), url.span(), "here").help(KEYS));
         }
         // Keys are often given so, and an address stands in messages, in the store's records and in reports.
         if parsed.as_ref().is_ok_and(|url| url.query().is_some() || url.fragment().is_some()) {
-            let masked = masked(source, url.span());
             let help = if provider == ProviderKind::Azure { AZURE_VERSION } else { KEYS };
-            return Err(wrong(&masked, "an address ends before any `?` or `#` here", url.span(), "here").help(help));
+            return Err(at("an address ends before any `?` or `#` here".to_owned(), url.span(), "here").help(help));
         }
         let good = parsed.is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         if !good {
-            return Err(
-                at(format!("`{text}` is no address"), url.span(), "here").help("like https://api.openai.com/v1")
-            );
+            let shown = if text.contains(NO_ADDRESS) { "this".to_owned() } else { format!("`{text}`") };
+            return Err(at(format!("{shown} is no address"), url.span(), "here").help("like https://api.openai.com/v1"));
         }
         if !provider.over_http() {
             return Err(at("this provider has no address".to_owned(), url.span(), "take this out"));
@@ -666,11 +707,8 @@ fn placed(source: &Source, folder: &Path, spec: &ModelTable, mut model: Model, e
 
 /// Reads a `farthing.toml` from a text; paths are relative to `folder`.
 pub(super) fn read(source: &Source, folder: &Path) -> Result<Endpoints> {
-    let document = match declaration::parse(source) {
-        Ok(document) => document,
-        // A key without quotes is a fault of form: its line is shown without it.
-        Err(error) => return Err(declaration::parse(&hushed(source)).err().unwrap_or(error)),
-    };
+    let document = declaration::parse_shown(source, || hushed(source))?;
+    let source = &veiled(source, &document);
     no_keys(source, &document)?;
     let file: ConfigFile = declaration::read(source, document)?;
     file.resolve(source, folder)
@@ -715,5 +753,35 @@ mod tests {
             assert!(model(line).contains(said), "{line}: {}", model(line));
         }
         assert!(problem("[endpoints.e]\nprovider = \"openai\"\n[models.\"\"]\n").contains("a model has a name"));
+    }
+
+    #[test]
+    fn no_error_shows_a_key_or_a_password() {
+        for (text, said) in [
+            ("base_url = \"https://me:hünter2@host:99999/v1\"", "3:12 this is no address"),
+            ("base_url = \"https://host name/v1?key=hünter2\"", "3:12 this is no address"),
+            ("base_url = \"hünter2@host\"", "3:12 this is no address"),
+            ("base_url = \"no address\"", "3:12 `no address` is no address"),
+            ("base_url = \"https://me:hünter2@host/v1\"", "3:12 an address holds no name and no password here"),
+            ("base_url = \"https://host/v1#hünter2\"", "3:12 an address ends before any `?` or `#` here"),
+            // What else is wrong shows the same line.
+            ("headers = { X = \"https://a:hünter2@b\", Y = 7 }", "wrong type"),
+            ("headers = { Authorization = \"hünter2\", Y = 7 }", "wrong type"),
+            ("[models.m]\n[endpoints]\nf = { base_url = \"http://a:hünter2@b\", x = 1 }", ":5:40 unknown key `x`"),
+            ("tokens_per_minute = 0\n[endpoints.f]\nprovider = \"openai\"\ntoken = \"hünter2\"", ":6:9 `token` would"),
+            // No TOML: where that shows is the line in question.
+            ("base_url = \"https://me:hünter2@host/v1", "not valid here"),
+            ("base_url = \"https://host/v1?key=hünter2", "not valid here"),
+            ("api_key = hünter2", "3:11 this is not valid here"),
+            ("headers = { Authorization = \"hünter2, X = 1 }", "not valid here"),
+            ("base_url = \"https://host/v1?key=hünter2\"\nmax_retries = ", "4:15 this is not valid here"),
+        ] {
+            let text = format!("[endpoints.e]\nprovider = \"openai\"\n{text}\n");
+            let error = super::read(&Source::new("farthing.toml", text.as_str()), Path::new(".")).unwrap_err();
+            let told = format!("{} {error}", error.location().unwrap_or_default());
+            let shown = format!("{:?}", miette::Report::new(error));
+            assert!(told.contains(said), "{text}: {told}");
+            assert!(!shown.contains("hünter2") && !told.contains("hünter2"), "{shown}");
+        }
     }
 }
