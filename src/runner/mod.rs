@@ -31,9 +31,11 @@ use crate::diagnostic::{Error, Result};
 use crate::price::Price;
 use crate::provider::{Failure, FailureKind, Request};
 use crate::store::{Fingerprint, SharedStore, Stored};
+use breaker::Breaker;
 use bulk::{Bulk, Delivered, Delivery, Order, PriceOf};
 use limits::{Limit, Window};
 use routes::Seat;
+use service::Learnt;
 use throttle::{Lane, Throttle};
 
 /// What answering a request brought.
@@ -123,6 +125,9 @@ struct Opening {
     groups: HashMap<String, usize>,
     /// The limits of the models themselves.
     models: HashMap<String, usize>,
+    /// What is known of models, whatever opened them: of each at its endpoints, and at each one of them.
+    learnt: HashMap<(Vec<usize>, String), Arc<Learnt>>,
+    breakers: HashMap<(usize, String), Arc<Breaker>>,
     now: Instant,
 }
 
@@ -133,8 +138,8 @@ impl Opening {
         let width = concurrency.saturating_add(concurrency / 4);
         let most = Rates { max_concurrency: Some(u32::try_from(width).unwrap_or(u32::MAX)), ..Rates::default() };
         let run = throttle.add_limit(Limit::new("the run", &most, now));
-        let (backends, groups, models) = Default::default();
-        Opening { throttle, run: (run, width), backends, groups, models, now }
+        let (backends, groups, models, learnt, breakers) = Default::default();
+        Opening { throttle, run: (run, width), backends, groups, models, learnt, breakers, now }
     }
 
     /// An endpoint's backend and limit.
@@ -185,9 +190,15 @@ impl Opening {
             // Ollama loads a model when it is asked for, and puts another out of memory for it.
             let swaps = (endpoint.provider == ProviderKind::Ollama).then_some(limit);
             let lane: Lane = self.throttle.add_lane(limits, swaps);
-            seats.push(Seat::new(endpoint, backend, lane));
+            let breaker = self.breakers.entry((at, model.id.clone())).or_default().clone();
+            seats.push(Seat::new(endpoint, backend, lane, breaker));
         }
         Ok(seats)
+    }
+
+    /// What is learnt of a model at its endpoints.
+    fn learnt(&mut self, model: &Model) -> Arc<Learnt> {
+        self.learnt.entry((model.endpoints.clone(), model.name.clone())).or_default().clone()
     }
 }
 
@@ -295,6 +306,7 @@ impl Runner {
                 .help(format!("add to {file}: [models.\"{name}\"] with price = {{ input = 0.15, output = 0.60 }} in dollars per million tokens; 0 is a price too")));
         }
         let seats = opening.seats(endpoints, &model, limit)?;
+        let learnt = opening.learnt(&model);
         check_equals(&model, &serving, &seats)?;
         // Only OpenAI's own tokenizers and defaults are known.
         let openai = |endpoint: &&Endpoint| endpoint.vendor && endpoint.provider == ProviderKind::Openai;
@@ -322,9 +334,7 @@ impl Runner {
             seats,
             turns: AtomicU64::new(0),
             warned: AtomicBool::new(false),
-            study_growth: AtomicU64::new(1000),
-            bill_growth: AtomicU64::new(1000),
-            under_way: Default::default(),
+            learnt,
             bulk_price: OnceLock::new(),
         });
         if let Some((_, price)) = self.bulk.get() {

@@ -56,7 +56,7 @@ pub(super) struct Seat {
     is_out: AtomicBool,
     rest: Mutex<Rest>,
     /// It is held back where it fails and may bill that.
-    pub breaker: Breaker,
+    pub breaker: Arc<Breaker>,
     /// It was said that it asks to wait.
     said_wait: AtomicBool,
 }
@@ -73,7 +73,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Seat {
-    pub fn new(endpoint: &crate::backend::Endpoint, backend: Arc<dyn Backend>, lane: Lane) -> Seat {
+    pub fn new(
+        endpoint: &crate::backend::Endpoint,
+        backend: Arc<dyn Backend>,
+        lane: Lane,
+        breaker: Arc<Breaker>,
+    ) -> Seat {
         let url = reqwest::Url::parse(&endpoint.base_url).ok();
         Seat {
             name: endpoint.name.clone(),
@@ -95,7 +100,7 @@ impl Seat {
             out: Mutex::default(),
             is_out: AtomicBool::new(false),
             rest: Mutex::default(),
-            breaker: Breaker::default(),
+            breaker,
             said_wait: AtomicBool::new(false),
         }
     }

@@ -1,8 +1,8 @@
 //! A model with who answers for it: what its requests may cost at worst, and the fingerprints of them.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -38,19 +38,33 @@ pub struct Service {
     pub(super) turns: AtomicU64,
     /// It was said that several completions at temperature 0 are one.
     pub(super) warned: AtomicBool,
-    /// The worst ratio of a bill to its bound seen so far, in thousandths (1,000 and above): of what the study's
-    /// evaluations cost, and of the bills that came in.
-    pub(super) study_growth: AtomicU64,
-    pub(super) bill_growth: AtomicU64,
-    /// Requests under way: see [`beyond`](Self::beyond).
-    pub(super) under_way: UnderWay,
+    /// What its bills have taught: shared by all services of this model at these endpoints.
+    pub(super) learnt: Arc<Learnt>,
     /// Its price where requests are bought in rounds.
     pub(super) bulk_price: OnceLock<Price>,
 }
 
+/// What is learnt of a model at its endpoints, whichever groups ask it.
+#[derive(Debug)]
+pub(super) struct Learnt {
+    /// The worst ratio of a bill to its bound seen so far, in thousandths (1,000 and above): of what the study's
+    /// evaluations cost, and of the bills that came in.
+    study_growth: AtomicU64,
+    bill_growth: AtomicU64,
+    /// Requests under way: see [`Service::beyond`].
+    under_way: UnderWay,
+}
+
+impl Default for Learnt {
+    fn default() -> Learnt {
+        let (study_growth, bill_growth) = (AtomicU64::new(1000), AtomicU64::new(1000));
+        Learnt { study_growth, bill_growth, under_way: UnderWay::default() }
+    }
+}
+
 /// Picodollars that requests under way may cost at worst: by the bound that no bill has taught, and as held for them.
 #[derive(Debug, Default)]
-pub(super) struct UnderWay {
+struct UnderWay {
     bound: AtomicI64,
     held: AtomicI64,
 }
@@ -72,9 +86,9 @@ impl Drop for Sent<'_> {
 impl Service {
     /// A request is sent for which so much is held.
     pub(super) fn send(&self, held: Usd) -> Sent<'_> {
-        let growth = i128::from(self.bill_growth.load(Ordering::Relaxed));
+        let growth = i128::from(self.learnt.bill_growth.load(Ordering::Relaxed));
         let bound = i64::try_from(i128::from(held.pico()) * 1000 / growth).unwrap_or(i64::MAX);
-        let (under_way, held) = (&self.under_way, held.pico());
+        let (under_way, held) = (&self.learnt.under_way, held.pico());
         under_way.bound.fetch_add(bound, Ordering::SeqCst);
         under_way.held.fetch_add(held, Ordering::SeqCst);
         Sent { under_way, bound, held }
@@ -82,7 +96,7 @@ impl Service {
 
     /// A bill came that was above its bound.
     pub(super) fn overbilled(&self) -> bool {
-        self.bill_growth.load(Ordering::Relaxed) > 1000
+        self.learnt.bill_growth.load(Ordering::Relaxed) > 1000
     }
 
     /// What requests under way may be billed beyond what is held for them, by what bills have taught since they were sent.
@@ -90,9 +104,9 @@ impl Service {
         if !self.overbilled() {
             return Usd::ZERO;
         }
-        let growth = self.bill_growth.load(Ordering::Relaxed);
-        let bound = i128::from(self.under_way.bound.load(Ordering::SeqCst)) * i128::from(growth) / 1000;
-        let beyond = bound - i128::from(self.under_way.held.load(Ordering::SeqCst));
+        let growth = self.learnt.bill_growth.load(Ordering::Relaxed);
+        let bound = i128::from(self.learnt.under_way.bound.load(Ordering::SeqCst)) * i128::from(growth) / 1000;
+        let beyond = bound - i128::from(self.learnt.under_way.held.load(Ordering::SeqCst));
         Usd::from_pico(i64::try_from(beyond.max(0)).unwrap_or(i64::MAX / 4).min(i64::MAX / 4))
     }
 
@@ -206,18 +220,18 @@ impl Service {
 
     /// The bound of [`worst`](Self::worst) for sources that do not know the bill, as the study's cost has taught it.
     pub fn bound(&self, request: &Request, first: usize, tight: bool) -> Usd {
-        self.grown(self.study_price(), request, first, tight, &self.study_growth)
+        self.grown(self.study_price(), request, first, tight, &self.learnt.study_growth)
     }
 
     /// What an attempt may be billed: the byte bound where it is held already, else the tighter one.
     pub(super) fn attempt_bound(&self, request: &Request, first: usize, held: Usd) -> Usd {
-        let loose = self.grown(&self.price, request, first, false, &self.bill_growth);
+        let loose = self.grown(&self.price, request, first, false, &self.learnt.bill_growth);
         if loose <= held {
             return loose;
         }
         match self.seats[0].backend.foretell(request, first) {
             Some(foretold) => foretold.map_or(Usd::ZERO, |response| self.price.bill(&response)),
-            None => loose.min(self.grown(&self.price, request, first, true, &self.bill_growth)),
+            None => loose.min(self.grown(&self.price, request, first, true, &self.learnt.bill_growth)),
         }
     }
 
@@ -239,13 +253,13 @@ impl Service {
 
     /// What one request for so many completions may cost at another price, a batch API's, as bills have taught it.
     pub fn bound_at(&self, price: &Price, request: &Request, wanted: u32, tight: bool) -> Usd {
-        let growth = self.bill_growth.load(Ordering::Relaxed);
+        let growth = self.learnt.bill_growth.load(Ordering::Relaxed);
         self.raw_bound_at(price, request, wanted as usize, tight).scale_up(growth, 1000)
     }
 
     /// Compares a bill at another price with its bound, so that the bounds of later requests hold.
     pub fn billed_at(&self, price: &Price, bill: Usd, request: &Request, wanted: u32) {
-        grow(&self.bill_growth, bill, self.raw_bound_at(price, request, wanted as usize, false));
+        grow(&self.learnt.bill_growth, bill, self.raw_bound_at(price, request, wanted as usize, false));
     }
 
     fn raw_bound_at(&self, price: &Price, request: &Request, wanted: usize, tight: bool) -> Usd {
@@ -276,7 +290,7 @@ impl Service {
     pub(super) fn billed(&self, bill: Usd, request: &Request, first: usize) {
         if !self.in_process() {
             let wanted = (request.n as usize).saturating_sub(first);
-            grow(&self.bill_growth, bill, self.raw_bound(request, wanted, false));
+            grow(&self.learnt.bill_growth, bill, self.raw_bound(request, wanted, false));
         }
     }
 
@@ -285,7 +299,7 @@ impl Service {
     pub fn learn(&self, cost: Usd, request: &Request, first: usize, foretold: bool) {
         if !foretold {
             grow(
-                &self.study_growth,
+                &self.learnt.study_growth,
                 cost,
                 self.grown(self.study_price(), request, first, false, &AtomicU64::new(1000)),
             );

@@ -105,6 +105,7 @@ struct Stage {
     runner: Arc<Runner>,
     stubs: Vec<Arc<Stub>>,
     purse: Arc<Purse>,
+    endpoints: Endpoints,
 }
 
 fn always(does: Does) -> Plot {
@@ -140,7 +141,7 @@ impl Stage {
             let limit = opening.throttle.add_limit(limit);
             opening.backends.insert(at, (stub.clone(), limit));
         }
-        let seats = opening.seats(&endpoints, &kept, None).unwrap();
+        let (seats, learnt) = (opening.seats(&endpoints, &kept, None).unwrap(), opening.learnt(&kept));
         let service = Service {
             price: kept.price.unwrap(),
             chat: true,
@@ -150,9 +151,7 @@ impl Stage {
             seats,
             turns: AtomicU64::new(0),
             warned: AtomicBool::new(false),
-            study_growth: AtomicU64::new(1000),
-            bill_growth: AtomicU64::new(1000),
-            under_way: Default::default(),
+            learnt,
             bulk_price: OnceLock::new(),
         };
         let runner = Runner {
@@ -170,7 +169,7 @@ impl Stage {
             bulk: OnceLock::new(),
         };
         let purse = Purse::new(Some("1".parse().unwrap()), false, Usd::ZERO);
-        Stage { runner: Arc::new(runner), stubs, purse }
+        Stage { runner: Arc::new(runner), stubs, purse, endpoints }
     }
 
     fn service(&self) -> Arc<Service> {
@@ -182,11 +181,20 @@ impl Stage {
     }
 
     async fn ask_as(&self, wish: Wish, text: &str, n: u32) -> Result<Answered, Failure> {
-        let (service, request) = (self.service(), request(text, n));
+        self.ask_of(&self.service(), wish, text, n).await
+    }
+
+    /// The model for a group of requests.
+    fn group(&self) -> Arc<Service> {
+        self.runner.open_under(&self.endpoints, self.service().model.clone(), None, true).unwrap()
+    }
+
+    async fn ask_of(&self, service: &Service, wish: Wish, text: &str, n: u32) -> Result<Answered, Failure> {
+        let request = request(text, n);
         let print = service.fingerprint(&request);
         let worst = service.worst(&request, self.runner.store.stored(&print).unwrap().len(), false);
         let Admission::Go(mut hold) = self.purse.admit(worst, worst) else { panic!("not admitted") };
-        let answered = self.runner.answer_as(wish, &service, &request, &print, "scope", &mut hold).await.unwrap();
+        let answered = self.runner.answer_as(wish, service, &request, &print, "scope", &mut hold).await.unwrap();
         drop(hold);
         if self.purse.held() == Usd::ZERO {
             assert_eq!(self.runner.store.spent("scope").unwrap().total(), self.purse.spent(), "the ledger knows all");
@@ -436,6 +444,30 @@ async fn what_is_under_way_counts_at_what_bills_have_taught() {
     stage.purse = Purse::new(Some("0.6".parse().unwrap()), false, Usd::ZERO);
     let stage = Arc::new(stage);
     assert!(crowd(&stage, 0..40).await.iter().all(Result::is_ok));
+}
+
+/// What one group finds out of a model at an endpoint all others know.
+#[tokio::test(start_paused = true)]
+async fn groups_of_one_model_learn_together() {
+    let stage = Arc::new(Stage::new(vec![always(Does::Lose(FailureKind::Server))]));
+    let groups: Vec<_> = (0..10).map(|_| stage.group()).collect();
+    let asked = |number: usize| {
+        let (stage, group) = (stage.clone(), groups[number % 10].clone());
+        async move { stage.ask_of(&group, Wish::default(), &number.to_string(), 1).await }
+    };
+    let all = futures_util::future::join_all((0..200).map(asked)).await;
+    assert!(all.iter().all(|one| one.as_ref().is_err_and(|failure| failure.kind == FailureKind::Server)));
+    assert!(stage.calls()[0] < 30, "{:?}: eight for each of the groups would be 80", stage.calls());
+
+    let stage = Stage::new(vec![always(Does::Dear(0))]);
+    let (one, other) = (stage.group(), stage.group());
+    let bound = || other.bound_at(&other.price, &request("x", 1), 1, false);
+    let (before, sent) = (bound(), other.send(bound()));
+    stage.ask_of(&one, Wish::default(), "x", 1).await.unwrap();
+    assert!(other.overbilled() && bound() > before.times(50));
+    assert!(one.beyond() > Usd::ZERO, "what the other one sent is under way beside it");
+    drop(sent);
+    assert_eq!(one.beyond(), Usd::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
