@@ -32,7 +32,7 @@ pub(super) struct Buyer<'a> {
 }
 
 fn unsent(kind: FailureKind, message: String) -> CallError {
-    CallError { failure: Failure::new(kind, message), may_be_billed: false, retry_after: None }
+    CallError::unbilled(Failure::new(kind, message))
 }
 
 fn no_money(worst: Usd) -> CallError {
@@ -332,7 +332,7 @@ impl Buyer<'_> {
                 Ok(Ok(stored))
             }
             Err(error) => {
-                let ended = if too_much(&error.failure) { Ended::TooMuch } else { Ended::Otherwise };
+                let ended = if error.too_much { Ended::TooMuch } else { Ended::Otherwise };
                 slot.end(ended, 0);
                 pass.failed(&error, &seat.name, Instant::now());
                 drop(under_way);
@@ -392,11 +392,6 @@ impl Buyer<'_> {
             tracing::warn!("`{asked}` was asked and `{replied}` answered; it is counted at the price of `{asked}`");
         }
     }
-}
-
-/// The endpoint has more to do than it can.
-fn too_much(failure: &Failure) -> bool {
-    failure.kind == FailureKind::RateLimit || failure.message.starts_with("HTTP 529")
 }
 
 /// Writes down how an attempt ended, where anyone looks.

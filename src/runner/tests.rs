@@ -65,7 +65,8 @@ impl Backend for Stub {
             tokio::time::sleep(self.latency).await;
             let fail = |kind, may_be_billed, wish: Option<u64>| {
                 let retry_after = wish.map(Duration::from_secs);
-                Err(CallError { failure: Failure::new(kind, kind.word()), may_be_billed, retry_after })
+                let error = CallError::unbilled(Failure::new(kind, kind.word()));
+                Err(CallError { may_be_billed, retry_after, ..error })
             };
             let (mut model, mut prompt_tokens) = (None, 10);
             let samples = match (self.plot)(number) {
