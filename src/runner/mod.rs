@@ -30,6 +30,7 @@ use crate::backend::{self, Backend, Endpoint, Endpoints, Equivalence, Model, Mod
 use crate::diagnostic::{Error, Result};
 use crate::price::Price;
 use crate::provider::{Failure, FailureKind, Request};
+use crate::space::parameter::OUTPUT_LIMITS;
 use crate::store::{Fingerprint, SharedStore, Stored};
 use breaker::Breaker;
 use bulk::{Bulk, Delivered, Delivery, Order, PriceOf};
@@ -315,8 +316,8 @@ impl Runner {
         let limited = model.max_output_tokens.is_some() || model.context_window.is_some();
         let knows_the_bill = backend.in_process() && serving[0].provider == ProviderKind::Replay;
         // Requests do not bound what they cost by a parameter that is not sent.
-        let limits = ["max_tokens", "max_completion_tokens"];
-        let dropped = |endpoint: &&Endpoint| endpoint.drop_params.iter().any(|name| limits.contains(&name.as_str()));
+        let dropped =
+            |endpoint: &&Endpoint| endpoint.drop_params.iter().any(|name| OUTPUT_LIMITS.contains(&name.as_str()));
         let unsent = serving.iter().any(dropped);
         let bounded = bounded && !unsent;
         if budget && !bounded && !limited && !knows_the_bill && (kind != ModelKind::Text || !vendor) {

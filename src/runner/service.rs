@@ -14,7 +14,7 @@ use crate::prompt::tokens;
 use crate::provider::{Failure, Input, Message, Request, Response};
 use crate::runner::routes::Seat;
 use crate::space::configuration::canonical;
-use crate::space::parameter::whole;
+use crate::space::parameter::output_limit;
 use crate::store::{Fingerprint, RequestRecord};
 
 /// Output tokens that a completion is taken to have at most where nothing says so and no budget needs to know.
@@ -187,11 +187,7 @@ impl Service {
     /// Most output tokens of one completion of a request; `None` where nothing bounds it.
     pub fn output_limit(&self, request: &Request) -> Option<u64> {
         // What one of the endpoints is not sent does not hold it back.
-        let named = |name: &str| match self.drops(name) {
-            true => None,
-            false => u64::try_from(whole(request.params.get(name)?)?).ok(),
-        };
-        let said = named("max_tokens").max(named("max_completion_tokens"));
+        let said = output_limit(|name| request.params.get(name).filter(|_| !self.drops(name)));
         // OpenAI's default for completions; other servers have none.
         let legacy = (!self.chat && self.vendor).then_some(16);
         said.or(legacy).or(self.model.max_output_tokens).or(self.model.context_window)
