@@ -1,5 +1,5 @@
 //! Who of those that answer is there: what an attempt's end tells of its service. Plain values; whoever owns the order acts on
-//! them. The runner's breaker holds back what may be billed, request by request; this ends or delays whole rounds of rows.
+//! them. `runner/health.rs` holds back what may be billed, request by request; this ends or delays whole rounds of rows.
 
 use std::time::Duration;
 
@@ -122,7 +122,7 @@ impl Line {
             return Verdict::Nothing;
         }
         // Those that were in flight when it went away tell no more than the first of them did: only a row that was sent to
-        // find out counts. One that the runner's breaker held back found nothing out, and is only waited longer for.
+        // find out counts. One that the runner held back found nothing out, and is only waited longer for.
         if std::mem::take(&mut self.probed) {
             self.tries += 1;
             self.probes += u32::from(sent);

@@ -1,11 +1,11 @@
 //! One request answered: single flight, then the store, the budget, the limits, an endpoint, and retries or another one.
 //!
-//! `purchase` buys what the store does not have, `routes` says which endpoint is asked and when, `breaker` when one is asked
+//! `purchase` buys what the store does not have, `routes` says which endpoint is asked and when, `health` when one is asked
 //! by nobody, `throttle` makes requests wait for the `limits`, and [`budget`] for money.
 
-mod breaker;
 pub mod budget;
 pub mod bulk;
+mod health;
 mod limits;
 mod purchase;
 mod room;
@@ -32,8 +32,8 @@ use crate::price::Price;
 use crate::provider::{Failure, FailureKind, Request};
 use crate::space::parameter::OUTPUT_LIMITS;
 use crate::store::{Fingerprint, SharedStore, Stored};
-use breaker::Breaker;
 use bulk::{Bulk, Delivered, Delivery, Order, PriceOf};
+use health::Health;
 use limits::{Limit, Window};
 use routes::Seat;
 use service::Learnt;
@@ -128,7 +128,7 @@ struct Opening {
     models: HashMap<String, usize>,
     /// What is known of models, whatever opened them: of each at its endpoints, and at each one of them.
     learnt: HashMap<(Vec<usize>, String), Arc<Learnt>>,
-    breakers: HashMap<(usize, String), Arc<Breaker>>,
+    healths: HashMap<(usize, String), Arc<Health>>,
     now: Instant,
 }
 
@@ -139,8 +139,8 @@ impl Opening {
         let width = concurrency.saturating_add(concurrency / 4);
         let most = Rates { max_concurrency: Some(u32::try_from(width).unwrap_or(u32::MAX)), ..Rates::default() };
         let run = throttle.add_limit(Limit::new("the run", &most, now));
-        let (backends, groups, models, learnt, breakers) = Default::default();
-        Opening { throttle, run: (run, width), backends, groups, models, learnt, breakers, now }
+        let (backends, groups, models, learnt, healths) = Default::default();
+        Opening { throttle, run: (run, width), backends, groups, models, learnt, healths, now }
     }
 
     /// An endpoint's backend and limit.
@@ -191,8 +191,9 @@ impl Opening {
             // Ollama loads a model when it is asked for, and puts another out of memory for it.
             let swaps = (endpoint.provider == ProviderKind::Ollama).then_some(limit);
             let lane: Lane = self.throttle.add_lane(limits, swaps);
-            let breaker = self.breakers.entry((at, model.id.clone())).or_default().clone();
-            seats.push(Seat::new(endpoint, backend, lane, breaker));
+            let new = || Arc::new(Health::new(&endpoint.name, &model.name));
+            let health = self.healths.entry((at, model.id.clone())).or_insert_with(new).clone();
+            seats.push(Seat::new(endpoint, backend, lane, health, model.endpoints.len() == 1));
         }
         Ok(seats)
     }

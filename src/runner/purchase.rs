@@ -175,10 +175,7 @@ impl Buyer<'_> {
             };
             let seat = &service.seats[at];
             match self.attempt(request, first, (seat, at), &mut tries, hold, sent, turn.as_deref_mut()).await? {
-                Ok(stored) => {
-                    seat.answered();
-                    return Ok(Ok(stored));
-                }
+                Ok(stored) => return Ok(Ok(stored)),
                 Err(error) if error.failure.kind == FailureKind::Interrupted => return Ok(Err(error.failure)),
                 Err(error) => {
                     if error.failure.kind != FailureKind::Budget {
@@ -240,14 +237,18 @@ impl Buyer<'_> {
         let wanted = u64::from(request.n).saturating_sub(first as u64);
         let output = service.output_limit(request).unwrap_or(1024).saturating_mul(wanted);
         let tokens = (tokens::input_bound(request) / 3).saturating_add(output);
-        let Some(pass) = seat.breaker.pass(Instant::now()) else { return Ok(Err(elsewhere())) };
+        let Some(pass) = seat.health.pass(Instant::now()) else { return Ok(Err(elsewhere())) };
         let _busy = Busy::new(seat);
         let slot = tokio::select! {
             biased;
             slot = runner.throttle.enter(seat.lane, self.wish.priority, tokens) => slot,
             () = runner.until_stopped() => return Ok(Err(stopped())),
             () = until(tries.ends(at)) => {
-                return Ok(Err(unsent(FailureKind::Timeout, "its turn did not come before the deadline".to_owned())));
+                let late = unsent(FailureKind::Timeout, "its turn did not come before the deadline".to_owned());
+                if !seat.alone {
+                    seat.health.rest(&late, Instant::now());
+                }
+                return Ok(Err(late));
             }
         };
         if runner.stopping() {
@@ -334,7 +335,7 @@ impl Buyer<'_> {
             Err(error) => {
                 let ended = if error.too_much { Ended::TooMuch } else { Ended::Otherwise };
                 slot.end(ended, 0);
-                pass.failed(&error, &seat.name, Instant::now());
+                pass.failed(&error, seat.alone, Instant::now());
                 drop(under_way);
                 hold.wake();
                 if let Some(entry) = entry {

@@ -160,7 +160,7 @@ impl Service {
 
     /// Waits until one of its endpoints that was held back was tried, or goes on.
     pub(super) async fn woken(&self) {
-        let all = self.seats.iter().map(|seat| Box::pin(seat.breaker.woken.notified()));
+        let all = self.seats.iter().map(|seat| Box::pin(seat.health.woken.notified()));
         futures_util::future::select_all(all).await;
     }
 
