@@ -19,10 +19,8 @@ pub(super) fn veiled(source: &Source, document: &declaration::Table<'_>) -> Sour
             DeValue::Table(table) => table.iter().for_each(|(name, value)| find(name.get_ref(), value, found)),
             DeValue::Array(items) => items.iter().for_each(|item| find(name, item, found)),
             // An address may be so wrong that it cannot be told what is its password.
-            DeValue::String(text) if name == "base_url" || text.contains("://") => {
-                if text.contains(NO_ADDRESS) {
-                    found.push(value.span());
-                }
+            DeValue::String(text) if text.contains(NO_ADDRESS) && (name == "base_url" || text.contains("://")) => {
+                found.push(value.span());
             }
             _ => {}
         }
