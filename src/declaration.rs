@@ -14,10 +14,15 @@ pub type Table<'a> = Spanned<DeTable<'a>>;
 
 /// Parses a whole file. An empty one is an error.
 pub fn parse(source: &Source) -> Result<Table<'_>> {
+    parse_shown(source, || source.clone())
+}
+
+/// The same for a file that may hold secrets: an error shows `shown`, which has the same length, in its place.
+pub fn parse_shown(source: &Source, shown: impl FnOnce() -> Source) -> Result<Table<'_>> {
     if source.text().trim().is_empty() {
         return Err(Error::usage(format!("{} is empty", source.name())));
     }
-    DeTable::parse(source.text()).map_err(|error| at_error(source, &error))
+    DeTable::parse(source.text()).map_err(|error| at_error(&shown(), &error))
 }
 
 /// Reads a table as a struct that denies unknown fields.

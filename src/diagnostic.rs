@@ -285,6 +285,12 @@ impl Error {
         self
     }
 
+    /// The same words at a place in what the user wrote, as a usage error: what came of it was found out elsewhere.
+    #[must_use]
+    pub fn moved(&self, source: &Source, span: Range<usize>, label: impl Into<String>) -> Error {
+        Error::usage(self.message()).help_if(self.advice().map(str::to_owned)).at(source, span, label)
+    }
+
     /// Points at a span of bytes in one line (`line` counted from 0) of a text that is not held whole, like a data file's.
     #[must_use]
     pub fn at_line(

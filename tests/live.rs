@@ -93,9 +93,8 @@ fn a_lowered_budget_holds_and_is_decided_again_the_same() {
 fn a_raised_budget_buys_more_and_never_more_than_that() {
     for strategy in ["race", "halving", "grid"] {
         let run = Run::new();
-        let child = run.begin(&format!(
-            "tune task --budget 0.01 --strategy {strategy} --concurrency 4 --quiet --json --out run"
-        ));
+        let child = run
+            .begin(&format!("tune task --budget 0.01 --strategy {strategy} --concurrency 4 --quiet --json --out run"));
         run.after("run", 20);
         run.wish("run", &json!({"wish": "budget", "budget_usd": "0.02"}));
         let done = finished(child).ended(0).json();

@@ -287,6 +287,9 @@ fn a_key_written_into_a_file_is_refused_and_not_shown() {
         (format!("base_url = \"https://me:{NEEDLE}@example.com/v1\""), "no name and no password"),
         (format!("base_url = \"https://example.com/v1?api_key={key}\""), "before any `?` or `#`"),
         (format!("base_url = \"https://example.com/v1#{key}\""), "before any `?` or `#`"),
+        (format!("base_url = \"https://me:{NEEDLE}@host:99999/v1\""), "this is no address"),
+        (format!("base_url = \"https://host name/v1?key={key}\""), "this is no address"),
+        (format!("base_url = \"https://me:{NEEDLE}@example.com/v1"), "not valid here"),
     ] {
         home.write("farthing.toml", format!("[endpoints.x]\nprovider = \"openai\"\n{wrong}\n"));
         let done = run(&home, "models").ended(2);

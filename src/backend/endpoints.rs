@@ -1,7 +1,11 @@
 //! Endpoints, models and their prices as resolved: from a `farthing.toml`, or what there is without one.
 
 mod batch;
+mod endpoint;
 mod file;
+mod model;
+mod secrets;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,12 +15,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use batch::BatchLimits;
-pub use file::ConfigFile;
+pub(super) use model::no_place;
+pub use tables::ConfigFile;
 
+use self::model::{builtin, with_builtin};
 #[cfg(feature = "local")]
 use crate::backend::local;
 use crate::diagnostic::{Error, Result, Source, suggestion};
-use crate::models::{self, KnownModel, known};
 use crate::price::Price;
 
 /// What answers.
@@ -382,17 +387,6 @@ fn is_local(name: &str) -> bool {
     name == "mite" || name.starts_with("local:") || name.starts_with("hf:")
 }
 
-/// The error for a local model in a build without them, or with nothing that says where it lies.
-pub(super) fn no_place(name: &str) -> Error {
-    match cfg!(feature = "local") {
-        true => Error::usage(format!("where does the local model `{name}` lie?")).help(format!(
-            "name it mite, local:PATH or hf:ORG/NAME, or add to farthing.toml: [models.\"{name}\"] with path = \"...\""
-        )),
-        false => Error::usage(format!("`{name}` is a local model, and this farthing was built without them"))
-            .help("build it with the feature `local`, which is on by default"),
-    }
-}
-
 impl Endpoints {
     /// A model as one endpoint serves it: from the file where it is served there, else by what the built-in table knows.
     pub fn model_at(&self, name: &str, endpoint: usize) -> Result<Model> {
@@ -480,59 +474,6 @@ impl Endpoint {
     }
 }
 
-fn builtin(endpoint: &Endpoint, model: &str) -> Option<&'static KnownModel> {
-    known(Some(endpoint.provider.word()), model)
-}
-
 fn is_mock(model: &str) -> bool {
     crate::backend::mock::MODELS.iter().any(|known| known.name == model)
-}
-
-/// Fills in what the built-in tables, or a local model's own files, know of a model. A replayed or local model's price is
-/// never guessed.
-fn with_builtin(mut model: Model, endpoint: &Endpoint) -> Result<Model> {
-    match endpoint.provider {
-        #[cfg(feature = "local")]
-        ProviderKind::Local => {
-            let place = model.place.as_ref().ok_or_else(|| no_place(&model.name))?;
-            let about = local::model::about(place)?;
-            let most = model.context_window.map_or(about.context, |said| said.min(about.context));
-            model.context_window = Some(most);
-            if *place == local::Place::Box {
-                let price = |dollars: &str| crate::money::per_million(dollars).unwrap_or(crate::money::Usd::MAX);
-                let (input, output) = (price(local::place::mite::INPUT_PRICE), price(local::place::mite::OUTPUT_PRICE));
-                model.price = model.price.or(Some(Price::flat(input, output)));
-            }
-            model.price = model.price.or(endpoint.local_price);
-        }
-        #[cfg(not(feature = "local"))]
-        ProviderKind::Local => return Err(no_place(&model.name)),
-        ProviderKind::Mock => {
-            if let Some(known) = crate::backend::mock::MODELS.iter().find(|known| known.name == model.id) {
-                let price = |dollars: &str| crate::money::per_million(dollars).unwrap_or(crate::money::Usd::MAX);
-                let (input, output) = (price(known.input_price), price(known.output_price));
-                model.price = model.price.or(Some(Price::flat(input, output)));
-                model.context_window = model.context_window.or(Some(known.context_window));
-                model.max_output_tokens = model.max_output_tokens.or(Some(known.max_output_tokens));
-            }
-        }
-        ProviderKind::Replay | ProviderKind::Ollama => {}
-        _ => {
-            if let Some(known) = builtin(endpoint, &model.id) {
-                // Who writes a price writes all of it: the table's batch price belongs to the table's price.
-                if model.price.is_none() {
-                    model.batch_price = known.batch_price;
-                }
-                model.price = model.price.or(Some(known.price));
-                model.context_window = model.context_window.or(known.context_window);
-                model.max_output_tokens = model.max_output_tokens.or(known.max_output_tokens);
-                model.kind = model.kind.or(Some(match known.kind {
-                    models::Kind::Text => ModelKind::Text,
-                    models::Kind::Chat => ModelKind::Chat,
-                    models::Kind::Responses => ModelKind::Responses,
-                }));
-            }
-        }
-    }
-    Ok(model)
 }

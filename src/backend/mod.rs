@@ -28,6 +28,16 @@ pub struct CallError {
     pub may_be_billed: bool,
     /// How long the endpoint asks to wait before the next attempt.
     pub retry_after: Option<Duration>,
+    /// The endpoint said that it has more to do than it can.
+    pub too_much: bool,
+}
+
+impl CallError {
+    /// A failure that bills nothing.
+    pub fn unbilled(failure: Failure) -> CallError {
+        let too_much = failure.kind == FailureKind::RateLimit;
+        CallError { failure, may_be_billed: false, retry_after: None, too_much }
+    }
 }
 
 /// The future of one attempt.
@@ -97,7 +107,7 @@ impl Backend for ByModel {
     fn call<'a>(&'a self, request: &'a Request, _: usize) -> Answer<'a> {
         let failure =
             Failure::new(FailureKind::UnknownModel, format!("the local model `{}` is not loaded", request.model));
-        Box::pin(async move { Err(CallError { failure, may_be_billed: false, retry_after: None }) })
+        Box::pin(async move { Err(CallError::unbilled(failure)) })
     }
 
     fn in_process(&self) -> bool {
@@ -123,9 +133,7 @@ impl Backend for MadeUp {
     fn call<'a>(&'a self, request: &'a Request, first: usize) -> Answer<'a> {
         let rest = Request { n: request.n.saturating_sub(first as u32), ..request.clone() };
         let answer = mock::answer(&rest, first);
-        Box::pin(
-            async move { answer.map_err(|failure| CallError { failure, may_be_billed: false, retry_after: None }) },
-        )
+        Box::pin(async move { answer.map_err(CallError::unbilled) })
     }
 
     fn in_process(&self) -> bool {

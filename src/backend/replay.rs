@@ -179,9 +179,7 @@ impl Backend for Cassette {
 
     fn call<'a>(&'a self, request: &'a Request, first: usize) -> Answer<'a> {
         let answer = self.answer(request, first);
-        Box::pin(
-            async move { answer.map_err(|failure| CallError { failure, may_be_billed: false, retry_after: None }) },
-        )
+        Box::pin(async move { answer.map_err(CallError::unbilled) })
     }
 
     fn foretell(&self, request: &Request, first: usize) -> Option<Result<Response, Failure>> {

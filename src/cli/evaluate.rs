@@ -15,6 +15,7 @@ use crate::money::Usd;
 use crate::report::{table, words};
 use crate::runner::{Purse, Runner};
 use crate::space::Configuration;
+use crate::space::parameter::output_limit;
 use crate::stats;
 use crate::store::{self, MemoryStore};
 use crate::study::fixed::FixedAgenda;
@@ -106,7 +107,7 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
             }
             let configuration = inputs::configuration(&space, &given)?;
             let model = configuration.get("model").and_then(|model| model.as_str()).unwrap_or_default().to_owned();
-            let bounded = configuration.get("max_tokens").or(configuration.get("max_completion_tokens")).is_some();
+            let bounded = output_limit(|name| configuration.get(name)).is_some();
             let runner = Runner::open(nothing, &endpoints, &[model], concurrency, capped, bounded)?;
             (Plan::new(&space, &configuration, &runner)?, runner)
         }

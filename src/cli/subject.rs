@@ -7,6 +7,7 @@ use crate::cli::{Embedded, inputs};
 use crate::diagnostic::{Error, Result, similar};
 use crate::evaluate::{Plan, Served, Workload};
 use crate::runner::Runner;
+use crate::space::parameter::output_limit;
 use crate::space::{self, Configuration, Space};
 use crate::study::folder::{self, StudyFile};
 
@@ -79,7 +80,7 @@ impl Subject {
         })?;
         let settled = inputs::configuration(&space, given)?;
         let model = settled.get("model").and_then(|model| model.as_str()).ok_or_else(none)?.to_owned();
-        let bounded = settled.get("max_tokens").or(settled.get("max_completion_tokens")).is_some();
+        let bounded = output_limit(|name| settled.get(name)).is_some();
         Ok(Asked { model, bounded, settled: Some((space, settled)) })
     }
 }

@@ -42,6 +42,7 @@ use crate::prompt::tokens;
 use crate::provider::{Failure, FailureKind, Request};
 use crate::runner::service::Block;
 use crate::runner::{Answered, Ask, Purse, Runner, Service, Wish};
+use crate::space::parameter::output_limit;
 use crate::store::{Fingerprint, MemoryStore, SharedStore, SqliteStore, Stored};
 use log::Log;
 
@@ -284,8 +285,7 @@ impl Client {
         let service = self.inner.service(&create.model)?;
         let request = Request { model: service.model.id.clone(), ..create.request()? };
         let Some(window) = service.model.context_window else { return Ok(None) };
-        let answer = ["max_tokens", "max_completion_tokens"];
-        let answer = answer.iter().filter_map(|name| request.params.get(*name)?.as_u64()).max().unwrap_or(1);
+        let answer = output_limit(|name| request.params.get(name)).unwrap_or(1);
         let fits = |input: u64| input.saturating_add(answer) <= window;
         Ok(match tokens::input_count(&request) {
             Some(exact) => Some(fits(exact)),

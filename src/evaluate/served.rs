@@ -17,7 +17,7 @@ use crate::prompt::{Body, Prompt, Template};
 use crate::provider::wire::STANDARD;
 use crate::runner::Runner;
 use crate::space::Configuration;
-use crate::space::parameter::{API_PARAMETERS, api_parameter, whole};
+use crate::space::parameter::{API_PARAMETERS, api_parameter, output_limit, whole};
 
 /// A configuration file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -180,7 +180,7 @@ impl Served {
 
     /// True where every request says how long a completion may be.
     pub fn bounded(&self) -> bool {
-        self.request.contains_key("max_tokens") || self.request.contains_key("max_completion_tokens")
+        output_limit(|name| self.request.get(name)).is_some()
     }
 
     /// The plan of `[request]`, without a space.

@@ -1,7 +1,7 @@
 //! The loop: rows go out by their queues, come back in any order, and go to the back of the line where they failed. One task
 //! owns the order; the rows themselves are asked by others.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,18 +10,12 @@ use tokio::time::Instant;
 
 use super::ask::{Landed, Prepared, Shared, run_part, unasked, wrong};
 use super::folder::{Folder, Record};
+use super::health::{Health, Verdict};
 use crate::diagnostic::Result;
 use crate::money::Usd;
 use crate::provider::{Failure, FailureKind};
 use crate::runner::Hold;
 use crate::study::Stop;
-
-/// So many failures in a row that are not the rows' own make a queue wait, and then try one row at a time. So many refusals
-/// of a request's form before the first answer say that it is not the rows' own either.
-const OUTAGE: u32 = 8;
-
-/// So many single rows are tried, each after twice the wait of the one before, from a second on.
-const PROBES: u32 = 5;
 
 /// The wait before the second round of attempts; each later one waits twice as long, up to half a minute.
 const ROUND: Duration = Duration::from_millis(500);
@@ -93,12 +87,6 @@ struct Queue {
     flying: usize,
     round: u32,
     not_before: Option<Instant>,
-    /// Failures in a row that are not the rows' own.
-    streak: u32,
-    probing: bool,
-    /// The row in flight is the one that is tried.
-    probed: bool,
-    probes: u32,
     started: Option<Instant>,
     end: QueueEnd,
 }
@@ -131,10 +119,7 @@ pub struct Engine<'a> {
     pending: VecDeque<u32>,
     sequential: bool,
     width: usize,
-    out: BTreeMap<u32, Failure>,
-    answered: Vec<bool>,
-    /// Requests of each service that were refused in their form before it had answered one.
-    refused: Vec<u32>,
+    health: Health,
     stop: Arc<Stop>,
     watcher: Option<Watcher>,
     progress: Progress,
@@ -186,14 +171,12 @@ impl<'a> Engine<'a> {
         }
         Engine {
             attempts: vec![0; shared.entries.len()],
-            answered: vec![false; shared.services.len()],
-            refused: vec![0; shared.services.len()],
+            health: Health::new(plan.queues, shared.services.len()),
             most_attempts: plan.attempts.clamp(1, 255),
             // Those that are being written down are not being sent: as many more, and the endpoint need not wait for the
             // disk. One at a time means one after the other, in order.
             width: if plan.concurrency == 1 { 1 } else { plan.concurrency.saturating_mul(2) },
             sequential: plan.sequential,
-            out: BTreeMap::new(),
             stop: plan.stop,
             watcher: plan.watcher,
             progress: plan.progress,
@@ -257,8 +240,8 @@ impl<'a> Engine<'a> {
         self.folder.flush()?;
         let ends = self.queues.iter_mut().map(|queue| std::mem::take(&mut queue.end)).collect();
         self.ended.queues = ends;
-        for (service, failure) in &self.out {
-            let name = self.shared.services[*service as usize].model.name.clone();
+        for (service, failure) in self.health.all_out() {
+            let name = self.shared.services[service].model.name.clone();
             if !self.ended.out.iter().any(|(known, _)| *known == name) {
                 self.ended.out.push((name, failure.clone()));
             }
@@ -275,7 +258,7 @@ impl<'a> Engine<'a> {
                 let wait = (ROUND * 2_u32.saturating_pow(queue.round.min(8) - 1)).min(Duration::from_secs(30));
                 queue.round += 1;
                 // Those that will not be asked need not wait.
-                let asked = |row: &u32| !self.out.contains_key(&self.shared.entries[*row as usize].service);
+                let asked = |row: &u32| self.health.out(self.shared.entries[*row as usize].service).is_none();
                 if rows.iter().any(asked) {
                     queue.not_before = Some(Instant::now() + wait);
                 }
@@ -310,21 +293,21 @@ impl<'a> Engine<'a> {
             }
             loop {
                 let queue = &mut self.queues[at];
-                let width = if queue.probing { 1 } else { self.width };
+                let width = if self.health.one_at_a_time(at) { 1 } else { self.width };
                 if queue.flying >= width || queue.not_before.is_some_and(|moment| moment > now) {
                     break;
                 }
                 let next = queue.held.pop_front().or_else(|| queue.rows.pop_front().map(|row| (row, None)));
                 let Some((row, hold)) = next else { break };
                 let service = self.shared.entries[row as usize].service;
-                if let Some(failure) = self.out.get(&service).cloned() {
+                if let Some(failure) = self.health.out(service).cloned() {
                     self.give_up(row, failure)?;
                     continue;
                 }
                 let queue = &mut self.queues[at];
                 queue.flying += 1;
-                queue.probed = queue.probing;
                 queue.started.get_or_insert(now);
+                self.health.sent(at);
                 self.attempts[row as usize] = self.attempts[row as usize].saturating_add(1);
                 self.ended.attempts += 1;
                 self.tasks.spawn(self.shared.clone().ask(row, hold));
@@ -342,7 +325,7 @@ impl<'a> Engine<'a> {
     /// What the first of those that wait for money needs.
     fn wants(&self, row: u32) -> Result<Wants> {
         let service = self.shared.entries[row as usize].service;
-        if self.out.contains_key(&service) {
+        if self.health.out(service).is_some() {
             return Ok(Wants::Free);
         }
         let Ok(prepared) = self.shared.prepare(row)? else { return Ok(Wants::Free) };
@@ -418,82 +401,47 @@ impl<'a> Engine<'a> {
         queue.flying -= 1;
         let now = Instant::now();
         queue.end.seconds = queue.started.map_or(0.0, |started| (now - started).as_secs_f64());
+        if landed.failure.as_ref().is_some_and(|failure| failure.kind == FailureKind::Interrupted) {
+            // It was not asked, and is not done.
+            return Ok(());
+        }
+        let verdict = self.health.landed(entry.queue, entry.service, &landed);
         let Some(failure) = landed.failure.clone() else {
-            (queue.streak, queue.probes, queue.probing) = (0, 0, false);
-            self.answered[entry.service as usize] = true;
             self.ended.cached += usize::from(landed.cached);
             self.progress.cached += usize::from(landed.cached);
             return self.record(&landed, false);
         };
-        if failure.kind == FailureKind::Interrupted {
-            // It was not asked, and is not done.
-            return Ok(());
-        }
         let id = landed.row + 1;
         self.folder.log(&format!("row {id}, attempt {attempts}: {}: {failure}", failure.kind.word()));
-        if failure.kind.fatal() {
-            self.put_out(entry.service, &failure);
-            return self.record(&landed, true);
-        }
-        if !failure.kind.transient() {
-            // Money that others lost is not this row's fault.
-            if failure.kind == FailureKind::Budget {
-                self.ended.over_budget = true;
-                self.ended.refusal.get_or_insert_with(|| failure.message.clone());
+        match verdict {
+            Verdict::Nothing => {}
+            Verdict::Wait(wait) => {
+                let queue = entry.queue;
+                self.queues[queue as usize].not_before = Some(now + wait);
+                tracing::info!(queue, ?wait, reason = %failure, "the endpoint seems to be away; one row is tried after a while");
             }
-            if failure.kind == FailureKind::BadRequest && landed.requests > 0 && !self.answered[entry.service as usize]
-            {
-                let refused = &mut self.refused[entry.service as usize];
-                *refused += 1;
-                if *refused == OUTAGE {
-                    self.put_out(entry.service, &failure);
+            Verdict::Out => {
+                if failure.kind.transient() {
+                    // Nobody is waited for any more.
+                    self.queues[entry.queue as usize].not_before = None;
                 }
+                let model = &self.shared.services[entry.service as usize].model.name;
+                self.folder.log(&format!("`{model}` is not asked any more: {failure}"));
+                tracing::warn!("`{model}` is not asked any more: {failure}");
             }
-            return self.record(&landed, failure.kind == FailureKind::Budget);
         }
-        self.suspect(entry.service, entry.queue, &failure, now);
-        if attempts >= self.most_attempts || self.out.contains_key(&entry.service) {
-            return self.record(&landed, true);
+        if failure.kind.transient() && attempts < self.most_attempts && self.health.out(entry.service).is_none() {
+            self.queues[entry.queue as usize].again.push(landed.row);
+            self.tell();
+            return Ok(());
         }
-        self.queues[entry.queue as usize].again.push(landed.row);
-        self.tell();
-        Ok(())
-    }
-
-    /// A failure that is not the row's own: the endpoint may be away.
-    fn suspect(&mut self, service: u32, queue: u32, failure: &Failure, now: Instant) {
-        if self.out.contains_key(&service) {
-            return;
+        // Money that others lost is not this row's fault.
+        if failure.kind == FailureKind::Budget {
+            self.ended.over_budget = true;
+            self.ended.refusal.get_or_insert_with(|| failure.message.clone());
         }
-        let known = self.answered[service as usize];
-        let state = &mut self.queues[queue as usize];
-        state.streak += 1;
-        if state.streak < OUTAGE {
-            return;
-        }
-        // Those that were in flight when it went away tell no more than the first of them did: only a row that was sent to
-        // find out counts.
-        if std::mem::take(&mut state.probed) {
-            state.probes += 1;
-        }
-        // Where nobody was ever reached there is nobody to wait for.
-        let nobody = !known && failure.kind == FailureKind::Connection;
-        if nobody || state.probes >= PROBES {
-            (state.streak, state.probes, state.probing, state.not_before) = (0, 0, false, None);
-            self.put_out(service, failure);
-            return;
-        }
-        let wait = Duration::from_secs(1) * 2_u32.pow(state.probes);
-        (state.probing, state.not_before) = (true, Some(now + wait));
-        tracing::info!(queue, ?wait, reason = %failure, "the endpoint seems to be away; one row is tried after a while");
-    }
-
-    fn put_out(&mut self, service: u32, failure: &Failure) {
-        let model = &self.shared.services[service as usize].model.name;
-        if self.out.insert(service, failure.clone()).is_none() {
-            self.folder.log(&format!("`{model}` is not asked any more: {failure}"));
-            tracing::warn!("`{model}` is not asked any more: {failure}");
-        }
+        let again = failure.kind.transient() || failure.kind.fatal() || failure.kind == FailureKind::Budget;
+        self.record(&landed, again)
     }
 
     /// A row is done.

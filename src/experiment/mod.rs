@@ -27,7 +27,7 @@
 //! ```
 //!
 //! [`row`] says what a row asks for, [`apis`] who is asked, [`index`] looks at all rows before anything is sent, [`engine`]
-//! is the loop, [`ask`] one row, [`chain`] what is done with its answer, [`folder`] and [`results`] what is kept.
+//! is the loop, [`health`] who of those that answer is there, [`ask`] one row, [`chain`] what is done with its answer, [`folder`] and [`results`] what is kept.
 //! [`judge`] and [`rephrase`] make experiments of others; [`pipeline`] runs what is put into a folder.
 
 pub mod apis;
@@ -39,6 +39,7 @@ pub mod engine;
 pub mod fields;
 pub mod folder;
 pub mod groups;
+pub mod health;
 pub mod index;
 pub mod input;
 pub mod judge;

@@ -182,7 +182,15 @@ pub fn read(status: u16, body: &[u8]) -> Refusal {
         message.push_str(" (in farthing.toml, the model's kind = \"responses\" asks it so)");
     }
     let wait = wish(&json).or_else(|| said_wait(&told.words));
-    Refusal { failure: Failure::new(kind, message), wait: wait.filter(|_| kind.transient()) }
+    Refusal {
+        failure: Failure::new(kind, message),
+        wait: wait.filter(|_| kind.transient()),
+        // 529: Anthropic's "overloaded".
+        too_much: kind == FailureKind::RateLimit || status == 529,
+        limited: matches!(status, 429 | 498 | 503 | 529),
+        // A gateway that gave up says nothing of what the model behind it did.
+        billed: matches!(status, 499 | 502 | 504 | 520..=527),
+    }
 }
 
 /// An error inside a reply with status 200, as some proxies send it: its own code is the status that counts.

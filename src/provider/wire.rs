@@ -50,6 +50,12 @@ pub struct Refusal {
     pub failure: Failure,
     /// How long its text asks to wait. Headers that say so come first.
     pub wait: Option<Duration>,
+    /// The endpoint has more to do than it can.
+    pub too_much: bool,
+    /// Headers of such a reply that speak of limits say when it can be asked again.
+    pub limited: bool,
+    /// The request may be billed all the same.
+    pub billed: bool,
 }
 
 /// Where a parameter of the OpenAI API goes at a provider.

@@ -141,7 +141,7 @@ impl Bucket {
 pub(super) enum Ended {
     /// Answered after so long.
     Answered(Duration),
-    /// The endpoint said that it is too much (429, 529).
+    /// The endpoint said that it is too much for it.
     TooMuch,
     /// Anything else: it says nothing of how much the endpoint bears.
     Otherwise,

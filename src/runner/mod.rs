@@ -1,11 +1,11 @@
 //! One request answered: single flight, then the store, the budget, the limits, an endpoint, and retries or another one.
 //!
-//! `purchase` buys what the store does not have, `routes` says which endpoint is asked and when, `breaker` when one is asked
+//! `purchase` buys what the store does not have, `routes` says which endpoint is asked and when, `health` when one is asked
 //! by nobody, `throttle` makes requests wait for the `limits`, and [`budget`] for money.
 
-mod breaker;
 pub mod budget;
 pub mod bulk;
+mod health;
 mod limits;
 mod purchase;
 mod room;
@@ -30,11 +30,13 @@ use crate::backend::{self, Backend, Endpoint, Endpoints, Equivalence, Model, Mod
 use crate::diagnostic::{Error, Result};
 use crate::price::Price;
 use crate::provider::{Failure, FailureKind, Request};
+use crate::space::parameter::OUTPUT_LIMITS;
 use crate::store::{Fingerprint, SharedStore, Stored};
 use bulk::{Bulk, Delivered, Delivery, Order, PriceOf};
+use health::Health;
 use limits::{Limit, Window};
 use routes::Seat;
-use service::Strangers;
+use service::Learnt;
 use throttle::{Lane, Throttle};
 
 /// A request that is to be answered.
@@ -124,8 +126,6 @@ pub struct Runner {
     bulk: OnceLock<(Arc<dyn Bulk>, PriceOf)>,
     stop: AtomicBool,
     stopped: Notify,
-    /// Replies that named another model than the one asked, which was said.
-    strangers: Strangers,
 }
 
 /// The requests that are being answered.
@@ -165,6 +165,9 @@ struct Opening {
     groups: HashMap<String, usize>,
     /// The limits of the models themselves.
     models: HashMap<String, usize>,
+    /// What is known of models, whatever opened them: of each at its endpoints, and at each one of them.
+    learnt: HashMap<(Vec<usize>, String), Arc<Learnt>>,
+    healths: HashMap<(usize, String), Arc<Health>>,
     now: Instant,
 }
 
@@ -175,8 +178,8 @@ impl Opening {
         let width = concurrency.saturating_add(concurrency / 4);
         let most = Rates { max_concurrency: Some(u32::try_from(width).unwrap_or(u32::MAX)), ..Rates::default() };
         let run = throttle.add_limit(Limit::new("the run", &most, now));
-        let (backends, groups, models) = Default::default();
-        Opening { throttle, run: (run, width), backends, groups, models, now }
+        let (backends, groups, models, learnt, healths) = Default::default();
+        Opening { throttle, run: (run, width), backends, groups, models, learnt, healths, now }
     }
 
     /// An endpoint's backend and limit.
@@ -227,9 +230,16 @@ impl Opening {
             // Ollama loads a model when it is asked for, and puts another out of memory for it.
             let swaps = (endpoint.provider == ProviderKind::Ollama).then_some(limit);
             let lane: Lane = self.throttle.add_lane(limits, swaps);
-            seats.push(Seat::new(endpoint, backend, lane));
+            let new = || Arc::new(Health::new(&endpoint.name, &model.name));
+            let health = self.healths.entry((at, model.id.clone())).or_insert_with(new).clone();
+            seats.push(Seat::new(endpoint, backend, lane, health, model.endpoints.len() == 1));
         }
         Ok(seats)
+    }
+
+    /// What is learnt of a model at its endpoints.
+    fn learnt(&mut self, model: &Model) -> Arc<Learnt> {
+        self.learnt.entry((model.endpoints.clone(), model.name.clone())).or_default().clone()
     }
 }
 
@@ -285,7 +295,6 @@ impl Runner {
             bulk: OnceLock::new(),
             stop: AtomicBool::new(false),
             stopped: Notify::new(),
-            strangers: Strangers::default(),
         };
         for name in models {
             runner.open_model(endpoints, name, budget, bounded)?;
@@ -337,6 +346,7 @@ impl Runner {
                 .help(format!("add to {file}: [models.\"{name}\"] with price = {{ input = 0.15, output = 0.60 }} in dollars per million tokens; 0 is a price too")));
         }
         let seats = opening.seats(endpoints, &model, limit)?;
+        let learnt = opening.learnt(&model);
         check_equals(&model, &serving, &seats)?;
         // Only OpenAI's own tokenizers and defaults are known.
         let openai = |endpoint: &&Endpoint| endpoint.vendor && endpoint.provider == ProviderKind::Openai;
@@ -345,8 +355,8 @@ impl Runner {
         let limited = model.max_output_tokens.is_some() || model.context_window.is_some();
         let knows_the_bill = backend.in_process() && serving[0].provider == ProviderKind::Replay;
         // Requests do not bound what they cost by a parameter that is not sent.
-        let limits = ["max_tokens", "max_completion_tokens"];
-        let dropped = |endpoint: &&Endpoint| endpoint.drop_params.iter().any(|name| limits.contains(&name.as_str()));
+        let dropped =
+            |endpoint: &&Endpoint| endpoint.drop_params.iter().any(|name| OUTPUT_LIMITS.contains(&name.as_str()));
         let unsent = serving.iter().any(dropped);
         let bounded = bounded && !unsent;
         if budget && !bounded && !limited && !knows_the_bill && (kind != ModelKind::Text || !vendor) {
@@ -364,10 +374,7 @@ impl Runner {
             seats,
             turns: AtomicU64::new(0),
             warned: AtomicBool::new(false),
-            study_growth: AtomicU64::new(1000),
-            bill_growth: AtomicU64::new(1000),
-            under_way: Default::default(),
-            strangers: self.strangers.clone(),
+            learnt,
             bulk_price: OnceLock::new(),
         });
         if let Some((_, price)) = self.bulk.get() {

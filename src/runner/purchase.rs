@@ -40,7 +40,7 @@ enum Unanswered {
 }
 
 fn timeout(message: &str, may_be_billed: bool) -> CallError {
-    CallError { failure: Failure::new(FailureKind::Timeout, message), may_be_billed, retry_after: None }
+    CallError { may_be_billed, ..CallError::unbilled(Failure::new(FailureKind::Timeout, message)) }
 }
 
 fn no_money(worst: Usd) -> Failure {
@@ -185,10 +185,7 @@ impl Buyer<'_> {
             };
             let seat = &service.seats[at];
             let before = match self.attempt(request, first, (seat, at), &mut tries, hold, turn.as_deref_mut()).await? {
-                Ok(stored) => {
-                    seat.answered();
-                    return Ok(Ok(stored));
-                }
+                Ok(stored) => return Ok(Ok(stored)),
                 Err(Unanswered::Stopped) => return Ok(Err(stopped())),
                 Err(Unanswered::Elsewhere | Unanswered::NoMoney) => None,
                 Err(Unanswered::Failed(error)) => {
@@ -246,14 +243,18 @@ impl Buyer<'_> {
         let wanted = request.n.saturating_sub(first as u32);
         let output = service.output_limit(request).unwrap_or(1024).saturating_mul(wanted.into());
         let tokens = (tokens::input_bound(request) / 3).saturating_add(output);
-        let Some(pass) = seat.breaker.pass(Instant::now()) else { return Ok(Err(Unanswered::Elsewhere)) };
+        let Some(pass) = seat.health.pass(Instant::now()) else { return Ok(Err(Unanswered::Elsewhere)) };
         let _busy = Busy::new(seat);
         let slot = tokio::select! {
             biased;
             slot = runner.throttle.enter(seat.lane, wish.priority, tokens) => slot,
             () = runner.until_stopped() => return Ok(Err(Unanswered::Stopped)),
             () = until(tries.ends(at)) => {
-                return Ok(Err(Unanswered::Failed(timeout("its turn did not come before the deadline", false))));
+                let late = timeout("its turn did not come before the deadline", false);
+                if !seat.alone {
+                    seat.health.rest(&late, Instant::now());
+                }
+                return Ok(Err(Unanswered::Failed(late)));
             }
         };
         if runner.stopping() {
@@ -325,9 +326,9 @@ impl Buyer<'_> {
                 Ok(Ok(stored))
             }
             Err(error) => {
-                let ended = if too_much(&error.failure) { Ended::TooMuch } else { Ended::Otherwise };
+                let ended = if error.too_much { Ended::TooMuch } else { Ended::Otherwise };
                 slot.end(ended, 0);
-                pass.failed(&error, &seat.name, Instant::now());
+                pass.failed(&error, seat.alone, Instant::now());
                 drop(under_way);
                 if !error.may_be_billed {
                     hold.unbilled();
@@ -377,11 +378,6 @@ impl Buyer<'_> {
             tracing::warn!("{n} completions of `{model}` at temperature 0 are mostly the same one, paid {n} times");
         }
     }
-}
-
-/// The endpoint has more to do than it can.
-fn too_much(failure: &Failure) -> bool {
-    failure.kind == FailureKind::RateLimit || failure.message.starts_with("HTTP 529")
 }
 
 /// Writes down how an attempt ended, where anyone looks.

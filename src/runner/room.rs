@@ -3,6 +3,7 @@
 use super::Service;
 use crate::money::Usd;
 use crate::provider::Request;
+use crate::space::parameter::OUTPUT_LIMITS;
 
 impl Service {
     /// Why this request was not sent, `worst` being what it may cost.
@@ -10,7 +11,7 @@ impl Service {
         if self.foretell(request).is_some() {
             return format!("it costs ${worst}, which does not fit what is left of the budget");
         }
-        let set = ["max_tokens", "max_completion_tokens"].iter().find(|name| request.params.contains_key(**name));
+        let set = OUTPUT_LIMITS.iter().find(|name| request.params.contains_key(**name));
         let tokens = |limit: u64| match request.n {
             1 => format!("{limit} tokens"),
             n => format!("{n} completions of {limit} tokens"),

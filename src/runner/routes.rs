@@ -1,14 +1,14 @@
 //! Which endpoint of a model is asked, and when: the first that does not fail, or all in turn; who failed is left for the
 //! next at once, and only where all have failed is anything waited for.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::Instant;
 
-use super::breaker::{Breaker, Found};
+use super::health::{Found, Health};
 use super::service::Service;
 use super::throttle::Lane;
 use crate::backend::{Backend, CallError, ProviderKind, Routing};
@@ -16,9 +16,6 @@ use crate::provider::{Failure, FailureKind};
 
 /// A rate limit passes by itself: it is waited for so many times longer than other failures.
 const PATIENCE: usize = 5;
-
-/// Longest that an endpoint is passed over after a failure, where another can be asked.
-const LONGEST_REST: Duration = Duration::from_secs(60);
 
 /// Longest that an endpoint's own wish to wait is honoured: then it is asked again.
 const LONGEST_WISH: Duration = Duration::from_secs(300);
@@ -51,29 +48,22 @@ pub(super) struct Seat {
     pub busy: AtomicUsize,
     /// When it was chosen last, as a number.
     turn: AtomicU64,
-    /// It cannot be used in this run: why.
-    out: Mutex<Option<Failure>>,
-    is_out: AtomicBool,
-    rest: Mutex<Rest>,
-    /// It is held back where it fails and may bill that.
-    pub breaker: Breaker,
+    /// How the model does here.
+    pub health: Arc<Health>,
+    /// There is no other for this model.
+    pub alone: bool,
     /// It was said that it asks to wait.
     said_wait: AtomicBool,
 }
 
-/// An endpoint that failed is passed over for a while.
-#[derive(Debug, Default)]
-struct Rest {
-    failures: u32,
-    until: Option<Instant>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Seat {
-    pub fn new(endpoint: &crate::backend::Endpoint, backend: Arc<dyn Backend>, lane: Lane) -> Seat {
+    pub fn new(
+        endpoint: &crate::backend::Endpoint,
+        backend: Arc<dyn Backend>,
+        lane: Lane,
+        health: Arc<Health>,
+        alone: bool,
+    ) -> Seat {
         let url = reqwest::Url::parse(&endpoint.base_url).ok();
         Seat {
             name: endpoint.name.clone(),
@@ -92,34 +82,10 @@ impl Seat {
             deadline: endpoint.deadline,
             busy: AtomicUsize::new(0),
             turn: AtomicU64::new(0),
-            out: Mutex::default(),
-            is_out: AtomicBool::new(false),
-            rest: Mutex::default(),
-            breaker: Breaker::default(),
+            health,
+            alone,
             said_wait: AtomicBool::new(false),
         }
-    }
-
-    fn rests_until(&self, now: Instant) -> Option<Instant> {
-        locked(&self.rest).until.filter(|until| *until > now)
-    }
-
-    /// It answered.
-    pub fn answered(&self) {
-        let mut rest = locked(&self.rest);
-        if rest.failures > 0 {
-            *rest = Rest::default();
-        }
-    }
-
-    /// It failed, in a way that other requests may see too.
-    fn failed(&self, error: &CallError, now: Instant) {
-        let mut rest = locked(&self.rest);
-        rest.failures = rest.failures.saturating_add(1);
-        // What may be billed counts as spent at its worst case: it is not risked again soon.
-        let first = Duration::from_secs(if error.may_be_billed { 30 } else { 1 });
-        let pause = first * 2_u32.saturating_pow(rest.failures.min(7) - 1);
-        rest.until = Some(now + error.retry_after.unwrap_or(pause).min(LONGEST_REST));
     }
 
     /// Says once that it asks for a long wait.
@@ -214,23 +180,18 @@ impl<'a> Tries<'a> {
     /// What to do next.
     pub fn next(&self, now: Instant) -> Next {
         let seats = &self.service.seats;
-        if seats.len() == 1
-            && self.tried.is_empty()
-            && !seats[0].is_out.load(Ordering::Relaxed)
-            && seats[0].breaker.closed()
-        {
+        if seats.len() == 1 && self.tried.is_empty() && seats[0].health.well() {
             return Next::Ask(0);
         }
-        let usable = |at: &usize| self.usable(*at);
-        // One that rests is asked where there is no other, as soon as this request's own wait is over.
-        let several = (0..seats.len()).filter(usable).count() > 1;
         let mut best: Option<((u32, bool, usize, u64), usize)> = None;
         let mut soonest: Option<Instant> = None;
-        for at in (0..seats.len()).filter(usable) {
+        for at in (0..seats.len()).filter(|at| self.usable(*at)) {
             let own = self.tried.get(at).and_then(|tried| tried.next).unwrap_or(now);
-            let next = match seats[at].breaker.look(now) {
-                Found::Go => own,
-                Found::Later(moment) => own.max(moment),
+            // One that rests is asked where there is no other, as soon as this request's own wait is over.
+            let (next, rests) = match seats[at].health.look(now, seats[at].alone) {
+                Found::Go => (own, false),
+                Found::Rests => (own, true),
+                Found::Later(moment) => (own.max(moment), false),
                 Found::Out => continue,
             };
             if next > now {
@@ -242,7 +203,6 @@ impl<'a> Tries<'a> {
             if self.ends(at).is_some_and(|end| now >= end) {
                 continue;
             }
-            let rests = several && seats[at].rests_until(now).is_some();
             // Whoever has not failed this request yet comes before another round.
             let failures = self.failures(at);
             let key = match self.service.model.routing {
@@ -268,7 +228,7 @@ impl<'a> Tries<'a> {
     }
 
     fn usable(&self, at: usize) -> bool {
-        !self.service.seats[at].is_out.load(Ordering::Relaxed) && self.tried.get(at).is_none_or(|tried| !tried.over)
+        self.tried.get(at).is_none_or(|tried| !tried.over)
     }
 
     fn failures(&self, at: usize) -> u32 {
@@ -287,10 +247,10 @@ impl<'a> Tries<'a> {
                 && self.usable(other)
                 && self.failures(other) <= self.failures(at)
                 && next.is_none_or(|next| next <= now)
-                && seats[other].rests_until(now).is_none()
-                && seats[other].breaker.look(now) == Found::Go
+                && seats[other].health.look(now, false) == Found::Go
         };
-        self.usable(at) && (seats[at].rests_until(now).is_none() || !(0..seats.len()).any(better))
+        let health = &seats[at].health;
+        self.usable(at) && health.out().is_none() && (!health.rests(now) || !(0..seats.len()).any(better))
     }
 
     /// An attempt failed: who is asked next, and when, follows from that.
@@ -303,7 +263,6 @@ impl<'a> Tries<'a> {
         tried.failures += 1;
         if failure.kind.fatal() {
             tried.over = true;
-            self.service.put_out(seat, failure);
         } else if failure.kind.transient() {
             let timed_out = failure.kind == FailureKind::Timeout && error.may_be_billed;
             tried.timeouts += u32::from(timed_out);
@@ -326,9 +285,6 @@ impl<'a> Tries<'a> {
                 }
                 _ => tried.over = true,
             }
-            if seats.len() > 1 {
-                seat.failed(error, now);
-            }
         } else {
             tried.over = true;
         }
@@ -339,9 +295,9 @@ impl<'a> Tries<'a> {
         let seats = &self.service.seats;
         let failure = |at: usize| {
             // Where all are held back, that is the reason, whatever this request itself came to.
-            let away = seats[at].breaker.outage();
+            let away = seats[at].health.outage();
             let own = away.or_else(|| self.tried.get(at)?.failure.clone());
-            Some((at, own.or_else(|| locked(&seats[at].out).clone())?))
+            Some((at, own.or_else(|| seats[at].health.out())?))
         };
         let rank = |(_, failure): &(usize, Failure)| (failure.kind.transient(), !failure.kind.fatal());
         let last = (0..seats.len()).filter_map(failure).max_by_key(rank);
@@ -351,23 +307,11 @@ impl<'a> Tries<'a> {
         let name = if seats.len() > 1 { format!("endpoint `{}`: ", seats[at].name) } else { String::new() };
         let late = self.ends(at).is_some_and(|end| self.tried.get(at).is_some_and(|tried| tried.next >= Some(end)));
         let attempts = match failure.kind.transient() {
-            _ if seats[at].breaker.outage().is_some() => String::new(),
+            _ if seats[at].health.outage().is_some() => String::new(),
             true if late => format!(" (given up at the deadline, after {} attempts)", self.attempts),
             true => format!(" (given up after {} attempts)", self.attempts),
             false => String::new(),
         };
         Failure::new(failure.kind, format!("{name}{}{attempts}", failure.message))
-    }
-}
-
-impl Service {
-    /// An endpoint that refuses the key, the model or the account will refuse every other request of this model too.
-    fn put_out(&self, seat: &Seat, failure: &Failure) {
-        // The only one there is may be asked again: what sends requests decides whether it does.
-        if self.seats.len() > 1 && !seat.is_out.swap(true, Ordering::Relaxed) {
-            *locked(&seat.out) = Some(failure.clone());
-            let (model, name) = (&self.model.name, &seat.name);
-            tracing::warn!("the endpoint `{name}` is not asked for `{model}` any more: {failure}");
-        }
     }
 }

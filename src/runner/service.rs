@@ -14,14 +14,11 @@ use crate::prompt::tokens;
 use crate::provider::{Failure, Input, Message, Request, Response, Sample};
 use crate::runner::routes::Seat;
 use crate::space::configuration::canonical;
-use crate::space::parameter::whole;
+use crate::space::parameter::output_limit;
 use crate::store::{Fingerprint, RequestRecord, Stored};
 
 /// Output tokens that a completion is taken to have at most where nothing says so and no budget needs to know.
 const UNLIMITED_OUTPUT: u64 = 1 << 20;
-
-/// Who was asked, and who answered in its place.
-pub(super) type Strangers = Arc<Mutex<HashSet<(String, String)>>>;
 
 /// A model with who answers for it, ready to be asked.
 pub struct Service {
@@ -41,21 +38,35 @@ pub struct Service {
     pub(super) turns: AtomicU64,
     /// It was said that several completions at temperature 0 are one.
     pub(super) warned: AtomicBool,
-    /// The worst ratio of a bill to its bound seen so far, in thousandths (1,000 and above): of what the study's
-    /// evaluations cost, and of the bills that came in.
-    pub(super) study_growth: AtomicU64,
-    pub(super) bill_growth: AtomicU64,
-    /// Requests under way: see [`beyond`](Self::beyond).
-    pub(super) under_way: UnderWay,
-    /// Replies of this run that named another model than the one asked, which was said.
-    pub(super) strangers: Strangers,
+    /// What its bills have taught: shared by all services of this model at these endpoints.
+    pub(super) learnt: Arc<Learnt>,
     /// Its price where requests are bought in rounds.
     pub(super) bulk_price: OnceLock<Price>,
 }
 
+/// What is learnt of a model at its endpoints, whichever groups ask it.
+#[derive(Debug)]
+pub(super) struct Learnt {
+    /// The worst ratio of a bill to its bound seen so far, in thousandths (1,000 and above): of what the study's
+    /// evaluations cost, and of the bills that came in.
+    study_growth: AtomicU64,
+    bill_growth: AtomicU64,
+    /// Requests under way: see [`Service::beyond`].
+    under_way: UnderWay,
+    /// Other models that replies named, which was said.
+    strangers: Mutex<HashSet<String>>,
+}
+
+impl Default for Learnt {
+    fn default() -> Learnt {
+        let (study_growth, bill_growth) = (AtomicU64::new(1000), AtomicU64::new(1000));
+        Learnt { study_growth, bill_growth, under_way: UnderWay::default(), strangers: Mutex::default() }
+    }
+}
+
 /// Picodollars that requests under way may cost at worst: by the bound that no bill has taught, and as held for them.
 #[derive(Debug, Default)]
-pub(super) struct UnderWay {
+struct UnderWay {
     bound: AtomicI64,
     held: AtomicI64,
 }
@@ -89,9 +100,9 @@ pub struct Block<'a> {
 impl Service {
     /// A request is sent for which so much is held.
     pub(super) fn send(&self, held: Usd) -> Sent<'_> {
-        let growth = i128::from(self.bill_growth.load(Ordering::Relaxed));
+        let growth = i128::from(self.learnt.bill_growth.load(Ordering::Relaxed));
         let bound = i64::try_from(i128::from(held.pico()) * 1000 / growth).unwrap_or(i64::MAX);
-        let (under_way, held) = (&self.under_way, held.pico());
+        let (under_way, held) = (&self.learnt.under_way, held.pico());
         under_way.bound.fetch_add(bound, Ordering::SeqCst);
         under_way.held.fetch_add(held, Ordering::SeqCst);
         Sent { under_way, bound, held }
@@ -99,7 +110,7 @@ impl Service {
 
     /// A bill came that was above its bound.
     pub(super) fn overbilled(&self) -> bool {
-        self.bill_growth.load(Ordering::Relaxed) > 1000
+        self.learnt.bill_growth.load(Ordering::Relaxed) > 1000
     }
 
     /// What requests under way may be billed beyond what is held for them, by what bills have taught since they were sent.
@@ -107,9 +118,9 @@ impl Service {
         if !self.overbilled() {
             return Usd::ZERO;
         }
-        let growth = self.bill_growth.load(Ordering::Relaxed);
-        let bound = i128::from(self.under_way.bound.load(Ordering::SeqCst)) * i128::from(growth) / 1000;
-        let beyond = bound - i128::from(self.under_way.held.load(Ordering::SeqCst));
+        let growth = self.learnt.bill_growth.load(Ordering::Relaxed);
+        let bound = i128::from(self.learnt.under_way.bound.load(Ordering::SeqCst)) * i128::from(growth) / 1000;
+        let beyond = bound - i128::from(self.learnt.under_way.held.load(Ordering::SeqCst));
         Usd::from_pico(i64::try_from(beyond.max(0)).unwrap_or(i64::MAX / 4).min(i64::MAX / 4))
     }
 
@@ -163,7 +174,7 @@ impl Service {
 
     /// Waits until one of its endpoints that was held back was tried, or goes on.
     pub(super) async fn woken(&self) {
-        let all = self.seats.iter().map(|seat| Box::pin(seat.breaker.woken.notified()));
+        let all = self.seats.iter().map(|seat| Box::pin(seat.health.woken.notified()));
         futures_util::future::select_all(all).await;
     }
 
@@ -190,11 +201,7 @@ impl Service {
     /// Most output tokens of one completion of a request; `None` where nothing bounds it.
     pub fn output_limit(&self, request: &Request) -> Option<u64> {
         // What one of the endpoints is not sent does not hold it back.
-        let named = |name: &str| match self.drops(name) {
-            true => None,
-            false => u64::try_from(whole(request.params.get(name)?)?).ok(),
-        };
-        let said = named("max_tokens").max(named("max_completion_tokens"));
+        let said = output_limit(|name| request.params.get(name).filter(|_| !self.drops(name)));
         // OpenAI's default for completions; other servers have none.
         let legacy = (!self.chat && self.vendor).then_some(16);
         said.or(legacy).or(self.model.max_output_tokens).or(self.model.context_window)
@@ -223,18 +230,18 @@ impl Service {
 
     /// The bound of [`worst`](Self::worst) for sources that do not know the bill, as the study's cost has taught it.
     pub fn bound(&self, request: &Request, first: usize, tight: bool) -> Usd {
-        self.grown(self.study_price(), request, first, tight, &self.study_growth)
+        self.grown(self.study_price(), request, first, tight, &self.learnt.study_growth)
     }
 
     /// What an attempt may be billed: the byte bound where it is held already, else the tighter one.
     pub(super) fn attempt_bound(&self, request: &Request, first: usize, held: Usd) -> Usd {
-        let loose = self.grown(&self.price, request, first, false, &self.bill_growth);
+        let loose = self.grown(&self.price, request, first, false, &self.learnt.bill_growth);
         if loose <= held {
             return loose;
         }
         match self.seats[0].backend.foretell(request, first) {
             Some(foretold) => foretold.map_or(Usd::ZERO, |response| self.price.bill(&response)),
-            None => loose.min(self.grown(&self.price, request, first, true, &self.bill_growth)),
+            None => loose.min(self.grown(&self.price, request, first, true, &self.learnt.bill_growth)),
         }
     }
 
@@ -251,7 +258,7 @@ impl Service {
 
     /// What one request for so many completions may cost at another price, a batch API's, as bills have taught it.
     pub fn bound_at(&self, price: &Price, request: &Request, wanted: u32, tight: bool) -> Usd {
-        let growth = self.bill_growth.load(Ordering::Relaxed);
+        let growth = self.learnt.bill_growth.load(Ordering::Relaxed);
         self.raw_bound_at(price, request, wanted as usize, tight).scale_up(growth, 1000)
     }
 
@@ -279,7 +286,7 @@ impl Service {
         }
         let bill = price.bill(response);
         if !self.in_process() {
-            grow(&self.bill_growth, bill, self.raw_bound_at(price, request, wanted as usize, false));
+            grow(&self.learnt.bill_growth, bill, self.raw_bound_at(price, request, wanted as usize, false));
         }
         bill
     }
@@ -289,8 +296,8 @@ impl Service {
         if crate::models::same_family(asked, replied) {
             return;
         }
-        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        if strangers.insert((asked.to_owned(), replied.to_owned())) {
+        let mut strangers = self.learnt.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        if strangers.insert(replied.to_owned()) {
             tracing::warn!("`{asked}` was asked and `{replied}` answered; it is counted at the price of `{asked}`");
         }
     }
@@ -336,7 +343,7 @@ impl Service {
     pub fn learn(&self, cost: Usd, request: &Request, first: usize, foretold: bool) {
         if !foretold {
             grow(
-                &self.study_growth,
+                &self.learnt.study_growth,
                 cost,
                 self.grown(self.study_price(), request, first, false, &AtomicU64::new(1000)),
             );

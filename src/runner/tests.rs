@@ -67,7 +67,8 @@ impl Backend for Stub {
             tokio::time::sleep(self.latency).await;
             let fail = |kind, may_be_billed, wish: Option<u64>| {
                 let retry_after = wish.map(Duration::from_secs);
-                Err(CallError { failure: Failure::new(kind, kind.word()), may_be_billed, retry_after })
+                let error = CallError::unbilled(Failure::new(kind, kind.word()));
+                Err(CallError { may_be_billed, retry_after, ..error })
             };
             let (mut model, mut prompt_tokens) = (None, 10);
             let samples = match (self.plot)(number) {
@@ -107,6 +108,7 @@ struct Stage {
     runner: Arc<Runner>,
     stubs: Vec<Arc<Stub>>,
     purse: Arc<Purse>,
+    endpoints: Endpoints,
 }
 
 /// What is stored of a request now, and the requests that it took.
@@ -114,6 +116,10 @@ struct Stage {
 struct Bought {
     stored: Stored,
     requests: u64,
+}
+
+fn bought(Answered { outcome, requests }: Answered) -> Result<Bought, Failure> {
+    outcome.map(|stored| Bought { stored, requests })
 }
 
 fn always(does: Does) -> Plot {
@@ -149,7 +155,7 @@ impl Stage {
             let limit = opening.throttle.add_limit(limit);
             opening.backends.insert(at, (stub.clone(), limit));
         }
-        let seats = opening.seats(&endpoints, &kept, None).unwrap();
+        let (seats, learnt) = (opening.seats(&endpoints, &kept, None).unwrap(), opening.learnt(&kept));
         let service = Service {
             price: kept.price.unwrap(),
             chat: true,
@@ -159,10 +165,7 @@ impl Stage {
             seats,
             turns: AtomicU64::new(0),
             warned: AtomicBool::new(false),
-            study_growth: AtomicU64::new(1000),
-            bill_growth: AtomicU64::new(1000),
-            under_way: Default::default(),
-            strangers: Strangers::default(),
+            learnt,
             bulk_price: OnceLock::new(),
         };
         let runner = Runner {
@@ -176,11 +179,10 @@ impl Stage {
             bought: super::Bought::new(),
             stop: AtomicBool::new(false),
             stopped: Notify::new(),
-            strangers: Strangers::default(),
             bulk: OnceLock::new(),
         };
         let purse = Purse::new(Some("1".parse().unwrap()), false, Usd::ZERO);
-        Stage { runner: Arc::new(runner), stubs, purse }
+        Stage { runner: Arc::new(runner), stubs, purse, endpoints }
     }
 
     fn service(&self) -> Arc<Service> {
@@ -192,16 +194,24 @@ impl Stage {
     }
 
     async fn ask_as(&self, wish: Wish, text: &str, n: u32) -> Result<Bought, Failure> {
-        let Answered { outcome, requests } = self.answered(wish, text, n).await;
-        outcome.map(|stored| Bought { stored, requests })
+        bought(self.answered(&self.service(), wish, text, n).await)
     }
 
-    async fn answered(&self, wish: Wish, text: &str, n: u32) -> Answered {
-        let (service, request) = (self.service(), request(text, n));
+    /// The model for a group of requests.
+    fn group(&self) -> Arc<Service> {
+        self.runner.open_under(&self.endpoints, self.service().model.clone(), None, true).unwrap()
+    }
+
+    async fn ask_of(&self, service: &Service, text: &str) -> Result<Bought, Failure> {
+        bought(self.answered(service, Wish::default(), text, 1).await)
+    }
+
+    async fn answered(&self, service: &Service, wish: Wish, text: &str, n: u32) -> Answered {
+        let request = request(text, n);
         let print = service.fingerprint(&request);
         let worst = service.worst(&request, self.runner.store.stored(&print).unwrap().len(), false);
         let Admission::Go(mut hold) = self.purse.admit(worst, worst) else { panic!("not admitted") };
-        let ask = Ask { service: &service, request: &request, fingerprint: &print, scope: "scope", wish };
+        let ask = Ask { service, request: &request, fingerprint: &print, scope: "scope", wish };
         let answered = self.runner.answer(ask, &mut hold).await.unwrap();
         drop(hold);
         if self.purse.held() == Usd::ZERO {

@@ -240,6 +240,14 @@ const fn api(name: &'static str, kind: ApiKind, about: &'static str) -> ApiParam
     ApiParameter { name, kind, about }
 }
 
+/// The parameters that bound the output tokens of one completion.
+pub const OUTPUT_LIMITS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
+
+/// Most output tokens of one completion, by the parameters that are set; the larger, where both are.
+pub fn output_limit<'a>(get: impl Fn(&str) -> Option<&'a Value>) -> Option<u64> {
+    OUTPUT_LIMITS.iter().filter_map(|name| u64::try_from(whole(get(name)?)?).ok()).max()
+}
+
 /// More completions of one prompt than any endpoint gives.
 const MOST_COMPLETIONS: i64 = 100_000;
 
@@ -334,6 +342,21 @@ mod tests {
     use proptest::prelude::*;
     use rand::SeedableRng;
     use serde_json::json;
+
+    #[test]
+    fn an_output_limit_is_a_whole_number_of_either_name() {
+        for (params, limit) in [
+            (json!({"max_tokens": 5}), Some(5)),
+            (json!({"max_tokens": 5.0}), Some(5)),
+            (json!({"max_tokens": 5, "max_completion_tokens": 7}), Some(7)),
+            (json!({"max_tokens": null, "max_completion_tokens": 7}), Some(7)),
+            (json!({"max_tokens": null}), None),
+            (json!({"max_tokens": -1}), None),
+            (json!({"temperature": 1}), None),
+        ] {
+            assert_eq!(output_limit(|name| params.get(name)), limit, "{params}");
+        }
+    }
 
     #[test]
     fn steps_are_what_was_meant() {

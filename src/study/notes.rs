@@ -5,6 +5,7 @@ use crate::evaluate::Workload;
 use crate::metric;
 use crate::money::Usd;
 use crate::prompt::{Context, Fields, Template};
+use crate::space::parameter::output_limit;
 use crate::store::Store;
 use crate::study::pipeline::Ending;
 use crate::task::{Direction, Instance};
@@ -134,7 +135,7 @@ fn of_money(course: &Course) -> Vec<String> {
     let left = budget.map_or(Usd::ZERO, |budget| budget.saturating_left(course.search_cost));
     let unbounded = trials.iter().any(|trial| {
         trial.refused > 0
-            && !["max_tokens", "max_completion_tokens"].iter().any(|name| trial.plan.params.contains_key(*name))
+            && output_limit(|name| trial.plan.params.get(name)).is_none()
             && !trial.plan.service.source().starts_with("replay")
     });
     if course.first_refusal.is_some() && unbounded && budget.is_some_and(|budget| left.as_f64() > 0.1 * budget.as_f64())

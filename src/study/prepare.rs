@@ -15,6 +15,7 @@ use crate::provider::Failure;
 use crate::runner::{Purse, Runner};
 use crate::search::{self, Problem};
 use crate::space::Space;
+use crate::space::parameter::OUTPUT_LIMITS;
 use crate::store::{self, Fingerprint, MemoryStore, SharedStore};
 
 /// A study with everything opened.
@@ -53,9 +54,8 @@ pub(crate) fn check_batches(endpoints: &Endpoints, models: &[String]) -> Result<
 /// Opens a runner for the models of a space; it has no store yet.
 fn open_runner(space: &Space, endpoints: &Endpoints, settings: &Settings) -> Result<Runner> {
     let models = models(space);
-    let bounded = ["max_tokens", "max_completion_tokens"]
-        .iter()
-        .any(|name| space.parameter(name).is_some_and(|parameter| parameter.when.is_empty()));
+    let bounded =
+        OUTPUT_LIMITS.iter().any(|name| space.parameter(name).is_some_and(|parameter| parameter.when.is_empty()));
     let nothing = MemoryStore::new();
     Runner::open(nothing, endpoints, &models, settings.concurrency, settings.budget.is_some(), bounded)
 }

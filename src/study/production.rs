@@ -13,6 +13,7 @@
 use serde_json::Value;
 
 use crate::money::Usd;
+use crate::space::parameter::{OUTPUT_LIMITS, output_limit};
 use crate::stats::eprocess;
 use crate::study::trial::{Evaluation, Production, Trial, short};
 
@@ -66,12 +67,9 @@ pub(super) fn moments(values: &[f64]) -> (f64, f64, f64) {
     (n, mean, if n > 1.0 { squares / (n - 1.0) } else { 0.0 })
 }
 
-const CUTS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
-
 /// Where its completions are cut off.
 fn cut(trial: &Trial) -> f64 {
-    let given = CUTS.iter().find_map(|name| trial.plan.params.get(*name).and_then(Value::as_f64));
-    given.unwrap_or(f64::INFINITY).max(1.0)
+    output_limit(|name| trial.plan.params.get(name)).map_or(f64::INFINITY, |most| most as f64).max(1.0)
 }
 
 /// The same model, prompt and template variables.
@@ -84,7 +82,7 @@ fn relatives(a: &Trial, b: &Trial) -> bool {
 /// Relatives that differ in n and max_tokens alone.
 fn siblings(a: &Trial, b: &Trial) -> bool {
     let differs = |(name, value): (&String, &Value), other: &Trial| {
-        !CUTS.contains(&name.as_str()) && other.plan.params.get(name) != Some(value)
+        !OUTPUT_LIMITS.contains(&name.as_str()) && other.plan.params.get(name) != Some(value)
     };
     relatives(a, b)
         && !a.plan.params.iter().any(|parameter| differs(parameter, b))

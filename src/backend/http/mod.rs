@@ -76,7 +76,8 @@ impl Http {
     }
 
     fn failed(&self, kind: FailureKind, message: impl Into<String>, may_be_billed: bool) -> CallError {
-        CallError { failure: Failure::new(kind, self.keys.scrub(message.into())), may_be_billed, retry_after: None }
+        let error = CallError::unbilled(Failure::new(kind, self.keys.scrub(message.into())));
+        CallError { may_be_billed, ..error }
     }
 
     /// A transport error: before the request was out nothing can be billed, after it may be.
@@ -152,24 +153,25 @@ impl Http {
     /// One exchange of bytes.
     async fn send(&self, request: reqwest::Request) -> Result<Bytes, CallError> {
         let reply = self.client.execute(request).await.map_err(|error| self.broken(&error))?;
-        let status = reply.status();
+        if reply.status().is_success() { self.body(reply).await } else { Err(self.refusal(reply).await) }
+    }
+
+    /// What a reply with another status than 200 and its like says.
+    async fn refusal(&self, reply: Reply) -> CallError {
+        let (status, headers) = (reply.status(), reply.headers().clone());
         if status.is_redirection() {
             let message = format!("HTTP {}: the endpoint points elsewhere, and keys do not follow", status.as_u16());
-            return Err(self.failed(FailureKind::BadRequest, message, false));
+            return self.failed(FailureKind::BadRequest, message, false);
         }
-        if status.is_success() {
-            return self.body(reply).await;
-        }
-        let limited = matches!(status.as_u16(), 429 | 498 | 503 | 529);
-        let wished = waits::wished(reply.headers(), limited, SystemTime::now());
-        // An error status is not billed, whether its text arrives or not.
+        // An error status says what is billed, whether its text arrives or not.
         let bytes = self.body(reply).await.unwrap_or_default();
-        // A gateway that gave up says nothing of what the model behind it did.
-        let may_be_billed = matches!(status.as_u16(), 499 | 502 | 504 | 520..=527);
         let refusal = self.wire.decode_error(status.as_u16(), &self.keys.scrub_bytes(&bytes, false));
-        let mut error = self.failed(refusal.failure.kind, refusal.failure.message, may_be_billed);
-        error.retry_after = wished.or(refusal.wait.map(|wait| wait.min(waits::LONGEST)));
-        Err(error)
+        let wished = waits::wished(&headers, refusal.limited, SystemTime::now());
+        CallError {
+            retry_after: wished.or(refusal.wait.map(|wait| wait.min(waits::LONGEST))),
+            too_much: refusal.too_much,
+            ..self.failed(refusal.failure.kind, refusal.failure.message, refusal.billed)
+        }
     }
 
     /// A reply's body, up to a bound.

@@ -93,25 +93,14 @@ impl Http {
         }
         let reply = self.client.execute(request).await;
         let reply = reply.map_err(|error| RawError::without_reply(self.broken(&error)))?;
-        match reply.status() {
-            status if status.is_success() => Ok(reply),
-            status if status.is_redirection() => {
-                let message =
-                    format!("HTTP {}: the endpoint points elsewhere, and keys do not follow", status.as_u16());
-                let error = self.failed(FailureKind::BadRequest, message, false);
-                Err(RawError { status: Some(status.as_u16()), error })
-            }
-            status => {
-                let status = status.as_u16();
-                let limited = matches!(status, 429 | 498 | 503 | 529);
-                let wished = super::waits::wished(reply.headers(), limited, std::time::SystemTime::now());
-                let bytes = self.body(reply).await.unwrap_or_default();
-                let refusal = self.wire.decode_error(status, &self.keys.scrub_bytes(&bytes, false));
-                let mut error = self.failed(refusal.failure.kind, refusal.failure.message, status >= 500);
-                error.retry_after = wished.or(refusal.wait.map(|wait| wait.min(super::waits::LONGEST)));
-                Err(RawError { status: Some(status), error })
-            }
+        let status = reply.status();
+        if status.is_success() {
+            return Ok(reply);
         }
+        let mut error = self.refusal(reply).await;
+        // It may have made a batch all the same.
+        error.may_be_billed = status.as_u16() >= 500;
+        Err(RawError { status: Some(status.as_u16()), error })
     }
 
     /// Makes a call and gives the body of a good reply.

@@ -194,7 +194,7 @@ impl Backend for Local {
 
     fn call<'a>(&'a self, request: &'a Request, first: usize) -> Answer<'a> {
         Box::pin(async move {
-            let failed = |failure| CallError { failure, may_be_billed: false, retry_after: None };
+            let failed = CallError::unbilled;
             let (answered, prompt_tokens) = self.send(request, first).map_err(failed)?;
             // Who gives up waiting drops the receiver, and the request leaves the batch.
             received(answered.await, prompt_tokens).map_err(failed)

@@ -20,6 +20,7 @@ use crate::evaluate::{Plan, Served, Workload, capability};
 use crate::money::Usd;
 use crate::runner::Runner;
 use crate::search::{self, Problem};
+use crate::space::parameter::output_limit;
 use crate::space::{Configuration, Space};
 use crate::store::{self, MemoryStore, SharedStore};
 use crate::study::estimate::{Estimate, Estimator, Purchase};
@@ -176,7 +177,7 @@ fn single(
             let space = space.ok_or_else(|| inputs::no_space(workload))?;
             let configuration = configuration(space, served, arguments)?;
             let model = configuration.get("model").and_then(|model| model.as_str()).unwrap_or_default().to_owned();
-            let bounded = configuration.get("max_tokens").or(configuration.get("max_completion_tokens")).is_some();
+            let bounded = output_limit(|name| configuration.get(name)).is_some();
             let runner = open(model, bounded)?;
             (Plan::new(space, &configuration, &runner)?, runner)
         }

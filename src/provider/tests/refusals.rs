@@ -200,6 +200,21 @@ fn errors_are_classed() {
         let failure = refusal::read(status, body.to_string().as_bytes()).failure;
         assert_eq!(failure.kind, wanted, "{status} {body}: {failure}");
     }
+    for (status, wanted) in [
+        (400, (false, false, false)),
+        (429, (true, true, false)),
+        (498, (true, true, false)),
+        (499, (false, false, true)),
+        (500, (false, false, false)),
+        (502, (false, false, true)),
+        (503, (false, true, false)),
+        (504, (false, false, true)),
+        (524, (false, false, true)),
+        (529, (true, true, false)),
+    ] {
+        let refusal = refusal::read(status, b"");
+        assert_eq!((refusal.too_much, refusal.limited, refusal.billed), wanted, "{status}");
+    }
     assert_eq!(refusal::read(500, b"").failure.message, "HTTP 500: (empty reply)");
     let hint = refusal::read(
         404,

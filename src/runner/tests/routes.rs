@@ -37,7 +37,7 @@ async fn where_all_fail_the_round_begins_again_and_ends() {
         |endpoint| endpoint.max_retries = 2,
         |_| {},
     );
-    let Answered { outcome, requests } = stage.answered(Wish::default(), "x", 1).await;
+    let Answered { outcome, requests } = stage.answered(&stage.service(), Wish::default(), "x", 1).await;
     let failure = outcome.unwrap_err();
     assert_eq!((failure.kind, requests), (FailureKind::RateLimit, 14), "requests of a failure are counted");
     assert!(failure.message.contains("endpoint `b`") && failure.message.contains("given up after 14"), "{failure}");
@@ -175,6 +175,30 @@ async fn what_is_under_way_counts_at_what_bills_have_taught() {
     stage.purse = Purse::new(Some("0.6".parse().unwrap()), false, Usd::ZERO);
     let stage = Arc::new(stage);
     assert!(crowd(&stage, 0..40).await.iter().all(Result::is_ok));
+}
+
+/// What one group finds out of a model at an endpoint all others know.
+#[tokio::test(start_paused = true)]
+async fn groups_of_one_model_learn_together() {
+    let stage = Arc::new(Stage::new(vec![always(Does::Lose(FailureKind::Server))]));
+    let groups: Vec<_> = (0..10).map(|_| stage.group()).collect();
+    let asked = |number: usize| {
+        let (stage, group) = (stage.clone(), groups[number % 10].clone());
+        async move { stage.ask_of(&group, &number.to_string()).await }
+    };
+    let all = futures_util::future::join_all((0..200).map(asked)).await;
+    assert!(all.iter().all(|one| one.as_ref().is_err_and(|failure| failure.kind == FailureKind::Server)));
+    assert!(stage.calls()[0] < 30, "{:?}: eight for each of the groups would be 80", stage.calls());
+
+    let stage = Stage::new(vec![always(Does::Dear(0))]);
+    let (one, other) = (stage.group(), stage.group());
+    let bound = || other.bound_at(&other.price, &request("x", 1), 1, false);
+    let (before, sent) = (bound(), other.send(bound()));
+    stage.ask_of(&one, "x").await.unwrap();
+    assert!(other.overbilled() && bound() > before.times(50));
+    assert!(one.beyond() > Usd::ZERO, "what the other one sent is under way beside it");
+    drop(sent);
+    assert_eq!(one.beyond(), Usd::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
