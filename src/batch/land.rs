@@ -96,8 +96,8 @@ impl Inner {
                 Err(failure) => return Err(unusable(&record.endpoint, &failure)),
             };
             if phase == Phase::Failed {
-                // Nothing in it was worked on, whatever its files say.
-                reading.unreadable = 0;
+                // Nothing in it was worked on, so nothing that its files do not say is missed.
+                (reading.torn, reading.unreadable) = (None, 0);
             }
             let why = reading.incomplete(expected);
             // A line may be unreadable because it came so; where it comes so again and again, it is so.
