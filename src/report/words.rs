@@ -6,7 +6,7 @@ use crate::money::Usd;
 use crate::report::rows::RankingRow;
 use crate::space::Configuration;
 use crate::study::trial::short;
-use crate::study::{Holdout, Scored, Standing, StopReason, Summary, Versus};
+use crate::study::{Holdout, MADE_UP, Scored, Standing, StopReason, Summary, Versus};
 use crate::task::Direction;
 
 /// A score or a metric with about three digits: `0.792`, `12.35`, `1.20e-7`.
@@ -423,7 +423,7 @@ pub fn made_up(summary: &Summary) -> bool {
 
 /// True for the note that says so.
 pub fn says_made_up(note: &str) -> bool {
-    note.starts_with("The models are made up")
+    note == MADE_UP
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, Te
 use crate::diagnostic::{Error, Result};
 use crate::report::run::Run;
 use crate::report::words;
+use crate::stats;
 use crate::study::Summary;
 
 /// The XML of some runs. `least` is the score that the winner must reach (at most it, where less is better): on held-out
@@ -67,7 +68,7 @@ fn verdicts(run: &Run, least: Option<f64>) -> Vec<(&'static str, Verdict)> {
     let asked = best.instances + best.missing;
     all.push((
         "the winner answers reliably",
-        match 20 * best.missing > asked {
+        match stats::too_much_missing(best.missing, asked) {
             true => Verdict::Fails(format!("{} of {asked} evaluations are missing", best.missing)),
             false => Verdict::Holds,
         },

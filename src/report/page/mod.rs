@@ -292,4 +292,4 @@ fn made_visible(value: &mut Value) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
