@@ -28,8 +28,8 @@ const EXAMPLES: &str = "\
 The difference is B less A, on the instances that both answered. What the store holds is not bought again, and --budget caps \
 what is spent beyond that.
 
---fail-if-worse exits with 4 where the data show that B is worse: the whole 95 % interval of the difference lies below minus \
-the margin. So a small loss on few instances passes. With --strict it is the other way round: it exits with 4 unless the data \
+--fail-if-worse exits with 4 where the data show that B is worse: p is at most 0.05, and the whole 95 % interval of the \
+difference lies below minus the margin. So a small loss on few instances passes. With --strict it is the other way round: it exits with 4 unless the data \
 show that B is not worse by more than the margin, which needs a margin and enough instances. Both fail where B, and not A, \
 misses more than 5 % of the instances for reasons of its own.
 
@@ -287,7 +287,8 @@ fn notes(arguments: &CompareArguments, subjects: &[Subject; 2], split: &str) -> 
 fn gate(arguments: &CompareArguments, compared: &Compared, [a, b]: [&Trial; 2], direction: Direction) -> Gated {
     let gate = Gate { margin: arguments.margin, strict: arguments.strict };
     let unreliable = (b.unreliable() && !a.unreliable()).then(|| {
-        format!("B misses {} of {} instances for reasons of its own, and A does not", b.missing(), b.evaluations.len())
+        let own = b.own_failures().count();
+        format!("B misses {own} of {} instances for reasons of its own, and A does not", b.evaluations.len())
     });
     let reason = gate.failure(compared, direction).or(unreliable);
     Gated { gate, failed: reason.is_some(), reason }

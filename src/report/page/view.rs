@@ -151,12 +151,11 @@ fn versus(summary: &Summary) -> Value {
     }
     if let Some(versus) = held_out {
         let [low, high] = versus.ci95;
-        let p = if versus.p_value < 0.001 { "p < 0.001".to_owned() } else { format!("p = {:.3}", versus.p_value) };
         lines.push(json!([
             "held out",
             format!("{} [{}, {}]", words::signed(versus.difference), words::number(low), words::number(high)),
             words::count(versus.pairs as u64),
-            p,
+            words::p_value(versus.p_value),
         ]));
     }
     let ratio = match (best.production_cost_usd_per_instance, baseline.production_cost_usd_per_instance) {
