@@ -294,6 +294,22 @@ mod tests {
     }
 
     #[test]
+    fn what_costs_exactly_the_budget_is_within_it() {
+        let mut above = 0;
+        for tokens in 1..500_i64 {
+            for price in [150_000, 600_000, 2_500_000, 10_000_000] {
+                let budget = Usd::from_pico(tokens * price);
+                let mean = tokens as f64 * Usd::from_pico(price).as_f64();
+                above += usize::from(mean > budget.as_f64());
+                let production = Production { mean, output: mean / 2.0, error: 0.0, seen: 40 };
+                let against = Against { production: Some(production), asked: 40, ..Against::default() };
+                assert_eq!((against.reason(Some(budget)), against.affordable(Some(budget))), (None, 1.0), "{budget}");
+            }
+        }
+        assert!(above > 0, "some are above it as floats");
+    }
+
+    #[test]
     fn the_frontier_holds_whom_nobody_beats_in_both() {
         let points = [("3", 0.9), ("1", 0.5), ("2", 0.5), ("1", 0.6), ("3", 0.9), ("1", 0.6)];
         let points = points.map(|(cost, gain)| (usd(cost), gain));
