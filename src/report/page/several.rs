@@ -77,7 +77,7 @@ fn answer(runs: &[Run], names: &[String], comparable: bool) -> String {
         return format!("{count}. Their tasks or metrics differ, so their scores are not comparable.");
     }
     let direction = runs[0].summary.direction;
-    // Held-out scores where every run has one, else corrected or plain ones.
+    // Held-out scores where every run has one, else those on tuning instances.
     let held = runs.iter().all(|run| run.summary.holdout.as_ref().is_some_and(|holdout| holdout.score.is_some()));
     let of = |run: &Run| match held {
         true => run.summary.holdout.as_ref().and_then(|holdout| Some((holdout.score?, holdout.ci95))),
