@@ -143,6 +143,30 @@ pub(super) fn placed(ranked: &Ranked, configuration: &Configuration, names: &[&S
     }
 }
 
+/// The rows that are shown where there is no room for all.
+pub struct Shown<'a> {
+    /// Those, best first.
+    pub rows: Vec<&'a RankingRow>,
+    /// How many more were asked something.
+    pub more: usize,
+    /// How many were never asked anything.
+    pub never: usize,
+}
+
+/// At most `limit` of the rows that were asked something. The baseline is always among them, in place of the last one if
+/// need be.
+pub fn shown(rows: &[RankingRow], limit: usize) -> Shown<'_> {
+    let asked: Vec<&RankingRow> = rows.iter().filter(|row| row.asked()).collect();
+    let mut shown: Vec<&RankingRow> = asked.iter().take(limit.max(1)).copied().collect();
+    if let Some(baseline) = asked.iter().skip(shown.len()).find(|row| row.baseline) {
+        if shown.len() > 1 {
+            shown.pop();
+        }
+        shown.push(baseline);
+    }
+    Shown { more: asked.len() - shown.len(), never: rows.len() - asked.len(), rows: shown }
+}
+
 /// The columns before those of the parameters.
 const COLUMNS: [&str; 15] = [
     "rank",
@@ -334,6 +358,22 @@ mod tests {
         );
         assert_eq!(read_csv(&text).unwrap(), rows);
         assert_eq!(write_csv(&super::rows(&testing::outcome())), text);
+    }
+
+    #[test]
+    fn what_is_shown_holds_the_baseline_and_what_was_never_asked_is_not() {
+        let mut rows = testing::some_rows(83);
+        (rows[3].baseline, rows[40].baseline) = (false, true);
+        for row in &mut rows[80..] {
+            row.instances = 0;
+        }
+        let places = |limit: usize| {
+            let shown = shown(&rows, limit);
+            (shown.rows.iter().map(|row| row.rank).collect::<Vec<_>>(), shown.more, shown.never)
+        };
+        assert_eq!(places(4), (vec![1, 2, 3, 41], 76, 3));
+        assert_eq!(places(1), (vec![1, 41], 78, 3));
+        assert_eq!((places(100).0.len(), places(100).1), (80, 0));
     }
 
     #[test]

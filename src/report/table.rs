@@ -9,7 +9,7 @@ use std::io::IsTerminal;
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, TableComponent, Width};
 
 use crate::money::Usd;
-use crate::report::rows::RankingRow;
+use crate::report::rows::{self, RankingRow, Shown};
 use crate::report::words;
 use crate::space::Configuration;
 use crate::study::{Holdout, Standing, StopReason, Summary};
@@ -45,14 +45,7 @@ pub fn ranking(rows: &[RankingRow], metric: &str, limit: usize, color: bool) -> 
 const DISPENSABLE: [&str; 3] = ["cost", "P(best)", "judged"];
 
 fn ranking_in(width: u16, rows: &[RankingRow], metric: &str, limit: usize, color: bool) -> String {
-    let asked: Vec<&RankingRow> = rows.iter().filter(|row| row.asked()).collect();
-    let mut shown: Vec<&RankingRow> = asked.iter().take(limit.max(1)).copied().collect();
-    if let Some(baseline) = asked.iter().skip(shown.len()).find(|row| row.baseline) {
-        if shown.len() > 1 {
-            shown.pop();
-        }
-        shown.push(baseline);
-    }
+    let Shown { rows: shown, more, never } = rows::shown(rows, limit);
     if shown.is_empty() {
         return "No configuration was tried.\n".to_owned();
     }
@@ -79,11 +72,11 @@ fn ranking_in(width: u16, rows: &[RankingRow], metric: &str, limit: usize, color
         });
     }
     let mut text = painted(&laid_out(width, header, lines, 6, &DISPENSABLE), &paints, color);
-    if asked.len() > shown.len() {
-        text += &format!("and {} more in ranking.csv\n", words::count((asked.len() - shown.len()) as u64));
+    if more > 0 {
+        text += &format!("and {} more in ranking.csv\n", words::count(more as u64));
     }
-    if rows.len() > asked.len() {
-        let never = words::plural((rows.len() - asked.len()) as u64, "more configuration");
+    if never > 0 {
+        let never = words::plural(never as u64, "more configuration");
         text += &wrapped_in(width, &format!("{never} drawn but never asked: the money was worth more elsewhere."));
     }
     if shown.iter().any(|row| row.pareto) {

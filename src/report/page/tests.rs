@@ -113,7 +113,10 @@ fn the_page_of_a_run() {
     assert_eq!(page.matches("<td class=\"score\" data-v=").count(), run.rows.len());
     assert_eq!(page, render(&data(&run_of(&testing::outcome()), Extent::default())).unwrap(), "the same every time");
     assert!(!page.contains("connect-src"));
-    assert!(page.contains("settings in common") && !page.contains("each add their part"), "held out, nothing is corrected");
+    assert!(
+        page.contains("settings in common") && !page.contains("each add their part"),
+        "held out, nothing is corrected"
+    );
     let live = render_live(&data(&run, Extent::default()), "/events?token=a\"b").unwrap();
     is_sound(&live);
     assert!(
