@@ -15,7 +15,7 @@ use crate::cli::{Embedded, estimate, print, print_json, progress, report, with_r
 use crate::diagnostic::{Error, Fault, Result};
 use crate::evaluate::{Plan, Workload, capability};
 use crate::money::Usd;
-use crate::report::{table, words};
+use crate::report::table;
 use crate::runner::{Purse, Runner};
 use crate::space::{Configuration, Space};
 use crate::store::{self, MemoryStore};
@@ -169,10 +169,10 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         summary.holdout_cost_usd = tested.cost;
         report::write(&folder, &summary, &rows)?;
         if !common.output.json {
-            print(&table::holdout_text(&holdout, &summary))?;
+            print(&table::holdout_text(&holdout, &summary.metric, &configuration, Some(&summary)))?;
         }
     } else if !common.output.json {
-        print(&format!("{configuration}\n\n{}", words::held_out(&holdout, &workload.task.objective.metric)))?;
+        print(&table::holdout_text(&holdout, &workload.task.objective.metric, &configuration, None))?;
     }
     if let Some(refusal) = tested.refusal.as_ref().filter(|_| !common.output.json) {
         print(&table::wrapped(&format!("Of the first instance that was not reached: {refusal}.")))?;

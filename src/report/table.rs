@@ -259,13 +259,15 @@ pub fn answer(summary: &Summary, folder: Option<&str>) -> String {
     lines.iter().map(|line| wrapped(line)).collect()
 }
 
-/// The winner on the test split, for `test`.
-pub fn holdout_text(holdout: &Holdout, summary: &Summary) -> String {
-    let mut lines = Vec::new();
-    if let Some(best) = &summary.best {
-        lines.push(words::configuration(&best.config, 80));
-    }
-    lines.push(words::held_out(holdout, &summary.metric));
+/// A configuration on the test split, for `test`. `summary` is its run's, where it is a run's winner.
+pub fn holdout_text(
+    holdout: &Holdout,
+    metric: &str,
+    configuration: &Configuration,
+    summary: Option<&Summary>,
+) -> String {
+    let mut lines = vec![words::configuration(configuration, 80), words::held_out(holdout, metric)];
+    let Some(summary) = summary else { return lines.iter().map(|line| wrapped(line)).collect() };
     lines.extend(holdout.versus_baseline.as_ref().map(|versus| words::versus(versus, summary.direction)));
     if let Some(best) = summary.best.as_ref().filter(|best| best.score.is_some()) {
         lines.push(format!(
@@ -537,7 +539,9 @@ mod tests {
             pairs: 249,
             baseline_score: 0.7,
         });
-        let text = holdout_text(&holdout, &summary);
+        let configuration = summary.best.as_ref().unwrap().config.clone();
+        let told = |summary: &Summary| holdout_text(&holdout, &summary.metric, &configuration, Some(summary));
+        let text = told(&summary);
         fits(&text);
         let text = text.replace('\n', " ");
         assert!(
@@ -545,7 +549,7 @@ mod tests {
             "{text}"
         );
         let less = Summary { direction: crate::task::Direction::Minimize, ..summary };
-        assert!(holdout_text(&holdout, &less).replace('\n', " ").contains("is better than the baseline"));
+        assert!(told(&less).replace('\n', " ").contains("is better than the baseline"));
     }
 
     #[test]
