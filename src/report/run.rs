@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::backend::{Endpoints, ProviderKind};
 use crate::diagnostic::{Error, Result, Source};
+use crate::evaluate::Served;
 use crate::event::Event;
 use crate::money::Usd;
 use crate::provider::{Failure, FailureKind};
@@ -77,6 +78,8 @@ pub struct Run {
     pub store: Option<SharedStore>,
     /// The winner's file, `best.toml`.
     pub best_toml: Option<String>,
+    /// What that says.
+    pub served: Option<Served>,
     /// What could not be read, in sentences.
     pub gaps: Vec<String>,
 }
@@ -109,6 +112,7 @@ impl Run {
         let space = space_of(&file);
         let ended = outcome.is_some();
         let (summary, rows) = outcome.unwrap_or_else(|| (unfinished(&file, &record, task.as_ref()), Vec::new()));
+        let best = path.join("best.toml");
         let mut run = Run {
             path: path.to_owned(),
             summary,
@@ -120,7 +124,8 @@ impl Run {
             evaluations: record.evaluations,
             failures: record.failures,
             store: store_of(&file, path, &mut gaps),
-            best_toml: ended.then(|| std::fs::read_to_string(path.join("best.toml")).ok()).flatten(),
+            best_toml: ended.then(|| std::fs::read_to_string(&best).ok()).flatten(),
+            served: ended.then(|| Served::load(&best).ok()).flatten(),
             task,
             space,
             file,
@@ -246,6 +251,22 @@ impl Run {
                 (spent.total(), spent.lost, spent.requests);
         }
     }
+}
+
+/// What runs are called: their folders' names, with their places where two have one name.
+pub fn names(runs: &[Run]) -> Vec<String> {
+    let all: Vec<String> = runs.iter().map(Run::name).collect();
+    let twice = |name: &String| all.iter().filter(|other| *other == name).count() > 1;
+    all.iter()
+        .zip(runs)
+        .map(|(name, run)| if twice(name) { run.path.display().to_string() } else { name.clone() })
+        .collect()
+}
+
+/// True where the scores of runs are of one kind: the same metric, and the same way is better.
+pub fn alike(runs: &[Run]) -> bool {
+    let kind = |run: &Run| (run.summary.metric.clone(), run.summary.direction);
+    runs.windows(2).all(|pair| kind(&pair[0]) == kind(&pair[1]))
 }
 
 /// The `summary.json` of a run's folder.
@@ -521,6 +542,19 @@ mod tests {
         let row = rows.iter().find(|row| row.trial == leader).unwrap();
         let why = format!("4 of {} instances are missing for reasons of its own (refused)", row.instances + 9);
         assert_eq!((row.standing, row.missing, row.reason.as_deref()), (Standing::Unreliable, 9, Some(&*why)));
+    }
+
+    #[test]
+    fn runs_are_told_apart_and_compared_by_metric_and_direction() {
+        let outcome = crate::report::testing::outcome();
+        let mut runs = [(); 2].map(|()| crate::report::page::tests::run_of(&outcome));
+        runs[1].path = "/elsewhere/doubles-1".into();
+        assert_eq!(names(&runs), ["/nowhere/doubles-1", "/elsewhere/doubles-1"]);
+        runs[1].path = "/elsewhere/doubles-2".into();
+        assert_eq!(names(&runs), ["doubles-1", "doubles-2"]);
+        assert!(alike(&runs));
+        runs[1].summary.direction = crate::task::Direction::Minimize;
+        assert!(!alike(&runs));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::evaluate::Workload;
+use crate::metric;
 use crate::provider::Sample;
 use crate::report::run::{Evaluation, Run};
 use crate::space::parameter::{api_parameter, whole};
@@ -145,14 +146,9 @@ fn bounded(text: &str, full: bool) -> Value {
 
 /// Judges single responses, where that takes none of the user's programs.
 pub fn judge_of(task: &Task) -> Option<Workload> {
-    let text = task.source.as_ref()?.text();
-    let table: toml::Table = text.parse().ok()?;
-    let metrics = table.get("metrics")?.as_table()?;
-    let built_in = |metric: &toml::Value| metric.get("type").and_then(toml::Value::as_str) != Some("command");
-    if !metrics.values().all(built_in) {
-        return None;
-    }
-    Workload::from_task(task.clone()).ok()
+    // A task without tables has metrics that a Rust program built.
+    let programs = task.metrics.is_empty() || task.metrics.iter().any(metric::runs_a_program);
+    if programs { None } else { Workload::from_task(task.clone()).ok() }
 }
 
 struct Packer<'a> {

@@ -57,6 +57,7 @@ pub(crate) fn run_of(outcome: &Outcome) -> Run {
         space: None,
         store: None,
         best_toml: None,
+        served: None,
         gaps: Vec::new(),
     }
 }

@@ -394,8 +394,7 @@ fn failures(run: &Run) -> Value {
 
 /// The winner's prompt as it was written.
 fn prompt(run: &Run) -> Value {
-    let served = run.best_toml.as_ref().and_then(|_| crate::evaluate::Served::load(&run.path.join("best.toml")).ok());
-    let Some(request) = served.map(|served| served.request) else { return Value::Array(Vec::new()) };
+    let Some(request) = run.served.as_ref().map(|served| &served.request) else { return Value::Array(Vec::new()) };
     let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     match (request.get("messages").and_then(Value::as_array), request.get("prompt").and_then(Value::as_str)) {
         (Some(messages), _) => messages
