@@ -28,9 +28,28 @@ impl From<SplitArgument> for Split {
 /// Common to all commands that evaluate.
 #[derive(Args, Clone, Debug)]
 pub struct Common {
+    #[command(flatten)]
+    pub place: Where,
+    #[command(flatten)]
+    pub asking: Asking,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Where things are.
+#[derive(Args, Clone, Debug)]
+pub struct Where {
     /// Where responses and the ledger are kept: a path, or `memory:` [default: .farthing/store.db]
     #[arg(long, value_name = "PATH|URL")]
     pub store: Option<String>,
+    /// Endpoints, models and prices [default: farthing.toml in the task's folder, or above it up to the working folder]
+    #[arg(long, value_name = "FILE")]
+    pub endpoints: Option<PathBuf>,
+}
+
+/// How requests are sent, and what is random about them.
+#[derive(Args, Clone, Debug)]
+pub struct Asking {
     /// Use no samples that others bought: everything is bought anew, and kept behind what the store has. A run that is
     /// resumed still finds its own
     #[arg(long, conflicts_with = "refresh")]
@@ -41,12 +60,21 @@ pub struct Common {
     /// Requests in flight at once; changes no decision [default: 32]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub concurrency: Option<u32>,
-    /// Endpoints, models and prices [default: farthing.toml in the task's folder, or above it up to the working folder]
-    #[arg(long, value_name = "FILE")]
-    pub endpoints: Option<PathBuf>,
+    #[command(flatten)]
+    pub random: Random,
+}
+
+/// What is random.
+#[derive(Args, Clone, Debug)]
+pub struct Random {
     /// Decides everything random [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub seed: Option<u64>,
+}
+
+/// How the result is shown.
+#[derive(Args, Clone, Debug)]
+pub struct Output {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
@@ -55,12 +83,14 @@ pub struct Common {
     pub quiet: bool,
 }
 
-impl Common {
+impl Where {
     /// The store's place: kept absolute, so that a run finds it from any folder.
     pub fn store(&self) -> String {
         store_location(self.store.as_deref())
     }
+}
 
+impl Asking {
     /// What is done with samples that the store has.
     pub fn cache(&self) -> Cache {
         match (self.no_cache, self.refresh) {
@@ -75,6 +105,13 @@ impl Common {
         self.concurrency.map_or(Settings::default().concurrency, |concurrency| concurrency as usize)
     }
 }
+
+/// The help of `--endpoints` where no task is asked about.
+pub const BESIDE: &str =
+    "Endpoints, models and prices [default: farthing.toml beside the input, or above it up to the working folder]";
+
+/// The help of `--seed` where nothing is random.
+pub const UNUSED_SEED: &str = "Changes nothing here: nothing is random. Taken, as by every command that evaluates";
 
 /// The place of the store that is meant, absolute.
 pub fn store_location(given: Option<&str>) -> String {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::backend::Endpoints;
 use crate::batch::{Answer, Batch, Batches, JobStatus, Options, input};
-use crate::cli::arguments::{dollars, store_location};
+use crate::cli::arguments::{self, dollars, store_location};
 use crate::cli::output::{Output, cannot_write};
 use crate::cli::{print, print_json, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
@@ -53,10 +53,19 @@ enum Command {
 
 /// What all of them take.
 #[derive(Args, Clone, Debug)]
-struct Shared {
+struct Kept {
     /// Where responses, batches and the ledger are kept: a path [default: .farthing/store.db]
     #[arg(long, value_name = "PATH|URL")]
     store: Option<String>,
+    #[command(flatten)]
+    output: arguments::Output,
+}
+
+/// What those take that ask a provider.
+#[derive(Args, Clone, Debug)]
+struct Shared {
+    #[command(flatten)]
+    kept: Kept,
     /// Endpoints, models and prices [default: farthing.toml beside FILE or above it, up to the working folder]
     #[arg(long, value_name = "FILE")]
     endpoints: Option<PathBuf>,
@@ -66,12 +75,6 @@ struct Shared {
     /// Look for a batch that may have been submitted for so many seconds before it is submitted again
     #[arg(long, value_name = "SECONDS", default_value_t = 20, hide = true)]
     grace: u64,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
-    /// No progress on standard error
-    #[arg(long, short)]
-    quiet: bool,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -141,7 +144,7 @@ struct RetrieveArguments {
 #[derive(Args, Clone, Debug)]
 struct ListArguments {
     #[command(flatten)]
-    shared: Shared,
+    kept: Kept,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -161,14 +164,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 /// Answers that are read from the store and written in one go.
 const PAGE: usize = 512;
 
-impl Shared {
-    fn open(&self, file: Option<&Path>, existing: bool, change: impl FnOnce(&mut Options)) -> Result<Batches> {
-        let folder = file.and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
-        let found = || Endpoints::find(folder.unwrap_or(Path::new(".")));
-        let endpoints = match self.endpoints.clone().or_else(found) {
-            Some(path) => Endpoints::load(&path)?,
-            None => Endpoints::standard(),
-        };
+impl Kept {
+    fn open(&self, endpoints: Endpoints, existing: bool, change: impl FnOnce(&mut Options)) -> Result<Batches> {
         let location = store_location(self.store.as_deref());
         let store = if existing { store::open_existing(&location)? } else { store::open(&location)? };
         let lock = match location.as_str() {
@@ -178,15 +175,26 @@ impl Shared {
             url if url.contains("://") => None,
             path => Some(PathBuf::from(format!("{path}.submitting"))),
         };
-        let mut options = Options {
-            keep_files: self.keep_files,
-            grace: Duration::from_secs(self.grace),
-            lock,
-            watch: (!self.quiet).then(|| -> crate::batch::Watch { Arc::new(say) }),
-            ..Options::default()
-        };
+        let watch = (!self.output.quiet).then(|| -> crate::batch::Watch { Arc::new(say) });
+        let mut options = Options { lock, watch, ..Options::default() };
         change(&mut options);
         Ok(Batches::with_options(endpoints, store, options))
+    }
+}
+
+impl Shared {
+    fn open(&self, file: Option<&Path>, existing: bool, change: impl FnOnce(&mut Options)) -> Result<Batches> {
+        let folder = file.and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
+        let found = || Endpoints::find(folder.unwrap_or(Path::new(".")));
+        let endpoints = match self.endpoints.clone().or_else(found) {
+            Some(path) => Endpoints::load(&path)?,
+            None => Endpoints::standard(),
+        };
+        self.kept.open(endpoints, existing, |options| {
+            options.keep_files = self.keep_files;
+            options.grace = Duration::from_secs(self.grace);
+            change(options);
+        })
     }
 }
 
@@ -245,7 +253,7 @@ fn create(arguments: &CreateArguments) -> Result<u8> {
     })?;
     if arguments.dry_run {
         let estimate = batches.estimate(&asks)?;
-        if shared.json {
+        if shared.kept.output.json {
             print_json(&estimate)?;
         } else {
             print(&format!(
@@ -259,7 +267,7 @@ fn create(arguments: &CreateArguments) -> Result<u8> {
         }
         return Ok(0);
     }
-    let (created, status) = interruptible(shared.quiet, async {
+    let (created, status) = interruptible(shared.kept.output.quiet, async {
         let created = batches.create(&asks).await?;
         let status = batches.list().await?.into_iter().find(|status| status.job == created.job);
         Ok((created, status.ok_or_else(|| Error::internal("the job is gone"))?))
@@ -276,7 +284,7 @@ fn invoke(arguments: &InvokeArguments) -> Result<u8> {
         (options.poll, options.max_wait) = (arguments.poll, arguments.max_wait);
         options.max_attempts = arguments.max_attempts;
     })?;
-    let (status, left) = interruptible(shared.quiet, batches.wait_for(&asks))?;
+    let (status, left) = interruptible(shared.kept.output.quiet, batches.wait_for(&asks))?;
     deliver(shared, &batches, &status, &left, arguments.out.as_deref())?;
     Ok(if left.is_empty() { 0 } else { Fault::Budget.exit_code() })
 }
@@ -284,7 +292,7 @@ fn invoke(arguments: &InvokeArguments) -> Result<u8> {
 fn status(arguments: &StatusArguments) -> Result<u8> {
     let shared = &arguments.shared;
     let batches = shared.open(None, true, |_| {})?;
-    let statuses = interruptible(shared.quiet, async {
+    let statuses = interruptible(shared.kept.output.quiet, async {
         let jobs = match &arguments.job {
             Some(job) => vec![job.clone()],
             None => batches.list().await?.into_iter().filter(|job| !job.over()).map(|job| job.job).collect(),
@@ -295,14 +303,15 @@ fn status(arguments: &StatusArguments) -> Result<u8> {
         }
         Ok(statuses)
     })?;
-    listed(shared, &statuses, "Nothing is out.")
+    listed(&shared.kept, &statuses, "Nothing is out.")
 }
 
 fn list(arguments: &ListArguments) -> Result<u8> {
-    let shared = &arguments.shared;
-    let batches = shared.open(None, true, |_| {})?;
-    let statuses = interruptible(shared.quiet, batches.list())?;
-    listed(shared, &statuses, "There are no jobs.")
+    let kept = &arguments.kept;
+    // Nobody is asked, so nobody's address is needed.
+    let batches = kept.open(Endpoints::standard(), true, |_| {})?;
+    let statuses = interruptible(kept.output.quiet, batches.list())?;
+    listed(kept, &statuses, "There are no jobs.")
 }
 
 fn retrieve(arguments: &RetrieveArguments) -> Result<u8> {
@@ -310,7 +319,7 @@ fn retrieve(arguments: &RetrieveArguments) -> Result<u8> {
     let file = Path::new(&arguments.job);
     let is_file = file.is_file();
     let batches = shared.open(is_file.then_some(file), true, |_| {})?;
-    let status = interruptible(shared.quiet, async {
+    let status = interruptible(shared.kept.output.quiet, async {
         let job = match is_file {
             true => batches.job_of(&input::read(file)?)?,
             false => arguments.job.clone(),
@@ -324,7 +333,7 @@ fn retrieve(arguments: &RetrieveArguments) -> Result<u8> {
 fn cancel(arguments: &CancelArguments) -> Result<u8> {
     let shared = &arguments.shared;
     let batches = shared.open(None, true, |_| {})?;
-    let status = interruptible(shared.quiet, batches.cancel(&arguments.job))?;
+    let status = interruptible(shared.kept.output.quiet, batches.cancel(&arguments.job))?;
     show(shared, &status, &[], None)?;
     Ok(0)
 }
@@ -345,7 +354,7 @@ fn deliver(shared: &Shared, batches: &Batches, status: &JobStatus, left: &[Strin
         }
     };
     let Some(path) = out else {
-        if shared.json {
+        if shared.kept.output.json {
             let mut answers = Vec::new();
             let mut keep = |answer: &Answer| {
                 answers.push(answer.to_json());
@@ -362,7 +371,7 @@ fn deliver(shared: &Shared, batches: &Batches, status: &JobStatus, left: &[Strin
                 Err(Error::internal(format!("standard output cannot be written: {error}")))
             }
             _ => {
-                if !shared.quiet {
+                if !shared.kept.output.quiet {
                     drop(write!(std::io::stderr(), "{}", text(status, left)));
                 }
                 Ok(())
@@ -379,7 +388,7 @@ fn deliver(shared: &Shared, batches: &Batches, status: &JobStatus, left: &[Strin
 }
 
 fn show(shared: &Shared, status: &JobStatus, left: &[String], answers: Option<Vec<Value>>) -> Result<()> {
-    if !shared.json {
+    if !shared.kept.output.json {
         return print(&text(status, left));
     }
     let mut json = serde_json::to_value(status).map_err(|error| Error::internal(error.to_string()))?;
@@ -390,8 +399,8 @@ fn show(shared: &Shared, status: &JobStatus, left: &[String], answers: Option<Ve
     print_json(&json)
 }
 
-fn listed(shared: &Shared, statuses: &[JobStatus], none: &str) -> Result<u8> {
-    if shared.json {
+fn listed(kept: &Kept, statuses: &[JobStatus], none: &str) -> Result<u8> {
+    if kept.output.json {
         print_json(&statuses)?;
         return Ok(0);
     }

@@ -76,14 +76,14 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
         return Err(Error::usage("a budget cannot be below 0"));
     }
     let workload = inputs::workload(embedded, arguments.task.as_deref())?;
-    let (endpoints, _) = inputs::endpoints(&workload, common.endpoints.as_deref())?;
+    let (endpoints, _) = inputs::endpoints(&workload, common.place.endpoints.as_deref())?;
     let served = arguments.config.as_deref().map(Served::load).transpose()?;
     // A file that says what is sent serves as it is; anything else is looked up in the space.
     let as_served = served.as_ref().filter(|served| arguments.set.is_empty() && !served.request.is_empty());
     let stop = Arc::new(Stop::default());
     let split = Split::from(arguments.split);
     let capped = arguments.budget.is_some();
-    let concurrency = common.concurrency();
+    let concurrency = common.asking.concurrency();
     let nothing = MemoryStore::new();
     let (plan, runner) = match as_served {
         Some(served) => {
@@ -119,13 +119,13 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     }
     // What cannot be rendered is found before anything is sent.
     plan.request(&instances[0]).map_err(|failure| Error::usage(failure.message))?;
-    if !capped && !common.quiet {
+    if !capped && !common.output.quiet {
         say!("No --budget is given: this evaluation is not capped.");
     }
-    let seed = common.seed.unwrap_or(1);
+    let seed = common.asking.random.seed.unwrap_or(1);
     let purse = Purse::new(arguments.budget, false, Usd::ZERO);
     let scope: Arc<str> = crate::store::fresh_name("evaluate").into();
-    let runner = runner.with_store(store::open_as(&common.store(), common.cache(), &scope)?);
+    let runner = runner.with_store(store::open_as(&common.place.store(), common.asking.cache(), &scope)?);
     let recorded = HashMap::new();
     let pipeline = Pipeline {
         workload: workload.clone(),
@@ -136,11 +136,11 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
         recorded: &recorded,
         stop: stop.clone(),
     };
-    let readers: Readers = if common.quiet { Vec::new() } else { vec![progress::display(instances.len())] };
+    let readers: Readers = if common.output.quiet { Vec::new() } else { vec![progress::display(instances.len())] };
     let order = order(&workload, &instances, seed);
     let plan = Arc::new(plan);
     let mut agenda = FixedAgenda::new(vec![plan], order, &pipeline, readers);
-    let ending = with_runtime(common.quiet, pipeline.run(&mut agenda), stop);
+    let ending = with_runtime(common.output.quiet, pipeline.run(&mut agenda), stop);
     agenda.end();
     // An endpoint that cannot be used ends it early; what is known by then is the result all the same.
     let (ending, unusable) = match ending {
@@ -159,7 +159,7 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
             None => "the budget ended before".to_owned(),
         },
     };
-    match common.json {
+    match common.output.json {
         true => print_json(&evaluated)?,
         false => print(&text(&evaluated, &workload.task.objective.metric, arguments.budget, &ended))?,
     }

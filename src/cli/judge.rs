@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Map, Value};
 
-use crate::cli::arguments::Common;
+use crate::cli::arguments::{BESIDE, Common, UNUSED_SEED};
 use crate::cli::print;
 use crate::cli::run::{WhatArguments, begun, execute, finish};
 use crate::diagnostic::{Error, Result};
@@ -44,6 +44,10 @@ impl MemberArguments {
 
 /// Arguments of `farthing judge`.
 #[derive(Args, Clone, Debug)]
+#[command(
+    mut_arg("seed", |seed| seed.help(UNUSED_SEED)),
+    mut_arg("endpoints", |endpoints| endpoints.help(BESIDE))
+)]
 pub struct JudgeArguments {
     /// What is judged: an experiment's folder, or a file with a column `response`
     answers: PathBuf,
@@ -79,6 +83,10 @@ pub struct JudgeArguments {
 
 /// Arguments of `farthing rephrase`.
 #[derive(Args, Clone, Debug)]
+#[command(
+    mut_arg("seed", |seed| seed.help(UNUSED_SEED)),
+    mut_arg("endpoints", |endpoints| endpoints.help(BESIDE))
+)]
 pub struct RephraseArguments {
     /// The experiment whose prompts are paraphrased
     experiment: PathBuf,
@@ -140,7 +148,7 @@ impl Draft {
         if let Some(out) = what.folder()? {
             builder = builder.out(out);
         }
-        if common.endpoints.is_none() {
+        if common.place.endpoints.is_none() {
             builder = builder.endpoints(near(about)?);
         }
         execute(builder, common, Arc::new(Stop::default()))
@@ -217,7 +225,7 @@ pub fn run(arguments: JudgeArguments) -> Result<u8> {
     let draft = Draft::new(&name)?;
     let made = judge::write(&asked::answers(&arguments.answers)?, &judges, &templates, &draft.0)?;
     nothing(&arguments.answers, made, "an answer")?;
-    if made.skipped > 0 && !common.quiet {
+    if made.skipped > 0 && !common.output.quiet {
         say!("{} rows without an answer are not judged.", made.skipped);
     }
     let outcome = draft.run(&name, &arguments.answers, what, common, |settings| {
@@ -261,7 +269,7 @@ pub fn rephrase(arguments: RephraseArguments) -> Result<u8> {
     if outcome.summary.answered > 0 && outcome.summary.stop_reason != "interrupted" {
         let replies = asked::answers(&outcome.summary.folder)?;
         let made = rephrase::finish(&replies, &arguments.experiment, how, &to)?;
-        if !common.json {
+        if !common.output.json {
             print(&format!("{} paraphrased prompts: {}", made.rows, to.display()))?;
         }
     }

@@ -8,8 +8,8 @@ use crate::cli::print;
 use crate::diagnostic::{Error, Result};
 use crate::report::matters;
 use crate::report::page::{course, frame};
-use crate::report::plots::{self, Figure, Frame, progress};
-use crate::report::run::Run;
+use crate::report::plots::{self, Figure, progress};
+use crate::report::run::{self, Run};
 use crate::study::folder;
 
 const EXAMPLES: &str = "Examples:
@@ -30,9 +30,9 @@ pub struct PlotArguments {
     /// Where it goes: a file that ends in .svg or .png [default: KIND.svg in the first run's folder]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// How large, in pixels; a PNG has two for one
-    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = size, default_value = "960x480")]
-    size: (u32, u32),
+    /// How large, in pixels; a PNG has two for one [default: 960x480; importance as high as its bars]
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = size)]
+    size: Option<(u32, u32)>,
 }
 
 /// What is drawn.
@@ -79,22 +79,28 @@ pub fn run(arguments: &PlotArguments) -> Result<u8> {
     }
     let runs: Vec<Run> = arguments.runs.iter().map(|path| Run::read(path)).collect::<Result<_>>()?;
     let first = &runs[0];
-    if runs.iter().any(|run| run.summary.metric != first.summary.metric) {
-        return Err(Error::usage("the runs have different metrics, which do not go on one axis"));
+    if !run::alike(&runs) {
+        return Err(Error::usage("the runs have different metrics, or directions, which do not go on one axis"));
     }
-    let frame = frame(first, arguments.size);
+    let frame = frame(first, arguments.size.unwrap_or((960, 480)));
     let figure: Option<Figure> = match arguments.kind {
         Kind::Pareto => plots::pareto::figure(&first.rows, frame),
         Kind::Progress => {
-            let courses: Vec<progress::Course> = runs.iter().map(|run| course(run).0).collect();
+            let named = runs.iter().zip(run::names(&runs));
+            let courses: Vec<progress::Course> =
+                named.map(|(run, name)| progress::Course { name, ..course(run).0 }).collect();
             let (baseline, budget) = match runs.len() {
                 1 => (course(first).1, first.summary.budget_usd),
                 _ => (None, None),
             };
-            progress::figure(&courses, baseline, budget, Frame { ..frame })
+            progress::figure(&courses, baseline, budget, frame)
         }
         Kind::Importance => {
-            matters::matters(&first.rows).and_then(|matters| plots::importance::figure(&matters, arguments.size.0))
+            let figure = matters::matters(&first.rows).and_then(|matters| plots::importance::figure(&matters, 960));
+            figure.map(|figure| match arguments.size {
+                Some(size) => figure.sized(size),
+                None => figure,
+            })
         }
         Kind::N => plots::importance::along(&first.rows, "n", frame),
     };

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use crate::backend::Endpoints;
-use crate::cli::arguments::{Common, dollars};
+use crate::cli::arguments::{BESIDE, Common, UNUSED_SEED, dollars};
 use crate::cli::{print, print_error, print_json, with_runtime};
 use crate::diagnostic::{Error, Fault, Result, Source};
 use crate::evaluate::Served;
@@ -22,6 +22,10 @@ use crate::study::Stop;
 
 /// Arguments of `farthing run`.
 #[derive(Args, Clone, Debug)]
+#[command(
+    mut_arg("seed", |seed| seed.help(UNUSED_SEED)),
+    mut_arg("endpoints", |endpoints| endpoints.help(BESIDE))
+)]
 pub struct RunArguments {
     /// The experiment: JSONL or CSV (.gz, .zst), one prompt a row
     experiment: Option<PathBuf>,
@@ -196,12 +200,13 @@ pub fn begun(builder: Builder, what: &WhatArguments, common: &Common) -> Result<
     if what.budget.is_some_and(|budget| budget <= Usd::ZERO) {
         return Err(Error::usage("a budget must be above 0"));
     }
-    let mut builder = builder.store(common.store()).cache(common.cache()).concurrency(common.concurrency());
+    let mut builder =
+        builder.store(common.place.store()).cache(common.asking.cache()).concurrency(common.asking.concurrency());
     builder = builder.move_input(what.move_input);
     if let Some(budget) = what.budget {
         builder = builder.budget(budget);
     }
-    if let Some(path) = &common.endpoints {
+    if let Some(path) = &common.place.endpoints {
         builder = builder.endpoints(Endpoints::load(path)?);
     }
     Ok(builder)
@@ -210,7 +215,7 @@ pub fn begun(builder: Builder, what: &WhatArguments, common: &Common) -> Result<
 /// An experiment that goes on.
 fn resumed(folder: &Path, what: &WhatArguments, common: &Common) -> Result<Builder> {
     let typed = WhatArguments { metric: Vec::new(), metrics: None, ..what.clone() }.settings(None)?;
-    let mut builder = Experiment::resume(folder)?.concurrency(common.concurrency()).move_input(what.move_input);
+    let mut builder = Experiment::resume(folder)?.concurrency(common.asking.concurrency()).move_input(what.move_input);
     builder = builder.change(|settings| {
         if what.max_queries.is_some() {
             settings.max_queries = typed.max_queries;
@@ -219,16 +224,16 @@ fn resumed(folder: &Path, what: &WhatArguments, common: &Common) -> Result<Build
         settings.sequential |= what.sequential;
         settings.strict |= what.strict;
     });
-    if common.no_cache || common.refresh {
-        builder = builder.cache(common.cache());
+    if common.asking.no_cache || common.asking.refresh {
+        builder = builder.cache(common.asking.cache());
     }
-    if common.store.is_some() {
-        builder = builder.store(common.store());
+    if common.place.store.is_some() {
+        builder = builder.store(common.place.store());
     }
     if let Some(budget) = what.budget {
         builder = builder.budget(budget);
     }
-    if let Some(path) = &common.endpoints {
+    if let Some(path) = &common.place.endpoints {
         builder = builder.endpoints(Endpoints::load(path)?);
     }
     Ok(builder)
@@ -237,12 +242,12 @@ fn resumed(folder: &Path, what: &WhatArguments, common: &Common) -> Result<Build
 /// Runs an experiment with what people see of it.
 pub fn execute(builder: Builder, common: &Common, stop: Arc<Stop>) -> Result<Outcome> {
     let experiment = shown(builder, common, stop.clone()).build()?;
-    with_runtime(common.quiet, experiment.run(), stop)
+    with_runtime(common.output.quiet, experiment.run(), stop)
 }
 
 fn shown(mut builder: Builder, common: &Common, stop: Arc<Stop>) -> Builder {
     builder = builder.stop(stop);
-    if !common.quiet {
+    if !common.output.quiet {
         builder = builder.told(tell).watcher(display());
     }
     builder
@@ -324,7 +329,7 @@ fn display() -> Watcher {
 
 /// Prints what came of it, and gives the exit code.
 pub fn finish(outcome: &Outcome, common: &Common) -> Result<u8> {
-    match common.json {
+    match common.output.json {
         true => print_json(&outcome.summary)?,
         false => print(&text(&outcome.summary))?,
     }
@@ -394,7 +399,7 @@ fn watch_folder(arguments: &RunArguments, watch: &Path) -> Result<u8> {
     let mut pipeline = Pipeline::new(watch, what.out.as_deref())?;
     // What is wrong with the command line is said before anything is waited for.
     arguments.settings()?;
-    if !common.quiet {
+    if !common.output.quiet {
         say!("Watching {}; outputs go to {}.", pipeline.folder().display(), pipeline.out().display());
     }
     let stop = Arc::new(Stop::default());
@@ -415,7 +420,7 @@ fn watch_folder(arguments: &RunArguments, watch: &Path) -> Result<u8> {
                     continue;
                 }
             };
-            if !common.quiet {
+            if !common.output.quiet {
                 say!("{}:", path.display());
             }
             let builder = match &folder {
@@ -433,7 +438,7 @@ fn watch_folder(arguments: &RunArguments, watch: &Path) -> Result<u8> {
             // One that cannot be run keeps none behind it waiting.
             let code = match outcome {
                 Ok(outcome) => {
-                    let code = match common.json {
+                    let code = match common.output.json {
                         true => outcome.fault().map_or(0, |fault| fault.exit_code()),
                         false => finish(&outcome, common)?,
                     };
@@ -449,8 +454,8 @@ fn watch_folder(arguments: &RunArguments, watch: &Path) -> Result<u8> {
             pipeline.finished(&path);
         }
     };
-    let code = with_runtime(common.quiet, work, stop.clone())?;
-    if common.json {
+    let code = with_runtime(common.output.quiet, work, stop.clone())?;
+    if common.output.json {
         print_json(&summaries)?;
     }
     Ok(code)

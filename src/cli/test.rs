@@ -15,7 +15,7 @@ use crate::cli::{Embedded, estimate, print, print_json, progress, report, with_r
 use crate::diagnostic::{Error, Fault, Result};
 use crate::evaluate::{Plan, Workload, capability};
 use crate::money::Usd;
-use crate::report::{table, words};
+use crate::report::table;
 use crate::runner::{Purse, Runner};
 use crate::space::{Configuration, Space};
 use crate::store::{self, MemoryStore};
@@ -27,6 +27,15 @@ use crate::task::{self, Instance};
 
 /// Arguments of `farthing test`.
 #[derive(Args, Clone, Debug)]
+#[command(
+    mut_arg("seed", |seed| seed.help("Decides everything random [default: the run's, else 1]")),
+    mut_arg("store", |store| store.help(
+        "Where responses and the ledger are kept: a path, or `memory:` [default: the run's, else .farthing/store.db]"
+    )),
+    mut_arg("endpoints", |endpoints| endpoints.help(
+        "Endpoints, models and prices [default: the run's, else farthing.toml in the task's folder, or above it up to the working folder]"
+    ))
+)]
 pub struct TestArguments {
     /// A run's folder, or a best.toml
     run_or_config: PathBuf,
@@ -91,9 +100,9 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         );
     }
     let stored = subject.run.as_ref().map(|(_, file, _)| file.settings.store.clone());
-    let store_at = match (&common.store, stored) {
+    let store_at = match (&common.place.store, stored) {
         (None, Some(stored)) => stored,
-        _ => common.store(),
+        _ => common.place.store(),
     };
     let baseline =
         subject.run.as_ref().and_then(|(_, _, summary)| summary.baseline.as_ref()).map(|scored| scored.config.clone());
@@ -104,7 +113,7 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         MemoryStore::new(),
         &subject.endpoints,
         &models,
-        common.concurrency(),
+        common.asking.concurrency(),
         arguments.budget.is_some(),
         subject.asked.bounded,
     )?;
@@ -119,11 +128,15 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
     let locked = subject.run.as_ref().map(|(path, ..)| RunFolder::open(path)).transpose()?;
     // So is one whose ranking cannot be read.
     let rows = subject.run.as_ref().map(|(path, ..)| report::rows_of(path)).transpose()?;
-    let seed =
-        common.seed.or(subject.run.as_ref().map(|(_, file, _)| file.settings.seed)).unwrap_or(Settings::default().seed);
+    let seed = common
+        .asking
+        .random
+        .seed
+        .or(subject.run.as_ref().map(|(_, file, _)| file.settings.seed))
+        .unwrap_or(Settings::default().seed);
     let scope: Arc<str> = crate::store::fresh_name("test").into();
-    let runner = runner.with_store(store::open_as(&store_at, common.cache(), &scope)?);
-    if arguments.budget.is_none() && !common.quiet {
+    let runner = runner.with_store(store::open_as(&store_at, common.asking.cache(), &scope)?);
+    if arguments.budget.is_none() && !common.output.quiet {
         let instances = workload.task.test.clone();
         let order = order(&workload, &instances, seed);
         let mut estimator = Estimator::new(subject.space.as_ref(), &runner, instances, &order, GLANCE);
@@ -143,10 +156,10 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         stop: stop.clone(),
     };
     let many = workload.task.test.len() * if baseline.is_some() { 2 } else { 1 };
-    let readers: Readers = if common.quiet { Vec::new() } else { vec![progress::display(many)] };
+    let readers: Readers = if common.output.quiet { Vec::new() } else { vec![progress::display(many)] };
     let configuration = winner.configuration.clone();
     let work = fixed::test_split(&pipeline, Arc::new(winner), baseline, seed, readers);
-    let tested = with_runtime(common.quiet, work, stop)?;
+    let tested = with_runtime(common.output.quiet, work, stop)?;
     let holdout = tested.holdout;
     let spent_usd = pipeline.runner.store().spent(&scope)?.total();
     let complete = subject.run.zip(locked).zip(rows).filter(|_| tested.ending == Ending::Done);
@@ -155,13 +168,13 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         summary.holdout = Some(holdout.clone());
         summary.holdout_cost_usd = tested.cost;
         report::write(&folder, &summary, &rows)?;
-        if !common.json {
-            print(&table::holdout_text(&holdout, &summary))?;
+        if !common.output.json {
+            print(&table::holdout_text(&holdout, &summary.metric, &configuration, Some(&summary)))?;
         }
-    } else if !common.json {
-        print(&format!("{configuration}\n\n{}", words::held_out(&holdout, &workload.task.objective.metric)))?;
+    } else if !common.output.json {
+        print(&table::holdout_text(&holdout, &workload.task.objective.metric, &configuration, None))?;
     }
-    if let Some(refusal) = tested.refusal.as_ref().filter(|_| !common.json) {
+    if let Some(refusal) = tested.refusal.as_ref().filter(|_| !common.output.json) {
         print(&table::wrapped(&format!("Of the first instance that was not reached: {refusal}.")))?;
     }
     let shown = Report {
@@ -171,7 +184,7 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         spent_usd,
         study_cost_usd: tested.cost,
     };
-    if common.json {
+    if common.output.json {
         print_json(&shown)?;
     } else {
         print(&format!("${spent_usd} spent."))?;
@@ -183,7 +196,7 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         (_, None, _) if holdout.missing == 0 => Fault::Budget.exit_code(),
         (_, None, _) => Fault::Endpoint.exit_code(),
         (_, Some(score), Some(least)) if direction.gain(score) < direction.gain(least) => {
-            if !common.quiet {
+            if !common.output.quiet {
                 say!("The score {score:.4} is not as good as --min-score {least}.");
             }
             Fault::Gate.exit_code()
@@ -215,7 +228,7 @@ fn subject(arguments: &TestArguments, embedded: &Embedded) -> Result<Subject> {
     if named.is_run && arguments.task.is_none() {
         named.note_changes(&workload);
     }
-    let endpoints = subject::endpoints(arguments.common.endpoints.as_deref(), &workload, &[&named])?;
+    let endpoints = subject::endpoints(arguments.common.place.endpoints.as_deref(), &workload, &[&named])?;
     let space = named.space(embedded, &workload)?;
     let asked = named.asked(embedded, &workload)?;
     let run = match (named.is_run, &named.study) {

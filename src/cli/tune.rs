@@ -102,14 +102,14 @@ pub fn run(arguments: TuneArguments, embedded: &Embedded) -> Result<u8> {
         None => begun(&arguments, embedded, &stop)?,
     };
     let shown = folder.path.clone();
-    if !arguments.common.quiet {
+    if !arguments.common.output.quiet {
         say!("{} {}", if going_on.is_some() { "Going on in" } else { "Run's folder:" }, shown.display());
     }
     if let Some(log) = EventLog::create(&shown.join("events.jsonl")) {
         study.add_reader(Box::new(log));
     }
     keep_budget_changes(&folder, &stop)?;
-    let (quiet, pareto) = (arguments.common.quiet, study.settings().pareto);
+    let (quiet, pareto) = (arguments.common.output.quiet, study.settings().pareto);
     let live = arguments.live && std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
     if live {
         study.add_reader(Box::new(Live::begin(stop.clone())));
@@ -169,18 +169,18 @@ fn begun(arguments: &TuneArguments, embedded: &Embedded, stop: &Arc<Stop>) -> Re
     let defaults = Settings::default();
     let mut settings = Settings {
         strategy: arguments.strategy.clone().unwrap_or(defaults.strategy),
-        seed: arguments.common.seed.unwrap_or(defaults.seed),
+        seed: arguments.common.asking.random.seed.unwrap_or(defaults.seed),
         budget: Some(budget),
         inference_budget: arguments.inference_budget,
         max_trials: arguments.max_trials,
         test_share: arguments.test_share.unwrap_or(defaults.test_share),
         reuse_savings: arguments.reuse_savings,
-        store: arguments.common.store(),
-        cache: arguments.common.cache(),
+        store: arguments.common.place.store(),
+        cache: arguments.common.asking.cache(),
         batch: arguments.batch,
         batch_wait_seconds: arguments.batch_wait.map(|wait| wait.as_secs()),
         batch_poll_seconds: arguments.batch_poll,
-        concurrency: arguments.common.concurrency(),
+        concurrency: arguments.common.asking.concurrency(),
         margin: arguments.margin,
         pareto: arguments.pareto,
         budget_changes: Vec::new(),
@@ -189,7 +189,7 @@ fn begun(arguments: &TuneArguments, embedded: &Embedded, stop: &Arc<Stop>) -> Re
     settings.check()?;
     let workload = inputs::workload(embedded, arguments.task.as_deref())?;
     let (space, space_path) = inputs::space(embedded, &workload, arguments.space.as_deref())?;
-    let (endpoints, endpoints_path) = inputs::endpoints(&workload, arguments.common.endpoints.as_deref())?;
+    let (endpoints, endpoints_path) = inputs::endpoints(&workload, arguments.common.place.endpoints.as_deref())?;
     settings.first = tried_first(arguments, &workload, &space)?;
     let places = Inputs {
         name: workload.task.name.clone(),
@@ -227,7 +227,7 @@ const GLANCE: (usize, usize) = (32, 64);
 /// Says in a line what it will cost, and asks on a terminal where that may be much.
 fn confirm(arguments: &TuneArguments, study: &Study, prepared: &Prepared, budget: Usd) -> Result<()> {
     let estimate = prepared.estimate(study, GLANCE.0, GLANCE.1)?;
-    if !arguments.common.quiet {
+    if !arguments.common.output.quiet {
         say!("{}", table::told(&estimate::text::line(&estimate, budget)));
         if let Some((few, help)) = inputs::few_held_out(&study.workload().task) {
             say!("{}", table::told(&format!("Note: {few}; {help}.")));
@@ -246,7 +246,7 @@ fn confirm(arguments: &TuneArguments, study: &Study, prepared: &Prepared, budget
 }
 
 fn tried_first(arguments: &TuneArguments, workload: &Workload, space: &Space) -> Result<Vec<Configuration>> {
-    first::configurations(&arguments.try_files, &arguments.from, workload, space, arguments.common.quiet)
+    first::configurations(&arguments.try_files, &arguments.from, workload, space, arguments.common.output.quiet)
 }
 
 fn hashes(study: &Study) -> Result<Hashes> {
@@ -282,13 +282,13 @@ fn resumed(
     if !same_path(&arguments.space, &file.inputs.space) {
         return changed("the space", shown(&file.inputs.space), shown(&arguments.space));
     }
-    if !same_path(&arguments.common.endpoints, &file.inputs.endpoints) {
-        return changed("--endpoints", shown(&file.inputs.endpoints), shown(&arguments.common.endpoints));
+    if !same_path(&arguments.common.place.endpoints, &file.inputs.endpoints) {
+        return changed("--endpoints", shown(&file.inputs.endpoints), shown(&arguments.common.place.endpoints));
     }
     if let Some(strategy) = arguments.strategy.as_ref().filter(|given| **given != was.strategy) {
         return changed("--strategy", was.strategy, strategy.clone());
     }
-    if let Some(seed) = arguments.common.seed.filter(|given| *given != was.seed) {
+    if let Some(seed) = arguments.common.asking.random.seed.filter(|given| *given != was.seed) {
         return changed("--seed", was.seed.to_string(), seed.to_string());
     }
     if let Some(share) = arguments.test_share.filter(|given| *given != was.test_share) {
@@ -312,10 +312,10 @@ fn resumed(
     if arguments.batch && !was.batch {
         return changed("--batch", "off".to_owned(), "on".to_owned());
     }
-    if arguments.common.store.is_some() && arguments.common.store() != was.store {
-        return changed("--store", was.store, arguments.common.store());
+    if arguments.common.place.store.is_some() && arguments.common.place.store() != was.store {
+        return changed("--store", was.store, arguments.common.place.store());
     }
-    if arguments.common.cache() != Cache::Use && arguments.common.cache() != was.cache {
+    if arguments.common.asking.cache() != Cache::Use && arguments.common.asking.cache() != was.cache {
         let text = |cache: Cache| match cache {
             Cache::Use => "neither --no-cache nor --refresh".to_owned(),
             Cache::Ignore => "--no-cache".to_owned(),
@@ -324,7 +324,7 @@ fn resumed(
         return Err(Error::usage(format!(
             "the run was begun with {}, not {}",
             text(was.cache),
-            text(arguments.common.cache())
+            text(arguments.common.asking.cache())
         ))
         .help("leave the argument out: a resumed run goes on as it was begun"));
     }
@@ -340,7 +340,7 @@ fn resumed(
             file.settings.budget_changes.clear();
         }
     }
-    if let Some(concurrency) = arguments.common.concurrency {
+    if let Some(concurrency) = arguments.common.asking.concurrency {
         file.settings.concurrency = concurrency as usize;
     }
     file.settings.pareto |= arguments.pareto;
@@ -431,7 +431,7 @@ fn pareto_file(at: usize) -> String {
 }
 
 fn show(arguments: &TuneArguments, outcome: &Outcome, folder: &Path) -> Result<()> {
-    if arguments.common.json {
+    if arguments.common.output.json {
         return print_json(&outcome.summary);
     }
     let rows = crate::report::rows::rows(outcome);

@@ -39,12 +39,6 @@ impl Filter {
             Error::usage(error.message().to_owned()).at(&source, error.span().unwrap_or(0..0), "here")
         };
         let document = DeTable::parse(text).map_err(broken)?.into_inner();
-        let is_command = document.get("type").filter(|kind| kind.get_ref().as_str() == Some("command"));
-        if let Some(kind) = is_command {
-            return Err(Error::usage("a program cannot be a filter")
-                .at(&source, kind.span(), "here")
-                .help("write a closure"));
-        }
         let mut above = 0.0;
         let mut rest = text.to_owned();
         if let Some((key, value)) = document.iter().find(|(key, _)| &**key.get_ref() == "above") {
@@ -61,6 +55,12 @@ impl Filter {
             path: Vec::new(),
             folder: Path::new(".").to_owned(),
         };
+        if metric::runs_a_program(&table) {
+            let place = document.get("type").map_or(0..0, toml::Spanned::span);
+            return Err(Error::usage("a program cannot be a filter")
+                .at(&source, place, "here")
+                .help("write a closure"));
+        }
         let built = metric::build(&table)?;
         Ok(Filter { metric: built.metric, value: built.output, above })
     }

@@ -15,18 +15,25 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use toml::Spanned;
+use toml::de::DeTable;
 
 use super::declare::{Building, Scorer};
 use super::pool::{Pool, Program, locate};
 use super::{Metric, Metrics};
 use crate::diagnostic::Result;
 use crate::provider::Sample;
-use crate::task::Instance;
+use crate::task::{Instance, MetricTable};
 
 /// The `type` in the table.
 pub(super) const NAME: &str = "command";
 /// One line that says what it is.
 pub(super) const SUMMARY: &str = "what a program of yours says, by JSON lines on its standard input and output";
+
+/// True for the table of a metric that is a program of the user's.
+pub fn runs_a_program(table: &MetricTable) -> bool {
+    let kind = |table: &DeTable<'_>| table.get("type").is_some_and(|kind| kind.get_ref().as_str() == Some(NAME));
+    table.read().is_ok_and(|table| kind(table.get_ref()))
+}
 
 /// Options of `command`.
 #[derive(Debug, Deserialize, JsonSchema)]

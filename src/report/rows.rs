@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::diagnostic::{Error, Result, suggestion};
 use crate::money::Usd;
 use crate::space::Configuration;
-use crate::study::{Outcome, Standing};
+use crate::study::{Outcome, Ranked, Standing};
 
 /// One configuration and what it came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -102,31 +102,69 @@ fn deserialize_standing<'de, D: Deserializer<'de>>(deserializer: D) -> Result<St
 /// The rows of a study, best first.
 pub fn rows(outcome: &Outcome) -> Vec<RankingRow> {
     let names: Vec<&String> = outcome.space.parameters.iter().map(|parameter| &parameter.name).collect();
-    let row = |ranked: &crate::study::Ranked| {
+    let row = |ranked: &Ranked| {
         let trial = &outcome.trials[ranked.trial];
-        let interval = ranked.estimate.and_then(|estimate| estimate.ci95);
         RankingRow {
-            rank: ranked.rank,
             trial: trial.number,
-            id: trial.configuration.short_id(),
-            standing: ranked.standing,
             baseline: trial.is_baseline,
-            score: ranked.estimate.map(|estimate| estimate.mean),
-            ci_low: interval.map(|interval| interval.0),
-            ci_high: interval.map(|interval| interval.1),
-            posterior_mean: ranked.posterior.map(|posterior| posterior.0),
-            posterior_sd: ranked.posterior.map(|posterior| posterior.1),
-            instances: ranked.estimate.map_or(0, |estimate| estimate.count),
             missing: trial.missing(),
             production_cost_usd_per_instance: trial.production_cost(),
             study_cost_usd: trial.cost(),
-            reason: ranked.reason.clone(),
-            configuration: names.iter().map(|name| ((*name).clone(), trial.configuration.get(name).cloned())).collect(),
             p_best: outcome.p_best.get(ranked.trial).copied().flatten(),
             pareto: outcome.summary.pareto.iter().any(|point| point.trial == trial.number),
+            ..placed(ranked, &trial.configuration, &names)
         }
     };
     outcome.ranking.iter().map(row).collect()
+}
+
+/// What a ranking alone says of a configuration, as a row with these parameters.
+pub(super) fn placed(ranked: &Ranked, configuration: &Configuration, names: &[&String]) -> RankingRow {
+    let interval = ranked.estimate.and_then(|estimate| estimate.ci95);
+    RankingRow {
+        rank: ranked.rank,
+        trial: ranked.trial,
+        id: configuration.short_id(),
+        standing: ranked.standing,
+        baseline: false,
+        score: ranked.estimate.map(|estimate| estimate.mean),
+        ci_low: interval.map(|interval| interval.0),
+        ci_high: interval.map(|interval| interval.1),
+        posterior_mean: ranked.posterior.map(|posterior| posterior.0),
+        posterior_sd: ranked.posterior.map(|posterior| posterior.1),
+        instances: ranked.estimate.map_or(0, |estimate| estimate.count),
+        missing: 0,
+        production_cost_usd_per_instance: None,
+        study_cost_usd: Usd::ZERO,
+        reason: ranked.reason.clone(),
+        configuration: names.iter().map(|name| ((*name).clone(), configuration.get(name).cloned())).collect(),
+        p_best: ranked.probability.filter(|_| ranked.standing == Standing::Eligible),
+        pareto: false,
+    }
+}
+
+/// The rows that are shown where there is no room for all.
+pub struct Shown<'a> {
+    /// Those, best first.
+    pub rows: Vec<&'a RankingRow>,
+    /// How many more were asked something.
+    pub more: usize,
+    /// How many were never asked anything.
+    pub never: usize,
+}
+
+/// At most `limit` of the rows that were asked something. The baseline is always among them, in place of the last one if
+/// need be.
+pub fn shown(rows: &[RankingRow], limit: usize) -> Shown<'_> {
+    let asked: Vec<&RankingRow> = rows.iter().filter(|row| row.asked()).collect();
+    let mut shown: Vec<&RankingRow> = asked.iter().take(limit.max(1)).copied().collect();
+    if let Some(baseline) = asked.iter().skip(shown.len()).find(|row| row.baseline) {
+        if shown.len() > 1 {
+            shown.pop();
+        }
+        shown.push(baseline);
+    }
+    Shown { more: asked.len() - shown.len(), never: rows.len() - asked.len(), rows: shown }
 }
 
 /// The columns before those of the parameters.
@@ -320,6 +358,22 @@ mod tests {
         );
         assert_eq!(read_csv(&text).unwrap(), rows);
         assert_eq!(write_csv(&super::rows(&testing::outcome())), text);
+    }
+
+    #[test]
+    fn what_is_shown_holds_the_baseline_and_what_was_never_asked_is_not() {
+        let mut rows = testing::some_rows(83);
+        (rows[3].baseline, rows[40].baseline) = (false, true);
+        for row in &mut rows[80..] {
+            row.instances = 0;
+        }
+        let places = |limit: usize| {
+            let shown = shown(&rows, limit);
+            (shown.rows.iter().map(|row| row.rank).collect::<Vec<_>>(), shown.more, shown.never)
+        };
+        assert_eq!(places(4), (vec![1, 2, 3, 41], 76, 3));
+        assert_eq!(places(1), (vec![1, 41], 78, 3));
+        assert_eq!((places(100).0.len(), places(100).1), (80, 0));
     }
 
     #[test]

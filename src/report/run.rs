@@ -3,27 +3,25 @@
 //! The record of events is the source of everything that a summary does not say, so a run that goes on still, or was
 //! killed, is read the same way. What is not there (a store that was deleted, a task that changed) is left out and said.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
+use crate::backend::{Endpoints, ProviderKind};
 use crate::diagnostic::{Error, Result, Source};
+use crate::evaluate::Served;
 use crate::event::Event;
 use crate::money::Usd;
 use crate::provider::{Failure, FailureKind};
 use crate::report::rows::{self, RankingRow};
 use crate::space::{Configuration, Space};
-use crate::stats::racing::Line;
-use crate::stats::racing::assess::{Evidence, standings};
-use crate::stats::racing::costs::Bill;
-use crate::stats::{self};
 use crate::store::{self, Fingerprint, SharedStore};
 use crate::study::folder::{self, StudyFile};
-use crate::study::{Claims, Scored, Standing, StopReason, Summary};
-use crate::task::{Direction, Instance, Task};
+use crate::study::ranking::{self, Against, Entry};
+use crate::study::trial::Production;
+use crate::study::{Claims, MADE_UP, Ranked, Scored, Standing, StopReason, Summary};
+use crate::task::{Instance, Task};
 
 /// One evaluation as the record tells it.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,6 +78,8 @@ pub struct Run {
     pub store: Option<SharedStore>,
     /// The winner's file, `best.toml`.
     pub best_toml: Option<String>,
+    /// What that says.
+    pub served: Option<Served>,
     /// What could not be read, in sentences.
     pub gaps: Vec<String>,
 }
@@ -112,6 +112,7 @@ impl Run {
         let space = space_of(&file);
         let ended = outcome.is_some();
         let (summary, rows) = outcome.unwrap_or_else(|| (unfinished(&file, &record, task.as_ref()), Vec::new()));
+        let best = path.join("best.toml");
         let mut run = Run {
             path: path.to_owned(),
             summary,
@@ -123,7 +124,8 @@ impl Run {
             evaluations: record.evaluations,
             failures: record.failures,
             store: store_of(&file, path, &mut gaps),
-            best_toml: ended.then(|| std::fs::read_to_string(path.join("best.toml")).ok()).flatten(),
+            best_toml: ended.then(|| std::fs::read_to_string(&best).ok()).flatten(),
+            served: ended.then(|| Served::load(&best).ok()).flatten(),
             task,
             space,
             file,
@@ -165,98 +167,52 @@ impl Run {
         all
     }
 
-    /// The ranking as it stands, of a run that has no `ranking.csv` yet.
+    /// The ranking as it stands, of a run that has no `ranking.csv` yet: as the study would rank, with what the record
+    /// knows. What production would pay is judged by the bills of each configuration alone.
     fn rank(&self) -> Vec<RankingRow> {
-        let (direction, budget) = (self.summary.direction, self.file.settings.inference_budget);
-        let mut lines: Vec<Line> = vec![Vec::new(); self.summary.tuning_instances.max(self.instances.len())];
-        for done in &self.evaluations {
-            if let Some(score) = done.score.filter(|score| score.is_finite()) {
-                lines[done.instance as usize].push((done.trial, direction.gain(score)));
-            }
-        }
+        let direction = self.summary.direction;
+        let instances = self.summary.tuning_instances.max(self.instances.len());
         let by_trial = self.by_trial();
-        let own = |done: &&&Evaluation| done.failure.is_some_and(|at| self.failures[at as usize].kind.own());
-        let production: Vec<Bill> = by_trial
+        let kind = |done: &&Evaluation| Some(self.failures[done.failure? as usize].kind);
+        let entries: Vec<Entry> = self
+            .trials
             .iter()
-            .map(|all| {
-                let mut bill = Bill::default();
-                all.iter().filter_map(|done| done.production).for_each(|cost| bill.add(cost, None));
-                bill
-            })
-            .collect();
-        let barred: Vec<Option<(Standing, String)>> = by_trial
-            .iter()
+            .zip(&by_trial)
             .enumerate()
-            .map(|(trial, all)| {
-                if let Some(reason) = self.dropped.get(&(trial as u32)) {
-                    return Some((Standing::Infeasible, reason.clone()));
-                }
-                if let Some(budget) = budget
-                    && production[trial].mean > budget.as_f64()
-                {
-                    let over = format!("over the inference budget of ${budget} an instance so far");
-                    return Some((Standing::Infeasible, over));
-                }
-                let missing = all.iter().filter(own).count();
-                (missing as f64 > 0.05 * all.len() as f64).then(|| {
-                    let why = format!("{missing} of {} instances are missing for reasons of its own", all.len());
-                    (Standing::Unreliable, why)
-                })
-            })
-            .collect();
-        let configurations: Vec<_> = self.trials.iter().map(|configuration| &configuration.0).collect();
-        let evidence = Evidence {
-            configurations: &configurations,
-            lines: &lines,
-            production: &production,
-            inputs: &vec![None; production.len()],
-            instances: lines.len(),
-        };
-        let eligible: Vec<bool> = barred.iter().map(Option::is_none).collect();
-        let standings = standings(&evidence, &eligible, 0);
-        let names = self.parameters();
-        let baseline = self.space.as_ref().and_then(|space| space.baseline.as_ref()).map(Configuration::key);
-        let mut rows: Vec<RankingRow> = by_trial
-            .iter()
-            .enumerate()
-            .map(|(trial, all)| {
-                let configuration = &self.trials[trial];
-                let scores: Vec<f64> = all.iter().filter_map(|done| done.score).collect();
-                let estimate = stats::estimate(&scores);
-                let interval = estimate.as_ref().and_then(|estimate| estimate.ci95);
-                let costs: Vec<Usd> = all.iter().filter_map(|done| done.production).collect();
-                let standing = match (&barred[trial], &standings[trial]) {
-                    (Some((standing, _)), _) => *standing,
-                    (None, None) => Standing::Unjudged,
-                    (None, Some(_)) => Standing::Eligible,
+            .map(|(trial, (configuration, all))| {
+                let bills: Vec<Usd> = all.iter().filter_map(|done| done.production).collect();
+                let against = Against {
+                    production: Production::billed(&bills, instances),
+                    dropped: self.dropped.get(&(trial as u32)).map(String::as_str),
+                    asked: all.len(),
+                    own: all.iter().filter_map(kind).filter(|kind| kind.own()).collect(),
                 };
-                RankingRow {
-                    rank: 0,
-                    trial,
-                    id: configuration.short_id(),
-                    standing,
-                    baseline: baseline.as_ref() == Some(&configuration.key()),
-                    score: estimate.as_ref().map(|estimate| estimate.mean),
-                    ci_low: interval.map(|interval| interval.0),
-                    ci_high: interval.map(|interval| interval.1),
-                    posterior_mean: standings[trial].map(|standing| direction.gain(standing.mean)),
-                    posterior_sd: standings[trial].map(|standing| standing.sd),
-                    instances: scores.len(),
-                    missing: all.len() - scores.len(),
-                    production_cost_usd_per_instance: (!costs.is_empty())
-                        .then(|| Usd::mean(costs.iter().copied().sum(), costs.len() as u64)),
-                    study_cost_usd: all.iter().map(|done| done.cost).sum(),
-                    reason: barred[trial].as_ref().map(|(_, reason)| reason.clone()),
-                    configuration: names.iter().map(|name| (name.clone(), configuration.get(name).cloned())).collect(),
-                    p_best: standings[trial].filter(|_| standing == Standing::Eligible).map(|standing| standing.best),
-                    pareto: false,
-                }
+                let scores = all.iter().filter_map(|done| Some((done.instance as usize, done.score?))).collect();
+                let cost = (!bills.is_empty()).then(|| Usd::mean(bills.iter().copied().sum(), bills.len() as u64));
+                Entry { configuration, scores, cost, against }
             })
             .collect();
-        let mean = |row: &RankingRow| row.posterior_mean.map_or(f64::NEG_INFINITY, |mean| direction.gain(mean));
-        rows.sort_by(|a, b| a.standing.cmp(&b.standing).then(mean(b).total_cmp(&mean(a))).then(a.trial.cmp(&b.trial)));
-        rows.iter_mut().enumerate().for_each(|(place, row)| row.rank = place + 1);
-        mark_pareto(&mut rows, direction);
+        let names = self.parameters();
+        let names: Vec<&String> = names.iter().collect();
+        let baseline = self.space.as_ref().and_then(|space| space.baseline.as_ref()).map(Configuration::key);
+        let ranking = ranking::place(&entries, direction, instances, self.file.settings.inference_budget);
+        let row = |ranked: &Ranked| {
+            let (configuration, all) = (&self.trials[ranked.trial], &by_trial[ranked.trial]);
+            RankingRow {
+                baseline: baseline.as_ref() == Some(&configuration.key()),
+                missing: all.iter().filter(|done| done.score.is_none()).count(),
+                production_cost_usd_per_instance: entries[ranked.trial].cost,
+                study_cost_usd: all.iter().map(|done| done.cost).sum(),
+                ..rows::placed(ranked, configuration, &names)
+            }
+        };
+        let mut rows: Vec<RankingRow> = ranking.iter().map(row).collect();
+        let point = |(at, row): (usize, &RankingRow)| {
+            let point = (row.production_cost_usd_per_instance?, direction.gain(row.posterior_mean?));
+            (row.standing == Standing::Eligible).then_some((at, point))
+        };
+        let (places, points): (Vec<usize>, Vec<(Usd, f64)>) = rows.iter().enumerate().filter_map(point).unzip();
+        ranking::frontier(&points).into_iter().for_each(|at| rows[places[at]].pareto = true);
         rows
     }
 
@@ -297,22 +253,20 @@ impl Run {
     }
 }
 
-/// Marks the rows that nothing stands against and that no other beats in both expected score and production cost.
-fn mark_pareto(rows: &mut [RankingRow], direction: Direction) {
-    let mut order: Vec<(usize, Usd, f64)> = rows
-        .iter()
-        .enumerate()
-        .filter(|(_, row)| row.standing == Standing::Eligible)
-        .filter_map(|(at, row)| Some((at, row.production_cost_usd_per_instance?, direction.gain(row.posterior_mean?))))
-        .collect();
-    order.sort_by(|a, b| a.1.cmp(&b.1).then(b.2.total_cmp(&a.2)).then(a.0.cmp(&b.0)));
-    let mut best = f64::NEG_INFINITY;
-    for (at, _, gain) in order {
-        if gain > best {
-            best = gain;
-            rows[at].pareto = true;
-        }
-    }
+/// What runs are called: their folders' names, with their places where two have one name.
+pub fn names(runs: &[Run]) -> Vec<String> {
+    let all: Vec<String> = runs.iter().map(Run::name).collect();
+    let twice = |name: &String| all.iter().filter(|other| *other == name).count() > 1;
+    all.iter()
+        .zip(runs)
+        .map(|(name, run)| if twice(name) { run.path.display().to_string() } else { name.clone() })
+        .collect()
+}
+
+/// True where the scores of runs are of one kind: the same metric, and the same way is better.
+pub fn alike(runs: &[Run]) -> bool {
+    let kind = |run: &Run| (run.summary.metric.clone(), run.summary.direction);
+    runs.windows(2).all(|pair| kind(&pair[0]) == kind(&pair[1]))
 }
 
 /// The `summary.json` of a run's folder.
@@ -503,11 +457,8 @@ fn unfinished(file: &StudyFile, record: &Record, task: Option<&Task>) -> Summary
     let cost: Usd = record.evaluations.iter().map(|done| done.cost).sum();
     let objective = task.map(|task| task.objective.clone()).unwrap_or_default();
     let mut notes = Vec::new();
-    let price_less = |configuration: &Configuration| {
-        configuration.get("model").and_then(Value::as_str).is_some_and(|model| model.starts_with("mock"))
-    };
-    if !record.trials.is_empty() && record.trials.iter().all(price_less) {
-        notes.push("The models are made up: their answers are computed, not written by a language model.".to_owned());
+    if made_up(file, record) {
+        notes.push(MADE_UP.to_owned());
     }
     Summary {
         task: file.inputs.name.clone(),
@@ -543,9 +494,81 @@ fn unfinished(file: &StudyFile, record: &Record, task: Option<&Task>) -> Summary
     }
 }
 
+/// True where a model that was asked is made up, as `farthing.toml` says; by its name where that says nothing.
+fn made_up(file: &StudyFile, record: &Record) -> bool {
+    let endpoints = file.inputs.endpoints.as_ref().and_then(|path| Endpoints::load(path).ok());
+    let models: BTreeSet<&str> =
+        record.trials.iter().filter_map(|configuration| configuration.get("model")?.as_str()).collect();
+    models.into_iter().any(|name| match endpoints.as_ref().and_then(|known| Some((known, known.model(name).ok()?))) {
+        Some((known, model)) => known.list[model.endpoints[0]].provider == ProviderKind::Mock,
+        None => name.starts_with("mock-"),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_without_its_summary_is_ranked_as_it_ranked_itself() {
+        let outcome = crate::report::testing::outcome();
+        let mut run = crate::report::page::tests::run_of(&outcome);
+        run.space = Some((*outcome.space).clone());
+        let (own, again) = (rows::rows(&outcome), run.rank());
+        assert!(own.len() > 6 && own.len() == again.len());
+        for (own, again) in own.iter().zip(&again) {
+            let of = |row: &RankingRow| {
+                (row.trial, row.standing, row.pareto, row.baseline, row.posterior_mean.is_some(), row.missing)
+            };
+            assert_eq!(of(own), of(again));
+            let (mean, same) = (own.posterior_mean.unwrap_or(0.0), again.posterior_mean.unwrap_or(0.0));
+            assert!((mean - same).abs() < 0.01, "{mean} {same}");
+            assert_eq!((own.score, own.ci95(), own.study_cost_usd), (again.score, again.ci95(), again.study_cost_usd));
+        }
+        // With an inference budget some may be over it and some are, and what failed is told by its kind.
+        let mut costs: Vec<Usd> = again.iter().filter_map(|row| row.production_cost_usd_per_instance).collect();
+        costs.sort_unstable();
+        run.file.settings.inference_budget = Some(costs[costs.len() / 2]);
+        let standings: BTreeSet<Standing> = run.rank().iter().map(|row| row.standing).collect();
+        assert!(standings.contains(&Standing::Infeasible) && standings.contains(&Standing::Unsure), "{standings:?}");
+        run.file.settings.inference_budget = None;
+        let leader = again[0].trial;
+        run.failures = [FailureKind::Server, FailureKind::Refused].map(|kind| Failure::new(kind, "x")).into();
+        let own = run.evaluations.iter_mut().filter(|done| done.trial as usize == leader);
+        for (at, done) in own.take(9).enumerate() {
+            (done.score, done.failure) = (None, Some(u32::from(at > 4)));
+        }
+        let rows = run.rank();
+        let row = rows.iter().find(|row| row.trial == leader).unwrap();
+        let why = format!("4 of {} instances are missing for reasons of its own (refused)", row.instances + 9);
+        assert_eq!((row.standing, row.missing, row.reason.as_deref()), (Standing::Unreliable, 9, Some(&*why)));
+    }
+
+    #[test]
+    fn runs_are_told_apart_and_compared_by_metric_and_direction() {
+        let outcome = crate::report::testing::outcome();
+        let mut runs = [(); 2].map(|()| crate::report::page::tests::run_of(&outcome));
+        runs[1].path = "/elsewhere/doubles-1".into();
+        assert_eq!(names(&runs), ["/nowhere/doubles-1", "/elsewhere/doubles-1"]);
+        runs[1].path = "/elsewhere/doubles-2".into();
+        assert_eq!(names(&runs), ["doubles-1", "doubles-2"]);
+        assert!(alike(&runs));
+        runs[1].summary.direction = crate::task::Direction::Minimize;
+        assert!(!alike(&runs));
+    }
+
+    #[test]
+    fn made_up_models_are_known_by_their_endpoint_not_by_their_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("farthing.toml");
+        let mut file = crate::report::page::tests::run_of(&crate::report::testing::outcome()).file;
+        let configuration = Configuration([("model".to_owned(), "mock-small".into())].into());
+        let record = Record { trials: vec![configuration], ..Record::default() };
+        assert!(made_up(&file, &record), "without a farthing.toml");
+        std::fs::write(&path, "[endpoints.mock]\nprovider = \"openai\"\nbase_url = \"http://127.0.0.1:9/v1\"\n[models.mock-small]\nendpoint = \"mock\"\n").unwrap();
+        file.inputs.endpoints = Some(path);
+        assert!(!made_up(&file, &record));
+    }
 
     #[test]
     fn a_fingerprint_is_read_back() {

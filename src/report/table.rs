@@ -9,7 +9,7 @@ use std::io::IsTerminal;
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, TableComponent, Width};
 
 use crate::money::Usd;
-use crate::report::rows::RankingRow;
+use crate::report::rows::{self, RankingRow, Shown};
 use crate::report::words;
 use crate::space::Configuration;
 use crate::study::{Holdout, Standing, StopReason, Summary};
@@ -45,14 +45,7 @@ pub fn ranking(rows: &[RankingRow], metric: &str, limit: usize, color: bool) -> 
 const DISPENSABLE: [&str; 3] = ["cost", "P(best)", "judged"];
 
 fn ranking_in(width: u16, rows: &[RankingRow], metric: &str, limit: usize, color: bool) -> String {
-    let asked: Vec<&RankingRow> = rows.iter().filter(|row| row.asked()).collect();
-    let mut shown: Vec<&RankingRow> = asked.iter().take(limit.max(1)).copied().collect();
-    if let Some(baseline) = asked.iter().skip(shown.len()).find(|row| row.baseline) {
-        if shown.len() > 1 {
-            shown.pop();
-        }
-        shown.push(baseline);
-    }
+    let Shown { rows: shown, more, never } = rows::shown(rows, limit);
     if shown.is_empty() {
         return "No configuration was tried.\n".to_owned();
     }
@@ -79,11 +72,11 @@ fn ranking_in(width: u16, rows: &[RankingRow], metric: &str, limit: usize, color
         });
     }
     let mut text = painted(&laid_out(width, header, lines, 6, &DISPENSABLE), &paints, color);
-    if asked.len() > shown.len() {
-        text += &format!("and {} more in ranking.csv\n", words::count((asked.len() - shown.len()) as u64));
+    if more > 0 {
+        text += &format!("and {} more in ranking.csv\n", words::count(more as u64));
     }
-    if rows.len() > asked.len() {
-        let never = words::plural((rows.len() - asked.len()) as u64, "more configuration");
+    if never > 0 {
+        let never = words::plural(never as u64, "more configuration");
         text += &wrapped_in(width, &format!("{never} drawn but never asked: the money was worth more elsewhere."));
     }
     if shown.iter().any(|row| row.pareto) {
@@ -266,13 +259,15 @@ pub fn answer(summary: &Summary, folder: Option<&str>) -> String {
     lines.iter().map(|line| wrapped(line)).collect()
 }
 
-/// The winner on the test split, for `test`.
-pub fn holdout_text(holdout: &Holdout, summary: &Summary) -> String {
-    let mut lines = Vec::new();
-    if let Some(best) = &summary.best {
-        lines.push(words::configuration(&best.config, 80));
-    }
-    lines.push(words::held_out(holdout, &summary.metric));
+/// A configuration on the test split, for `test`. `summary` is its run's, where it is a run's winner.
+pub fn holdout_text(
+    holdout: &Holdout,
+    metric: &str,
+    configuration: &Configuration,
+    summary: Option<&Summary>,
+) -> String {
+    let mut lines = vec![words::configuration(configuration, 80), words::held_out(holdout, metric)];
+    let Some(summary) = summary else { return lines.iter().map(|line| wrapped(line)).collect() };
     lines.extend(holdout.versus_baseline.as_ref().map(|versus| words::versus(versus, summary.direction)));
     if let Some(best) = summary.best.as_ref().filter(|best| best.score.is_some()) {
         lines.push(format!(
@@ -544,7 +539,9 @@ mod tests {
             pairs: 249,
             baseline_score: 0.7,
         });
-        let text = holdout_text(&holdout, &summary);
+        let configuration = summary.best.as_ref().unwrap().config.clone();
+        let told = |summary: &Summary| holdout_text(&holdout, &summary.metric, &configuration, Some(summary));
+        let text = told(&summary);
         fits(&text);
         let text = text.replace('\n', " ");
         assert!(
@@ -552,7 +549,7 @@ mod tests {
             "{text}"
         );
         let less = Summary { direction: crate::task::Direction::Minimize, ..summary };
-        assert!(holdout_text(&holdout, &less).replace('\n', " ").contains("is better than the baseline"));
+        assert!(told(&less).replace('\n', " ").contains("is better than the baseline"));
     }
 
     #[test]

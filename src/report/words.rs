@@ -5,8 +5,9 @@ use serde_json::Value;
 use crate::money::Usd;
 use crate::report::rows::RankingRow;
 use crate::space::Configuration;
+use crate::study::compare::Verdict;
 use crate::study::trial::short;
-use crate::study::{Holdout, Scored, Standing, StopReason, Summary, Versus};
+use crate::study::{Holdout, MADE_UP, Scored, Standing, StopReason, Summary, Versus};
 use crate::task::Direction;
 
 /// A score or a metric with about three digits: `0.792`, `12.35`, `1.20e-7`.
@@ -376,18 +377,20 @@ pub fn are(value: u64) -> String {
     format!("{} {}", plural(value, "instance"), if value == 1 { "is" } else { "are" })
 }
 
+/// `p = 0.012`.
+pub fn p_value(p: f64) -> String {
+    if p < 0.001 { "p < 0.001".to_owned() } else { format!("p = {p:.3}") }
+}
+
 /// The winner against the baseline on the same held-out instances.
 pub fn versus(versus: &Versus, direction: Direction) -> String {
-    let gain = direction.gain(versus.difference);
     let [low, high] = versus.ci95;
-    // Interval and test may disagree at the edge; then nothing is claimed.
-    let sure = (low > 0.0 || high < 0.0) && versus.p_value < 0.05;
-    let verdict = match (gain > 0.0, sure) {
-        (_, false) => "cannot be told from the baseline",
-        (true, true) => "is better than the baseline",
-        (false, true) => "is worse than the baseline",
+    let verdict = match versus.verdict(direction) {
+        Verdict::NotToldApart => "cannot be told from the baseline",
+        Verdict::Better => "is better than the baseline",
+        Verdict::Worse => "is worse than the baseline",
     };
-    let p = if versus.p_value < 0.001 { "p < 0.001".to_owned() } else { format!("p = {:.3}", versus.p_value) };
+    let p = p_value(versus.p_value);
     let test = match versus.test.as_str() {
         "mcnemar_exact" => "McNemar's exact test".to_owned(),
         "paired_permutation" => "paired permutation test".to_owned(),
@@ -423,7 +426,7 @@ pub fn made_up(summary: &Summary) -> bool {
 
 /// True for the note that says so.
 pub fn says_made_up(note: &str) -> bool {
-    note.starts_with("The models are made up")
+    note == MADE_UP
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use super::proposer::{Proposer, State};
 use super::{Ask, Outcome, Problem, Strategy, Told};
 use crate::money::Usd;
 use crate::space::Configuration;
+use crate::stats::too_much_missing;
 
 /// Where configurations may be dropped as too dear, a trial is judged on so many instances before the rest is asked.
 const PROBE: usize = 16;
@@ -80,8 +81,8 @@ impl Full {
     /// Tells the proposer what became of a trial.
     fn finish(&mut self, number: usize, trial: Running) {
         let missing = trial.asked - trial.scores.len().min(trial.asked);
-        // What misses more than one instance in twenty cannot be best, as in the ranking.
-        let state = if trial.refused || trial.scores.is_empty() || missing * 20 > trial.asked {
+        // What misses so much cannot be best, as in the ranking.
+        let state = if trial.refused || trial.scores.is_empty() || too_much_missing(missing, trial.asked) {
             State::Missing
         } else {
             let scores: Vec<f64> = trial.scores.iter().map(|(_, score)| *score).collect();

@@ -15,6 +15,7 @@ use super::draws::Draws;
 use super::full::mean;
 use super::{Ask, Outcome, Problem, Strategy, Told};
 use crate::space::Configuration;
+use crate::stats::too_much_missing;
 
 /// Of so many trials one is promoted, and sees so many times the instances.
 const ETA: usize = 3;
@@ -53,11 +54,11 @@ struct Trial {
 }
 
 impl Trial {
-    /// The mean score on the instances so far. `None` where there is none, or more than one in twenty is missing: such a
-    /// trial cannot be best.
+    /// The mean score on the instances so far. `None` where there is none, or so much is missing that the trial cannot be
+    /// best.
     fn mean(&self) -> Option<f64> {
         let count = self.scores.len();
-        if count == 0 || self.gone || (self.told - count.min(self.told)) * 20 > self.told {
+        if count == 0 || self.gone || too_much_missing(self.told - count.min(self.told), self.told) {
             return None;
         }
         Some(mean(&self.scores).0)

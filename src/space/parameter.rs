@@ -190,6 +190,8 @@ pub struct ApiParameter {
     pub kind: ApiKind,
     /// What it does, in one line.
     pub about: &'static str,
+    /// OpenAI's own API has it; else other servers that speak it do.
+    pub openai: bool,
 }
 
 /// What an API parameter takes.
@@ -231,13 +233,17 @@ pub const API_PARAMETERS: &[ApiParameter] = &[
     api("reasoning_effort", ApiKind::Word, "how long a reasoning model thinks"),
     api("verbosity", ApiKind::Word, "how long the answer is"),
     api("service_tier", ApiKind::Word, "the endpoint's queue"),
-    api("top_k", ApiKind::Whole(-1), "tokens that sampling keeps (vLLM and others)"),
-    api("min_p", ApiKind::Number(0.0, 1.0), "least probability that sampling keeps (vLLM and others)"),
-    api("repetition_penalty", ApiKind::Number(0.0, 10.0), "penalty for repetition (vLLM and others)"),
+    elsewhere("top_k", ApiKind::Whole(-1), "tokens that sampling keeps (vLLM and others)"),
+    elsewhere("min_p", ApiKind::Number(0.0, 1.0), "least probability that sampling keeps (vLLM and others)"),
+    elsewhere("repetition_penalty", ApiKind::Number(0.0, 10.0), "penalty for repetition (vLLM and others)"),
 ];
 
 const fn api(name: &'static str, kind: ApiKind, about: &'static str) -> ApiParameter {
-    ApiParameter { name, kind, about }
+    ApiParameter { name, kind, about, openai: true }
+}
+
+const fn elsewhere(name: &'static str, kind: ApiKind, about: &'static str) -> ApiParameter {
+    ApiParameter { name, kind, about, openai: false }
 }
 
 /// The parameters that bound the output tokens of one completion.

@@ -13,6 +13,14 @@ pub mod selection;
 pub use interval::{Estimate, estimate, mean_interval, t_interval, wilson};
 pub use paired::{Comparison, compare, mcnemar_exact, tango};
 
+/// Missing a greater share of its instances than this, a configuration cannot be best.
+pub const TOLERATED_MISSING: f64 = 0.05;
+
+/// True where more than the tolerated share is missing.
+pub fn too_much_missing(missing: usize, asked: usize) -> bool {
+    missing as f64 > TOLERATED_MISSING * asked as f64
+}
+
 /// The power of two just above the largest magnitude: dividing by it is exact and keeps squares from overflowing.
 /// 1 where every value is 0.
 fn scale_of(values: impl Iterator<Item = f64>) -> f64 {

@@ -11,8 +11,8 @@ use super::{finite, mean_of, scale_of};
 const EXACT: usize = 13;
 /// With more, so many draws of them are.
 const DRAWS: usize = 10_000;
-/// Where the p-value is greater, the interval holds 0.
-const LEVEL: f64 = 0.05;
+/// Where the p-value is greater, nothing is claimed; a permutation test's interval then holds 0.
+pub const LEVEL: f64 = 0.05;
 
 /// What is known of the difference between two systems.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -318,19 +318,10 @@ pub fn frontier(trials: &[Trial], ranking: &[Ranked], objective: &Objective) -> 
         })
     };
     let gain = |point: &FrontierPoint| objective.direction.gain(point.posterior_mean);
-    let mut points: Vec<FrontierPoint> = ranking.iter().filter_map(point).collect();
-    // Equals keep the order of the ranking.
-    points.sort_by(|a, b| {
-        let cost = a.production_cost_usd_per_instance.cmp(&b.production_cost_usd_per_instance);
-        cost.then(gain(b).total_cmp(&gain(a)))
-    });
-    let mut most = f64::NEG_INFINITY;
-    points.retain(|point| {
-        let better = gain(point) > most;
-        most = most.max(gain(point));
-        better
-    });
-    points
+    let points: Vec<FrontierPoint> = ranking.iter().filter_map(point).collect();
+    let places: Vec<(Usd, f64)> =
+        points.iter().map(|point| (point.production_cost_usd_per_instance, gain(point))).collect();
+    ranking::frontier(&places).into_iter().map(|at| points[at].clone()).collect()
 }
 
 /// Lets the further metrics of a lexicographic objective decide: among the configurations within the tolerance of the

@@ -95,6 +95,18 @@ pub enum Verdict {
     NotToldApart,
 }
 
+impl Verdict {
+    /// Of a difference (second less first) with its 95 % interval and the p-value of its test: the two could disagree, and
+    /// both must say so.
+    pub fn of(difference: f64, [low, high]: [f64; 2], p_value: f64, direction: Direction) -> Verdict {
+        match p_value <= stats::paired::LEVEL && !(low <= 0.0 && 0.0 <= high) {
+            false => Verdict::NotToldApart,
+            true if direction.gain(difference) > 0.0 => Verdict::Better,
+            true => Verdict::Worse,
+        }
+    }
+}
+
 /// Two configurations compared.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Compared {
@@ -151,14 +163,9 @@ pub fn pairs_and_costs(
     seed: u64,
 ) -> Compared {
     let difference = difference(&pairs.iter().collect::<Vec<_>>(), settings::stream(seed, "compare"));
-    let verdict = match &difference {
-        // The test and the interval could disagree in the third digit: both must say so.
-        Some(known) if known.p_value <= 0.05 && !within(known.ci95, 0.0) => match direction.gain(known.difference) {
-            gain if gain > 0.0 => Verdict::Better,
-            _ => Verdict::Worse,
-        },
-        _ => Verdict::NotToldApart,
-    };
+    let verdict = difference
+        .as_ref()
+        .map_or(Verdict::NotToldApart, |known| Verdict::of(known.difference, known.ci95, known.p_value, direction));
     let changed = |better: bool| {
         let mut list: Vec<&Pair> = pairs
             .iter()
@@ -177,10 +184,6 @@ pub fn pairs_and_costs(
         not_paired,
         difference,
     }
-}
-
-fn within([low, high]: [f64; 2], value: f64) -> bool {
-    low <= value && value <= high
 }
 
 fn difference(pairs: &[&Pair], seed: u64) -> Option<Difference> {
@@ -261,8 +264,8 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Why the gate fails, if it does. Without `strict` it fails where the whole 95 % interval of the difference is worse
-    /// than the margin; with it, unless the whole interval is better.
+    /// Why the gate fails, if it does. Without `strict` it fails where B is told from A and the whole 95 % interval of the
+    /// difference is worse than the margin; with it, unless the whole interval is better.
     pub fn failure(&self, compared: &Compared, direction: Direction) -> Option<String> {
         let Some(known) = &compared.difference else {
             return self.strict.then(|| "nothing could be compared".to_owned());
@@ -279,7 +282,7 @@ impl Gate {
             format!("{what} worse{by}: the difference is {:+.4} [{low:+.4}, {high:+.4}]", known.difference)
         };
         match self.strict {
-            false => (best < -self.margin).then(|| words("B is")),
+            false => (compared.verdict == Verdict::Worse && best < -self.margin).then(|| words("B is")),
             true => (worst < -self.margin).then(|| words("B may be")),
         }
     }
@@ -355,6 +358,22 @@ mod tests {
         assert_eq!(nothing.verdict, Verdict::NotToldApart);
         assert_eq!(Gate { margin: 0.0, strict: false }.failure(&nothing, Direction::Maximize), None);
         assert!(Gate { margin: 0.0, strict: true }.failure(&nothing, Direction::Maximize).is_some());
+    }
+
+    #[test]
+    fn worse_is_what_both_the_test_and_the_interval_say() {
+        let verdict = |ci95, p| Verdict::of(-0.25, ci95, p, Direction::Maximize);
+        assert_eq!(verdict([-0.488, -0.030], 0.0625), Verdict::NotToldApart);
+        assert_eq!(verdict([-0.488, 0.030], 0.04), Verdict::NotToldApart);
+        assert_eq!(verdict([-0.488, -0.030], 0.05), Verdict::Worse);
+        assert_eq!(Verdict::of(-0.25, [-0.488, -0.030], 0.05, Direction::Minimize), Verdict::Better);
+        // Five of twenty are lost and none won: Tango's interval is below 0, McNemar's exact test says 1/16.
+        let scores: Vec<(f64, f64, &str)> = (0..20).map(|at| (1.0, f64::from(u8::from(at >= 5)), "")).collect();
+        let compared = pairs_and_costs(&pairs(&scores), &[], 0, Direction::Maximize, 1);
+        let known = compared.difference.as_ref().unwrap();
+        assert!(known.ci95[1] < 0.0 && known.p_value > 0.05, "{known:?}");
+        let gate = |strict| Gate { margin: 0.0, strict }.failure(&compared, Direction::Maximize).is_some();
+        assert_eq!((compared.verdict, gate(false), gate(true)), (Verdict::NotToldApart, false, true));
     }
 
     #[test]

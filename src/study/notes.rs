@@ -10,6 +10,9 @@ use crate::store::Store;
 use crate::study::pipeline::Ending;
 use crate::task::{Direction, Instance};
 
+/// What everything that shows numbers must say of models that are made up.
+pub const MADE_UP: &str = "The models are made up: their answers are computed, not written by a language model.";
+
 /// What a study came to, as far as notes are made of it.
 pub struct Course<'a> {
     pub workload: &'a Workload,
@@ -107,7 +110,7 @@ fn of_money(course: &Course) -> Vec<String> {
     let Course { trials, ranking, budget, .. } = *course;
     let mut notes = Vec::new();
     if trials.iter().any(|trial| trial.plan.service.source() == "mock") {
-        notes.push("The models are made up: their answers are computed, not written by a language model.".to_owned());
+        notes.push(MADE_UP.to_owned());
     }
     if let Ending::SpentOut { lost_to: Some(failure) } = course.ending {
         notes.push(format!(

@@ -34,6 +34,11 @@ pub struct OutputPrior {
     pub spread: f64,
 }
 
+/// True where production can afford a mean: sums of floats may be off by a hundredth of a picodollar.
+pub fn within(mean: f64, inference_budget: Usd) -> bool {
+    mean <= inference_budget.as_f64() + 1e-14
+}
+
 fn answered(trial: &Trial) -> impl Iterator<Item = &Evaluation> {
     trial.evaluations.iter().filter(|done| done.production().is_some())
 }
@@ -206,7 +211,7 @@ pub fn too_dear(trial: &Trial, bounds: Option<&[u64]>, all: &[Trial], budget: Us
         all.iter().filter(|other| other.number != trial.number && siblings(other, trial)).collect();
     let everything = bounds.is_some_and(|bounds| !bounds.is_empty() && own.len() >= bounds.len());
     let surely = if everything {
-        trial.production()?.mean > budget.as_f64() + 1e-14
+        !within(trial.production()?.mean, budget)
     } else {
         // Siblings have the same inputs: the one that was answered most knows them best.
         let knowing = std::iter::once(trial).chain(family.iter().copied()).max_by_key(|of| answered(of).count())?;

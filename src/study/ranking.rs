@@ -3,12 +3,15 @@
 use serde::Serialize;
 
 use crate::money::Usd;
+use crate::provider::FailureKind;
+use crate::space::Configuration;
 use crate::stats;
 use crate::stats::racing::Line;
 use crate::stats::racing::assess::{Evidence, indifferent, standings};
 use crate::stats::racing::costs::{Bill, SURE};
-use crate::study::trial::{Trial, short};
-use crate::task::Objective;
+use crate::study::production::within;
+use crate::study::trial::{Production, Trial, short};
+use crate::task::{Direction, Objective};
 
 /// What stands between a trial and being best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -49,39 +52,100 @@ pub struct Ranked {
 /// The seed of the draws that probabilities of being best are counted in.
 const DRAWS_SEED: u64 = 0;
 
-/// Ranks trials by the posterior mean of the objective over all `instances` tuning instances, by the race's model
-/// ([`stats::racing`]): raw means where every trial was judged on every instance, and elsewhere with what relatives, the
-/// difficulty of instances and prices say. Equals by production cost, then by the order of trying.
+/// What a ranking knows of one configuration.
+pub struct Entry<'a> {
+    /// The parameters.
+    pub configuration: &'a Configuration,
+    /// The objective of every instance that was judged: (instance, value).
+    pub scores: Vec<(usize, f64)>,
+    /// The mean production cost of the instances that were answered.
+    pub cost: Option<Usd>,
+    /// What may stand against it.
+    pub against: Against<'a>,
+}
+
+/// What may stand against a configuration's being best.
+#[derive(Default)]
+pub struct Against<'a> {
+    /// What production would pay, where anything is known of it.
+    pub production: Option<Production>,
+    /// Why it is out of the race.
+    pub dropped: Option<&'a str>,
+    /// Instances that were asked.
+    pub asked: usize,
+    /// Those that are missing for reasons of the configuration's own.
+    pub own: Vec<FailureKind>,
+}
+
+impl Against<'_> {
+    /// Why it cannot be best, where that is so.
+    pub fn reason(&self, inference_budget: Option<Usd>) -> Option<String> {
+        // What was dropped may have been looked at since: then it is known better what it costs.
+        if let Some(budget) = inference_budget
+            && let Some(production) = self.production.filter(|production| !within(production.mean, budget))
+            && (self.dropped.is_none() || production.seen > 0)
+        {
+            return Some(format!(
+                "about ${} an instance in production, over the inference budget of ${budget}",
+                short(production.mean)
+            ));
+        }
+        if let Some(reason) = self.dropped {
+            return Some(reason.to_owned());
+        }
+        let kind = self.own.first().filter(|_| stats::too_much_missing(self.own.len(), self.asked))?;
+        Some(format!("{} of {} instances are missing for reasons of its own ({kind})", self.own.len(), self.asked))
+    }
+
+    /// The probability that production can afford it; 1 where nothing is known, or there is no budget.
+    fn affordable(&self, inference_budget: Option<Usd>) -> f64 {
+        inference_budget.zip(self.production).map_or(1.0, |(budget, production)| production.affordable(budget))
+    }
+}
+
+/// Ranks the trials of a study that is over: [`place`] with all that it knows.
 pub fn rank(trials: &[Trial], objective: &Objective, instances: usize, inference_budget: Option<Usd>) -> Vec<Ranked> {
-    let gain = |value: f64| objective.direction.gain(value);
+    let entries: Vec<Entry> = trials
+        .iter()
+        .map(|trial| Entry {
+            configuration: &trial.configuration,
+            scores: trial.scores(&objective.metric).collect(),
+            cost: trial.production_cost(),
+            against: trial.against(trial.production()),
+        })
+        .collect();
+    place(&entries, objective.direction, instances, inference_budget)
+}
+
+/// Ranks configurations by the posterior mean of the objective over all `instances` tuning instances, by the race's model
+/// ([`stats::racing`]): raw means where every one was judged on every instance, and elsewhere with what relatives, the
+/// difficulty of instances and prices say. Equals by production cost, then by the order of trying.
+pub fn place(entries: &[Entry], direction: Direction, instances: usize, inference_budget: Option<Usd>) -> Vec<Ranked> {
     let mut lines: Vec<Line> = vec![Vec::new(); instances];
-    for (row, trial) in trials.iter().enumerate() {
-        for (instance, value) in trial.scores(&objective.metric) {
+    for (row, entry) in entries.iter().enumerate() {
+        for &(instance, value) in &entry.scores {
             if let Some(line) = lines.get_mut(instance).filter(|_| value.is_finite()) {
-                line.push((row as u32, gain(value)));
+                line.push((row as u32, direction.gain(value)));
             }
         }
     }
-    let configurations: Vec<_> = trials.iter().map(|trial| &trial.configuration.0).collect();
-    let production: Vec<_> = trials
+    let configurations: Vec<_> = entries.iter().map(|entry| &entry.configuration.0).collect();
+    let production: Vec<_> = entries
         .iter()
-        .map(|trial| trial.production().map_or_else(Bill::default, |production| production.bill()))
+        .map(|entry| entry.against.production.map_or_else(Bill::default, |production| production.bill()))
         .collect();
-    let reasons: Vec<Option<String>> = trials.iter().map(|trial| trial.barred(inference_budget)).collect();
+    let reasons: Vec<Option<String>> = entries.iter().map(|entry| entry.against.reason(inference_budget)).collect();
     // The best is one that production can afford almost surely, if there is such a one.
-    let affordable: Vec<f64> = trials
-        .iter()
-        .map(|trial| inference_budget.and_then(|budget| trial.affordable(budget)).unwrap_or(1.0))
-        .collect();
-    let judged = |trial: usize| trials[trial].scores(&objective.metric).next().is_some();
-    let sure = (0..trials.len()).any(|at| reasons[at].is_none() && affordable[at] >= SURE && judged(at));
+    let affordable: Vec<f64> = entries.iter().map(|entry| entry.against.affordable(inference_budget)).collect();
+    let judged = |at: usize| !entries[at].scores.is_empty();
+    let sure = (0..entries.len()).any(|at| reasons[at].is_none() && affordable[at] >= SURE && judged(at));
     let unsure: Vec<bool> =
-        (0..trials.len()).map(|at| sure && reasons[at].is_none() && affordable[at] < SURE).collect();
+        (0..entries.len()).map(|at| sure && reasons[at].is_none() && affordable[at] < SURE).collect();
     let reasons: Vec<Option<String>> = reasons
         .into_iter()
         .enumerate()
         .map(|(at, reason)| match unsure[at] {
-            true => Some(doubt(&trials[at], affordable[at], inference_budget)),
+            true => Some(doubt(&entries[at].against, affordable[at], inference_budget)),
             false => reason,
         })
         .collect();
@@ -90,18 +154,18 @@ pub fn rank(trials: &[Trial], objective: &Objective, instances: usize, inference
         configurations: &configurations,
         lines: &lines,
         production: &production,
-        inputs: &vec![None; trials.len()],
+        inputs: &vec![None; entries.len()],
         instances,
     };
     let standings = standings(&evidence, &eligible, DRAWS_SEED);
-    let mut ranking: Vec<(Ranked, f64, Option<Usd>)> = trials
+    let mut ranking: Vec<(Ranked, f64, Option<Usd>)> = entries
         .iter()
         .enumerate()
-        .map(|(index, trial)| {
+        .map(|(index, entry)| {
             let standing_of = standings[index];
             let mean = standing_of.map(|standing| standing.mean);
             let reason = reasons[index].clone();
-            let over = trial.dropped.is_some() || affordable[index] < 0.5;
+            let over = entry.against.dropped.is_some() || affordable[index] < 0.5;
             let standing = match (&reason, mean) {
                 (Some(_), _) if over => Standing::Infeasible,
                 (Some(_), Some(_)) if unsure[index] => Standing::Unsure,
@@ -109,16 +173,17 @@ pub fn rank(trials: &[Trial], objective: &Objective, instances: usize, inference
                 (Some(_), _) => Standing::Unreliable,
                 (None, Some(_)) => Standing::Eligible,
             };
+            let scores: Vec<f64> = entry.scores.iter().map(|(_, value)| *value).collect();
             let row = Ranked {
                 rank: 0,
                 trial: index,
                 standing,
                 reason,
-                estimate: trial.estimate(&objective.metric),
-                posterior: standing_of.map(|standing| (gain(standing.mean), standing.sd)),
+                estimate: stats::estimate(&scores),
+                posterior: standing_of.map(|standing| (direction.gain(standing.mean), standing.sd)),
                 probability: standing_of.map(|standing| standing.best),
             };
-            (row, mean.unwrap_or(f64::NEG_INFINITY), trial.production_cost())
+            (row, mean.unwrap_or(f64::NEG_INFINITY), entry.cost)
         })
         .collect();
     ranking.sort_by(|(a, mean_a, cost_a), (b, mean_b, cost_b)| {
@@ -138,13 +203,26 @@ pub fn rank(trials: &[Trial], objective: &Objective, instances: usize, inference
     ranking.into_iter().enumerate().map(numbered).collect()
 }
 
-fn doubt(trial: &Trial, affordable: f64, inference_budget: Option<Usd>) -> String {
-    let about = trial.production().map_or(String::new(), |production| short(production.mean));
+fn doubt(against: &Against, affordable: f64, inference_budget: Option<Usd>) -> String {
+    let about = against.production.map_or(String::new(), |production| short(production.mean));
     let budget = inference_budget.map_or(String::new(), |budget| budget.to_string());
     format!(
         "about ${about} an instance in production: only {:.0} % sure to be within the inference budget of ${budget}",
         100.0 * affordable
     )
+}
+
+/// Of some points of (production cost, gain), those that no other beats in both, the cheapest first. Of equals the first.
+pub fn frontier(points: &[(Usd, f64)]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..points.len()).collect();
+    order.sort_by(|&a, &b| points[a].0.cmp(&points[b].0).then(points[b].1.total_cmp(&points[a].1)));
+    let mut most = f64::NEG_INFINITY;
+    order.retain(|&at| {
+        let better = points[at].1 > most;
+        most = most.max(points[at].1);
+        better
+    });
+    order
 }
 
 /// The probability of each of so many trials that it is the best; `None` for those that something stands against.
@@ -158,4 +236,84 @@ pub fn p_best(ranking: &[Ranked], trials: usize) -> Vec<Option<f64>> {
 /// The best configuration: the first that nothing stands against.
 pub fn best(ranking: &[Ranked]) -> Option<&Ranked> {
     ranking.first().filter(|row| row.standing == Standing::Eligible)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn configuration(n: u64) -> Configuration {
+        Configuration([("n".to_owned(), json!(n))].into())
+    }
+
+    fn usd(text: &str) -> Usd {
+        text.parse().unwrap()
+    }
+
+    /// Right on the first `right` of 40 instances, each answer at this price.
+    fn entry(configuration: &Configuration, right: usize, cost: Usd) -> Entry<'_> {
+        Entry {
+            configuration,
+            scores: (0..40).map(|at| (at, f64::from(u8::from(at < right)))).collect(),
+            cost: Some(cost),
+            against: Against { production: Production::billed(&[cost; 40], 40), asked: 40, ..Against::default() },
+        }
+    }
+
+    #[test]
+    fn of_equals_the_cheapest_is_first_and_of_the_rest_too() {
+        let configurations = [1, 2, 3, 4].map(configuration);
+        let costs = ["0.004", "0.002", "0.003", "0.001"].map(usd);
+        let right = [30, 30, 20, 20];
+        let entries: Vec<Entry> = (0..4).map(|at| entry(&configurations[at], right[at], costs[at])).collect();
+        let order: Vec<usize> = place(&entries, Direction::Maximize, 40, None).iter().map(|row| row.trial).collect();
+        assert_eq!(order, [1, 0, 3, 2]);
+    }
+
+    #[test]
+    fn who_is_not_surely_affordable_comes_after_who_is() {
+        let configurations = [1, 2, 3, 4].map(configuration);
+        let mut entries: Vec<Entry> =
+            configurations.iter().map(|configuration| entry(configuration, 20, usd("0.001"))).collect();
+        entries[0].scores = entry(&configurations[0], 35, Usd::ZERO).scores;
+        // A few answers that differ much: about the budget, and nobody knows.
+        let bills = ["0.0001", "0.0015", "0.0001", "0.0014"].map(usd);
+        entries[0].against.production = Production::billed(&bills, 40);
+        entries[2].against.production = Production::billed(&[usd("0.002")], 1);
+        entries[3].against.own = vec![FailureKind::ContentFilter; 3];
+        let ranking = place(&entries, Direction::Maximize, 40, Some(usd("0.001")));
+        let standings: Vec<(usize, Standing)> = ranking.iter().map(|row| (row.trial, row.standing)).collect();
+        let wanted =
+            [(1, Standing::Eligible), (0, Standing::Unsure), (3, Standing::Unreliable), (2, Standing::Infeasible)];
+        assert_eq!(standings, wanted);
+        let reason = |place: usize| ranking[place].reason.clone().unwrap();
+        assert!(reason(1).contains("% sure to be within the inference budget of $0.001"), "{}", reason(1));
+        assert_eq!(reason(2), "3 of 40 instances are missing for reasons of its own (content filter)");
+        assert_eq!(reason(3), "about $0.002 an instance in production, over the inference budget of $0.001");
+    }
+
+    #[test]
+    fn what_costs_exactly_the_budget_is_within_it() {
+        let mut above = 0;
+        for tokens in 1..500_i64 {
+            for price in [150_000, 600_000, 2_500_000, 10_000_000] {
+                let budget = Usd::from_pico(tokens * price);
+                let mean = tokens as f64 * Usd::from_pico(price).as_f64();
+                above += usize::from(mean > budget.as_f64());
+                let production = Production { mean, output: mean / 2.0, error: 0.0, seen: 40 };
+                let against = Against { production: Some(production), asked: 40, ..Against::default() };
+                assert_eq!((against.reason(Some(budget)), against.affordable(Some(budget))), (None, 1.0), "{budget}");
+            }
+        }
+        assert!(above > 0, "some are above it as floats");
+    }
+
+    #[test]
+    fn the_frontier_holds_whom_nobody_beats_in_both() {
+        let points = [("3", 0.9), ("1", 0.5), ("2", 0.5), ("1", 0.6), ("3", 0.9), ("1", 0.6)];
+        let points = points.map(|(cost, gain)| (usd(cost), gain));
+        assert_eq!(frontier(&points), [3, 0], "of equals the first");
+        assert!(frontier(&[]).is_empty());
+    }
 }

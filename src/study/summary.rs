@@ -6,7 +6,9 @@ use crate::money::Usd;
 use crate::space::Configuration;
 use crate::stats::Estimate;
 use crate::study::claims::{Claims, FrontierPoint};
+use crate::study::compare::Verdict;
 use crate::study::trial::Trial;
+use crate::task::Direction;
 
 /// Why a study ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +93,13 @@ pub struct Versus {
     pub baseline_score: f64,
 }
 
+impl Versus {
+    /// What that says of the winner.
+    pub fn verdict(&self, direction: Direction) -> Verdict {
+        Verdict::of(self.difference, self.ci95, self.p_value, direction)
+    }
+}
+
 /// The winner on instances that did not choose it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Holdout {
@@ -135,7 +144,7 @@ pub struct Summary {
     /// The objective's metric.
     pub metric: String,
     /// `maximize` or `minimize`.
-    pub direction: crate::task::Direction,
+    pub direction: Direction,
     /// The strategy.
     pub strategy: String,
     /// The seed.

@@ -16,10 +16,8 @@ use crate::stats::racing::costs::Bill;
 use crate::store::Fingerprint;
 use crate::study::agenda::Finished;
 use crate::study::production::{self, OutputPrior};
+use crate::study::ranking::Against;
 use crate::task::Instance;
-
-/// Missing more of its instances than this for reasons of its own, a configuration cannot be best.
-const TOLERATED_MISSING: f64 = 0.05;
 
 /// What is kept of one evaluation to its end: there may be millions, so it is small, and what only the moment of telling
 /// needs is not in it.
@@ -119,11 +117,35 @@ pub struct Production {
 }
 
 impl Production {
+    /// As the bills of some answers alone say it, where neither the prompts of all `instances` nor any relative is known.
+    pub fn billed(bills: &[Usd], instances: usize) -> Option<Production> {
+        let mut bill = Bill::default();
+        bills.iter().for_each(|cost| bill.add(*cost, None));
+        let count = bill.count as f64;
+        // Of one answer the spread is not known: as large as the mean.
+        let variance = if bill.count > 1 { bill.squares / (count - 1.0) } else { bill.mean * bill.mean };
+        let unseen = 1.0 - (count / instances.max(1) as f64).min(1.0);
+        let error = (variance / count * unseen).sqrt();
+        (bill.count > 0).then_some(Production { mean: bill.mean, output: bill.mean, error, seen: bill.count })
+    }
+
     /// As what was paid for so many instances.
     pub fn bill(&self) -> Bill {
         let count = self.seen.max(1);
         let squares = self.error * self.error * (count * (count - 1)) as f64;
         Bill { count, mean: self.mean, input: None, squares }
+    }
+
+    /// The probability that it is within an inference budget.
+    pub fn affordable(&self, inference_budget: Usd) -> f64 {
+        let &Production { mean, output, error, seen } = self;
+        let room = inference_budget.as_f64() - (mean - output);
+        // Lengths have long tails, and few of them say little of how long: the logarithm of their mean, by Student's t.
+        let freedom = seen.saturating_sub(1).max(1) as f64;
+        match StudentsT::new(0.0, 1.0, freedom) {
+            Ok(t) if error > 0.0 && output > 0.0 && room > 0.0 => t.cdf((room / output).ln() * output / error),
+            _ => f64::from(u8::from(production::within(mean, inference_budget))),
+        }
     }
 }
 
@@ -182,11 +204,15 @@ impl Trial {
         self.evaluations.iter().filter(|done| done.result.is_err()).count()
     }
 
-    /// True where too much is missing for reasons of the configuration's own (context too long, filtered, refused).
+    /// Why instances are missing for reasons of the configuration's own (context too long, filtered, refused).
+    pub fn own_failures(&self) -> impl Iterator<Item = FailureKind> + '_ {
+        let kind = |done: &Evaluation| Some(done.result.as_ref().err()?.kind);
+        self.evaluations.iter().filter_map(kind).filter(|kind| kind.own())
+    }
+
+    /// True where too much is missing for such reasons.
     pub fn unreliable(&self) -> bool {
-        let own = |done: &&Evaluation| done.result.as_ref().is_err_and(|failure| failure.kind.own());
-        let own = self.evaluations.iter().filter(own).count();
-        own as f64 > TOLERATED_MISSING * self.evaluations.len() as f64
+        stats::too_much_missing(self.own_failures().count(), self.evaluations.len())
     }
 
     /// Prepares learning of what production would pay: bounds on the input tokens of all tuning instances.
@@ -205,53 +231,25 @@ impl Trial {
         self.prior = prior;
     }
 
-    /// The probability that its production cost is within an inference budget; `None` where nothing is known.
-    pub fn affordable(&self, inference_budget: Usd) -> Option<f64> {
-        // A hundredth of a picodollar of slack for the sums of floats.
-        let budget = inference_budget.as_f64() + 1e-14;
-        let Production { mean, output, error, seen } = self.production()?;
-        let room = budget - (mean - output);
-        if error <= 0.0 || output <= 0.0 || room <= 0.0 {
-            return Some(f64::from(u8::from(mean <= budget)));
-        }
-        // Lengths have long tails, and few of them say little of how long: the logarithm of their mean, by Student's t.
-        let freedom = seen.saturating_sub(1).max(1) as f64;
-        let t = StudentsT::new(0.0, 1.0, freedom).ok()?;
-        Some(t.cdf((room / output).ln() * output / error))
-    }
-
     /// Why it should be dropped now: production surely (at 97.5 %) could not afford it, as it or its siblings among all
     /// trials show.
     pub fn too_dear(&self, all: &[Trial], inference_budget: Usd) -> Option<String> {
         production::too_dear(self, self.bounds.as_deref().map(Vec::as_slice), all, inference_budget)
     }
 
+    /// What may stand against it; `production` is what production would pay, where that matters.
+    pub fn against(&self, production: Option<Production>) -> Against<'_> {
+        Against {
+            production,
+            dropped: self.dropped.as_deref(),
+            asked: self.evaluations.len(),
+            own: self.own_failures().collect(),
+        }
+    }
+
     /// Why it cannot be best, where that is so.
     pub fn barred(&self, inference_budget: Option<Usd>) -> Option<String> {
-        // What was dropped may have been looked at since: then it is known better what it costs.
-        if let Some(budget) = inference_budget
-            && let Some(production) = self.production().filter(|production| production.mean > budget.as_f64())
-            && (self.dropped.is_none() || production.seen > 0)
-        {
-            return Some(format!(
-                "about ${} an instance in production, over the inference budget of ${budget}",
-                short(production.mean)
-            ));
-        }
-        if let Some(reason) = &self.dropped {
-            return Some(reason.clone());
-        }
-        if self.unreliable() {
-            let kinds: Vec<FailureKind> =
-                self.evaluations.iter().filter_map(|done| Some(done.result.as_ref().err()?.kind)).collect();
-            let kind = kinds.first().map_or(String::new(), |kind| format!(" ({kind})"));
-            return Some(format!(
-                "{} of {} instances are missing for reasons of its own{kind}",
-                self.missing(),
-                self.evaluations.len()
-            ));
-        }
-        None
+        self.against(inference_budget.and_then(|_| self.production())).reason(inference_budget)
     }
 }
 

@@ -28,8 +28,8 @@ const EXAMPLES: &str = "\
 The difference is B less A, on the instances that both answered. What the store holds is not bought again, and --budget caps \
 what is spent beyond that.
 
---fail-if-worse exits with 4 where the data show that B is worse: the whole 95 % interval of the difference lies below minus \
-the margin. So a small loss on few instances passes. With --strict it is the other way round: it exits with 4 unless the data \
+--fail-if-worse exits with 4 where the data show that B is worse: p is at most 0.05, and the whole 95 % interval of the \
+difference lies below minus the margin. So a small loss on few instances passes. With --strict it is the other way round: it exits with 4 unless the data \
 show that B is not worse by more than the margin, which needs a margin and enough instances. Both fail where B, and not A, \
 misses more than 5 % of the instances for reasons of its own.
 
@@ -40,7 +40,15 @@ Examples:
 
 /// Arguments of `farthing compare`.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(
+    after_help = EXAMPLES,
+    mut_arg("store", |store| store.help(
+        "Where responses and the ledger are kept: a path, or `memory:` [default: the runs', where they have the same, else .farthing/store.db]"
+    )),
+    mut_arg("endpoints", |endpoints| endpoints.help(
+        "Endpoints, models and prices [default: the runs', else farthing.toml in the task's folder, or above it up to the working folder]"
+    ))
+)]
 pub struct CompareArguments {
     /// What there is: a run's folder (its winner), a best.toml, or a file with [config]
     #[arg(value_name = "A")]
@@ -136,13 +144,13 @@ pub fn run(arguments: CompareArguments, embedded: &Embedded) -> Result<u8> {
     let mut workload = subject::workload(embedded, arguments.task.as_deref(), &[a, b])?;
     let (split, instances) = instances(&arguments, &mut workload)?;
     check_field(arguments.by.as_deref(), &instances)?;
-    let endpoints = subject::endpoints(common.endpoints.as_deref(), &workload, &[a, b])?;
+    let endpoints = subject::endpoints(common.place.endpoints.as_deref(), &workload, &[a, b])?;
     let asked = [a.asked(embedded, &workload)?, b.asked(embedded, &workload)?];
     let mut models = asked.each_ref().map(|asked| asked.model.clone()).to_vec();
     models.dedup();
     let capped = arguments.budget.is_some();
     let bounded = asked.iter().all(|asked| asked.bounded);
-    let runner = Runner::open(MemoryStore::new(), &endpoints, &models, common.concurrency(), capped, bounded)?;
+    let runner = Runner::open(MemoryStore::new(), &endpoints, &models, common.asking.concurrency(), capped, bounded)?;
     let mut plans = Vec::new();
     for (subject, asked) in subjects.iter().zip(&asked) {
         let plan = asked.plan(subject, &runner)?;
@@ -151,12 +159,12 @@ pub fn run(arguments: CompareArguments, embedded: &Embedded) -> Result<u8> {
         plans.push(Arc::new(plan));
     }
     let notes = notes(&arguments, &subjects, split);
-    if !capped && !common.quiet {
+    if !capped && !common.output.quiet {
         say!("No --budget is given: this comparison is not capped.");
     }
-    let seed = common.seed.unwrap_or(Settings::default().seed);
+    let seed = common.asking.random.seed.unwrap_or(Settings::default().seed);
     let scope: Arc<str> = crate::store::fresh_name("compare").into();
-    let runner = runner.with_store(store::open_as(&store_of(common, &subjects), common.cache(), &scope)?);
+    let runner = runner.with_store(store::open_as(&store_of(common, &subjects), common.asking.cache(), &scope)?);
     let (recorded, stop) = (HashMap::new(), Arc::new(Stop::default()));
     let pipeline = Pipeline {
         workload: workload.clone(),
@@ -168,10 +176,10 @@ pub fn run(arguments: CompareArguments, embedded: &Embedded) -> Result<u8> {
         recorded: &recorded,
         stop: stop.clone(),
     };
-    let readers: Readers = if common.quiet { Vec::new() } else { vec![progress::display(instances.len() * 2)] };
+    let readers: Readers = if common.output.quiet { Vec::new() } else { vec![progress::display(instances.len() * 2)] };
     let order = order(&workload, &instances, seed);
     let mut agenda = FixedAgenda::new(plans, order, &pipeline, readers);
-    let ending = with_runtime(common.quiet, pipeline.run(&mut agenda), stop)?;
+    let ending = with_runtime(common.output.quiet, pipeline.run(&mut agenda), stop)?;
     agenda.end();
     let [first, second] = &agenda.trials[..] else { return Err(Error::internal("a comparison needs two trials")) };
     let objective = &workload.task.objective;
@@ -202,7 +210,7 @@ pub fn run(arguments: CompareArguments, embedded: &Embedded) -> Result<u8> {
         cache_hits: agenda.cache_hits(),
         notes,
     };
-    match common.json {
+    match common.output.json {
         true => print_json(&report)?,
         false => print(&text::text(&report, arguments.limit, colour(&std::io::stdout())))?,
     }
@@ -257,9 +265,9 @@ fn store_of(common: &Common, subjects: &[Subject; 2]) -> String {
     let mut stores: Vec<&String> =
         subjects.iter().filter_map(|subject| Some(&subject.study.as_ref()?.settings.store)).collect();
     stores.dedup();
-    match (&common.store, stores.as_slice()) {
+    match (&common.place.store, stores.as_slice()) {
         (None, [one]) => (*one).clone(),
-        _ => common.store(),
+        _ => common.place.store(),
     }
 }
 
@@ -273,7 +281,7 @@ fn notes(arguments: &CompareArguments, subjects: &[Subject; 2], split: &str) -> 
         );
     }
     let mut stores = subjects.iter().filter_map(|subject| Some(&subject.study.as_ref()?.settings.store));
-    if let (Some(one), Some(two), None) = (stores.next(), stores.next(), &arguments.common.store)
+    if let (Some(one), Some(two), None) = (stores.next(), stores.next(), &arguments.common.place.store)
         && one != two
     {
         notes.push(format!(
@@ -287,7 +295,8 @@ fn notes(arguments: &CompareArguments, subjects: &[Subject; 2], split: &str) -> 
 fn gate(arguments: &CompareArguments, compared: &Compared, [a, b]: [&Trial; 2], direction: Direction) -> Gated {
     let gate = Gate { margin: arguments.margin, strict: arguments.strict };
     let unreliable = (b.unreliable() && !a.unreliable()).then(|| {
-        format!("B misses {} of {} instances for reasons of its own, and A does not", b.missing(), b.evaluations.len())
+        let own = b.own_failures().count();
+        format!("B misses {own} of {} instances for reasons of its own, and A does not", b.evaluations.len())
     });
     let reason = gate.failure(compared, direction).or(unreliable);
     Gated { gate, failed: reason.is_some(), reason }

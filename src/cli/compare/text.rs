@@ -75,7 +75,7 @@ fn verdict(report: &Report, colour: bool) -> String {
         crate::report::words::signed(known.difference),
         crate::report::words::signed(known.ci95[0]),
         crate::report::words::signed(known.ci95[1]),
-        p_value(known.p_value),
+        words::p_value(known.p_value),
         test(known)
     ));
     if report.direction == Direction::Minimize {
@@ -89,10 +89,6 @@ fn test(known: &Difference) -> &'static str {
         "mcnemar_exact" => "McNemar's exact test; Tango's interval",
         _ => "paired permutation test; Student's t interval",
     }
-}
-
-fn p_value(p: f64) -> String {
-    if p < 0.001 { "p < 0.001".to_owned() } else { format!("p = {p:.3}") }
 }
 
 fn cost(report: &Report) -> String {
@@ -132,7 +128,7 @@ fn groups(report: &Report) -> String {
             number(|known| known.a),
             number(|known| known.b),
             difference.unwrap_or_else(|| "-".to_owned()),
-            group.p_adjusted.map_or("-".to_owned(), |p| p_value(p).trim_start_matches("p = ").replace("p ", "")),
+            group.p_adjusted.map_or("-".to_owned(), |p| words::p_value(p).trim_start_matches("p = ").replace("p ", "")),
         ]);
     }
     let mut text: String = "\n".to_owned();

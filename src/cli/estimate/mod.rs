@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::backend::Endpoints;
-use crate::cli::arguments::{Common, dollars};
+use crate::cli::arguments::{Output, Random, Where, dollars};
 use crate::cli::{Embedded, inputs, print, print_json};
 use crate::diagnostic::{Error, Result};
 use crate::evaluate::{Plan, Served, Workload, capability};
@@ -68,7 +68,11 @@ pub struct EstimateArguments {
     #[arg(long, value_name = "N", default_value_t = 12)]
     limit: usize,
     #[command(flatten)]
-    common: Common,
+    place: Where,
+    #[command(flatten)]
+    random: Random,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Configurations that are priced each by itself; of more, a seeded sample.
@@ -96,18 +100,18 @@ pub struct Report {
 
 /// Runs it.
 pub fn run(arguments: &EstimateArguments, embedded: &Embedded) -> Result<u8> {
-    let common = &arguments.common;
+    let EstimateArguments { place, random, output, .. } = arguments;
     if arguments.budget.is_some_and(|budget| budget <= Usd::ZERO) {
         return Err(Error::usage("the budget must be above 0"));
     }
     let workload = inputs::workload(embedded, arguments.task.as_deref())?;
-    let endpoints = inputs::endpoints(&workload, common.endpoints.as_deref())?.0.idle();
-    let seed = common.seed.unwrap_or(Settings::default().seed);
+    let endpoints = inputs::endpoints(&workload, place.endpoints.as_deref())?.0.idle();
+    let seed = random.seed.unwrap_or(Settings::default().seed);
     let order = order(&workload, &workload.task.tune, seed);
     if order.is_empty() {
         return Err(Error::usage(format!("the task `{}` has no tuning instances", workload.task.name)));
     }
-    let store = known_store(&common.store())?;
+    let store = known_store(&place.store())?;
     let one = arguments.config.is_some() || !arguments.set.is_empty();
     let space = match inputs::space(embedded, &workload, arguments.space.as_deref()) {
         Ok((space, _)) => Some(space),
@@ -134,7 +138,7 @@ pub fn run(arguments: &EstimateArguments, embedded: &Embedded) -> Result<u8> {
                 // What is wrong with the question is said before anything is answered.
                 strategy_of(arguments)?;
             }
-            if !common.json {
+            if !output.json {
                 // What a budget buys takes longer to tell.
                 print(&text::prices(&workload.task.name, &estimate, arguments.limit))?;
             }
@@ -143,7 +147,7 @@ pub fn run(arguments: &EstimateArguments, embedded: &Embedded) -> Result<u8> {
         }
     };
     let report = Report { task: workload.task.name.clone(), estimate, buys };
-    match (common.json, &report.buys) {
+    match (output.json, &report.buys) {
         (true, _) => print_json(&report)?,
         (false, Some(buys)) => print(&text::bought(buys))?,
         (false, None) if one => print(&text::prices(&report.task, &report.estimate, arguments.limit))?,
@@ -244,7 +248,7 @@ fn buys(
         margin: None,
         inference_budget: None,
     };
-    let shown = (!arguments.common.quiet && std::io::stderr().is_terminal()).then(|| {
+    let shown = (!arguments.output.quiet && std::io::stderr().is_terminal()).then(|| {
         let bar = ProgressBar::new_spinner().with_style(ProgressStyle::default_spinner());
         bar.enable_steady_tick(Duration::from_millis(200));
         bar

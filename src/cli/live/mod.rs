@@ -5,11 +5,11 @@ mod screen;
 mod state;
 mod tail;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
 use ratatui::Terminal;
@@ -20,6 +20,7 @@ use crate::cli::{colour, print};
 use crate::diagnostic::{Error, Result};
 use crate::event::{Event, Reader, Sums};
 use crate::money::Usd;
+use crate::report::run::rows_of;
 use crate::report::table;
 use crate::study::{Stop, folder};
 use hand::{Hand, Wish};
@@ -51,10 +52,10 @@ pub fn watch(arguments: &WatchArguments) -> Result<u8> {
     folder::load(&arguments.run)?;
     let mut tail = Tail::new(arguments.run.join("events.jsonl"));
     if arguments.once || !colour(&std::io::stdout()) {
-        return once(&mut tail);
+        return once(&mut tail, &arguments.run);
     }
     let began = Instant::now();
-    let mut first = true;
+    let (mut first, mut ranked, run) = (true, None, arguments.run.clone());
     let mut feed = move |state: &mut State| {
         let news = tail.read();
         if news.anew {
@@ -63,14 +64,28 @@ pub fn watch(arguments: &WatchArguments) -> Result<u8> {
         let live = !std::mem::take(&mut first);
         let now = began.elapsed();
         news.events.iter().for_each(|event| state.read(event, None, now, live));
+        settle(state, &run, &mut ranked);
         true
     };
     View::new(Hand::There(arguments.run.clone()), began).run(&mut feed, false)?;
     Ok(0)
 }
 
+/// Takes the order of an ended run from its `ranking.csv`, when that is written. `read` is which one was read last.
+fn settle(state: &mut State, run: &Path, read: &mut Option<SystemTime>) {
+    let written = std::fs::metadata(run.join("ranking.csv")).and_then(|about| about.modified()).ok();
+    if state.ended.is_none() || (written == *read && !state.settled.is_empty()) {
+        return;
+    }
+    // A file that cannot be read says nothing: the order stays as it was.
+    if let Ok(rows) = rows_of(run) {
+        state.settled = rows.iter().map(|row| row.trial).collect();
+    }
+    *read = written;
+}
+
 /// The screen as text.
-fn once(tail: &mut Tail) -> Result<u8> {
+fn once(tail: &mut Tail, run: &Path) -> Result<u8> {
     let mut state = State::default();
     loop {
         let news = tail.read();
@@ -79,6 +94,7 @@ fn once(tail: &mut Tail) -> Result<u8> {
             break;
         }
     }
+    settle(&mut state, run, &mut None);
     let height = 8 + state.trials.len().min(40) as u16;
     let failed = |error: &dyn std::fmt::Display| Error::internal(format!("the screen cannot be drawn: {error}"));
     let mut terminal = Terminal::new(TestBackend::new(table::width(), height)).map_err(|error| failed(&error))?;

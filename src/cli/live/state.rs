@@ -74,6 +74,8 @@ pub struct State {
     pub paused: bool,
     /// Why it ended.
     pub ended: Option<String>,
+    /// The order of its `ranking.csv`, where it ended.
+    pub settled: Vec<usize>,
     /// When something happened last.
     pub last: Option<Duration>,
     /// Evaluations and cost at some moments of the window.
@@ -158,9 +160,14 @@ impl State {
         (seconds.is_finite() && seconds < 3e9).then(|| Duration::from_secs_f64(seconds))
     }
 
-    /// The trials, best first, by their mean drawn towards the overall mean where few were judged; then those that were not
-    /// judged yet, then those that are out.
+    /// The trials, best first: as the run itself ranked them where it ended. Before, by their mean drawn towards the overall
+    /// mean where few were judged; then those that were not judged yet, then those that are out.
     pub fn ranking(&self) -> Vec<usize> {
+        let mut settled = self.settled.clone();
+        settled.sort_unstable();
+        if self.ended.is_some() && settled.iter().copied().eq(0..self.trials.len()) {
+            return self.settled.clone();
+        }
         let (sum, count) = self
             .trials
             .iter()
@@ -256,6 +263,11 @@ pub mod tests {
         let end = Event::Finished { stop_reason: "budget".into(), spent_usd: Usd::ZERO, study_cost_usd: state.cost };
         state.read(&end, None, now, true);
         assert_eq!((state.left(now), state.ended.as_deref()), (None, Some("budget")));
+        assert_eq!(state.ranking(), [1, 0, 2]);
+        state.settled = vec![0, 1, 2];
+        assert_eq!(state.ranking(), [0, 1, 2], "an ended run has ranked them itself");
+        state.settled = vec![0, 7, 2];
+        assert_eq!(state.ranking(), [1, 0, 2], "the ranking of another run says nothing");
     }
 
     #[test]

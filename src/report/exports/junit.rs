@@ -10,7 +10,8 @@ use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, Te
 use crate::diagnostic::{Error, Result};
 use crate::report::run::Run;
 use crate::report::words;
-use crate::study::Summary;
+use crate::stats;
+use crate::study::{Summary, compare};
 
 /// The XML of some runs. `least` is the score that the winner must reach (at most it, where less is better): on held-out
 /// instances where there are any.
@@ -67,7 +68,7 @@ fn verdicts(run: &Run, least: Option<f64>) -> Vec<(&'static str, Verdict)> {
     let asked = best.instances + best.missing;
     all.push((
         "the winner answers reliably",
-        match 20 * best.missing > asked {
+        match stats::too_much_missing(best.missing, asked) {
             true => Verdict::Fails(format!("{} of {asked} evaluations are missing", best.missing)),
             false => Verdict::Holds,
         },
@@ -97,8 +98,10 @@ fn against_baseline(summary: &Summary) -> Verdict {
         return Verdict::Holds;
     }
     if let Some(versus) = summary.holdout.as_ref().and_then(|holdout| holdout.versus_baseline.as_ref()) {
-        let worse = versus.ci95.iter().all(|end| summary.direction.gain(*end) < 0.0);
-        return if worse { Verdict::Fails(words::versus(versus, summary.direction)) } else { Verdict::Holds };
+        return match versus.verdict(summary.direction) {
+            compare::Verdict::Worse => Verdict::Fails(words::versus(versus, summary.direction)),
+            _ => Verdict::Holds,
+        };
     }
     match &summary.claims.versus_baseline {
         Some(against) if against.claim == "worse" => Verdict::Fails(words::claims(summary).join(" ")),
@@ -132,4 +135,34 @@ fn instances(run: &Run, name: &str) -> Option<TestSuite> {
         suite.add_test_case(case);
     }
     (!own.is_empty()).then_some(suite)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::study::Versus;
+
+    #[test]
+    fn only_what_is_shown_to_be_worse_fails_a_build() {
+        let mut summary = crate::report::testing::outcome().summary;
+        let mut versus = Versus {
+            difference: -0.25,
+            ci95: [-0.488, -0.030],
+            p_value: 0.0625,
+            test: "mcnemar_exact".into(),
+            pairs: 20,
+            baseline_score: 0.9,
+        };
+        summary.baseline = summary.best.clone();
+        summary.baseline.as_mut().unwrap().id = "another".into();
+        for (p_value, fails) in [(0.0625, false), (0.04, true)] {
+            versus.p_value = p_value;
+            summary.holdout.as_mut().unwrap().versus_baseline = Some(versus.clone());
+            match against_baseline(&summary) {
+                Verdict::Fails(why) => assert!(fails && why.contains("is worse than the baseline"), "{why}"),
+                Verdict::Holds => assert!(!fails),
+                Verdict::Unknown(why) => panic!("{why}"),
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! A run as Markdown, short enough for a comment on a pull request.
 
 use crate::report::matters;
-use crate::report::rows::RankingRow;
+use crate::report::rows::{self, RankingRow, Shown};
 use crate::report::run::Run;
 use crate::report::words;
 use crate::study::Standing;
@@ -51,18 +51,20 @@ pub fn markdown(run: &Run) -> String {
     }
     text += &format!("- {}\n", plain(&words::spent(summary), 500));
     if !run.rows.is_empty() {
-        let shown: Vec<&RankingRow> = run.rows.iter().take(ROWS).collect();
-        let varying = words::varying(&run.rows.iter().collect::<Vec<_>>());
+        let Shown { rows: shown, more, never } = rows::shown(&run.rows, ROWS);
+        let varying = words::varying(&shown);
         text += &format!(
             "\n| # | {} | P(best) | instances | $ an instance | spent on it | configuration |\n|--:|---|--:|--:|--:|--:|---|\n",
             plain(&summary.metric, 60)
         );
-        let baseline = run.rows.iter().skip(ROWS).find(|row| row.baseline);
-        for row in shown.into_iter().chain(baseline) {
+        for row in shown {
             text += &line(row, &varying);
         }
-        if run.rows.len() > ROWS {
-            text += &format!("\n{} more in ranking.csv.\n", words::count((run.rows.len() - ROWS) as u64));
+        if more > 0 {
+            text += &format!("\n{} more in ranking.csv.\n", words::count(more as u64));
+        }
+        if never > 0 {
+            text += &format!("\nDrawn but never asked: {}.\n", words::plural(never as u64, "configuration"));
         }
     }
     if let Some(matters) = matters::matters(&run.rows) {

@@ -13,8 +13,8 @@ use crate::report::run::Run;
 pub use junit::junit;
 pub use markdown::markdown;
 
-/// Everything that a run's page rests on but single evaluations: `{"run", "ended", "summary", "ranking", "importance",
-/// "progress", "failures", "gaps"}`. The columns of the ranking are those of `ranking.csv`.
+/// Everything that a run's page rests on but single evaluations: `{"run", "ended", "study", "summary", "ranking",
+/// "importance", "progress", "failures", "gaps"}`. The columns of the ranking are those of `ranking.csv`.
 pub fn json(run: &Run) -> Value {
     let row = |row: &RankingRow| {
         let mut value = serde_json::to_value(row).unwrap_or_default();

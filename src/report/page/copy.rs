@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::evaluate::Served;
 use crate::report::run::Run;
+use crate::space::parameter::api_parameter;
 
 /// One form.
 pub struct Form {
@@ -17,8 +17,7 @@ pub struct Form {
 
 /// All forms of a run's winner; none where there is no `best.toml`.
 pub fn forms(run: &Run) -> Vec<Form> {
-    let Some(text) = &run.best_toml else { return Vec::new() };
-    let Ok(served) = Served::load(&run.path.join("best.toml")) else { return Vec::new() };
+    let (Some(text), Some(served)) = (&run.best_toml, &run.served) else { return Vec::new() };
     let example = run.task.as_ref().and_then(|task| task.tune.first()).map(|instance| instance.fields.clone());
     vec![
         Form {
@@ -33,12 +32,12 @@ pub fn forms(run: &Run) -> Vec<Form> {
         },
         Form {
             name: "curl",
-            about: "The same request over HTTP; fill in the texts in {{ }}.",
+            about: "The same request over HTTP, for a server that speaks OpenAI's API; fill in the texts in {{ }}.",
             text: curl(&served.request),
         },
         Form {
             name: "Python",
-            about: "The same with the openai package; prompts are Jinja templates.",
+            about: "The same with the openai package, for such a server; prompts are Jinja templates.",
             text: python(&served.request, example.as_ref()),
         },
     ]
@@ -80,37 +79,12 @@ fn curl(request: &Map<String, Value>) -> String {
     )
 }
 
-/// What the openai package has as arguments of its own; other fields go into `extra_body`.
-const KNOWN: [&str; 22] = [
-    "model",
-    "n",
-    "temperature",
-    "top_p",
-    "max_tokens",
-    "max_completion_tokens",
-    "stop",
-    "seed",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "logprobs",
-    "top_logprobs",
-    "response_format",
-    "tools",
-    "tool_choice",
-    "reasoning_effort",
-    "service_tier",
-    "user",
-    "suffix",
-    "echo",
-    "best_of",
-];
-
 fn python(request: &Map<String, Value>, example: Option<&Map<String, Value>>) -> String {
     let (variables, mut body) = parted(request);
     let (messages, prompt) = (body.remove("messages"), body.remove("prompt"));
-    let (own, extra): (Map<String, Value>, Map<String, Value>) =
-        body.into_iter().partition(|(name, _)| KNOWN.contains(&name.as_str()));
+    // The openai package has arguments for what OpenAI's API takes; other fields go into `extra_body`.
+    let known = |name: &str| name == "model" || api_parameter(name).is_some_and(|parameter| parameter.openai);
+    let (own, extra): (Map<String, Value>, Map<String, Value>) = body.into_iter().partition(|(name, _)| known(name));
     let mut text = String::from(
         "# pip install openai jinja2; the key is read from OPENAI_API_KEY\nimport jinja2\nfrom openai import OpenAI\n\n",
     );
@@ -194,7 +168,7 @@ mod tests {
     fn a_shell_and_python_read_back_what_was_meant() {
         let nasty = "it's \"quoted\" $HOME `ls` \\ \n\u{1f600} {{ problem }} {{ trigger }}";
         let request = request(json!({
-            "model": "m", "n": 3, "stop": ["\n"], "temperature": 0.5, "min_p": 0.1, "echo": true,
+            "model": "m", "n": 3, "stop": ["\n"], "temperature": 0.5, "min_p": 0.1, "verbosity": "low",
             "messages": [{"role": "user", "content": nasty}], "variables": {"trigger": "Let's \"go\""},
         }));
         let curl = curl(&request);
@@ -208,7 +182,10 @@ mod tests {
             assert_eq!(body["n"], json!(3));
         }
         let python = python(&request, Some(&self::request(json!({"problem": "a'b\"c\u{0}"}))));
-        assert!(python.contains("extra_body={") && python.contains("echo=True") && !python.contains("sk-"), "{python}");
+        assert!(
+            python.contains("extra_body={") && python.contains("verbosity=\"low\"") && !python.contains("sk-"),
+            "{python}"
+        );
         let check = "import ast,sys; ast.parse(sys.stdin.read())";
         let child = std::process::Command::new("python3")
             .args(["-c", check])

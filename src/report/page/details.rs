@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::evaluate::Workload;
+use crate::metric;
 use crate::provider::Sample;
 use crate::report::run::{Evaluation, Run};
 use crate::space::parameter::{api_parameter, whole};
@@ -38,6 +39,11 @@ pub struct Block {
 }
 
 impl Block {
+    /// What it takes of a page, in bytes: Base64, and what stands around it.
+    pub fn size(&self) -> usize {
+        self.bytes.len().div_ceil(3) * 4 + self.name.len() + 60
+    }
+
     /// Packs some bytes.
     pub fn pack(name: impl Into<String>, bytes: &[u8]) -> Block {
         let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
@@ -140,14 +146,9 @@ fn bounded(text: &str, full: bool) -> Value {
 
 /// Judges single responses, where that takes none of the user's programs.
 pub fn judge_of(task: &Task) -> Option<Workload> {
-    let text = task.source.as_ref()?.text();
-    let table: toml::Table = text.parse().ok()?;
-    let metrics = table.get("metrics")?.as_table()?;
-    let built_in = |metric: &toml::Value| metric.get("type").and_then(toml::Value::as_str) != Some("command");
-    if !metrics.values().all(built_in) {
-        return None;
-    }
-    Workload::from_task(task.clone()).ok()
+    // A task without tables has metrics that a Rust program built.
+    let programs = task.metrics.is_empty() || task.metrics.iter().any(metric::runs_a_program);
+    if programs { None } else { Workload::from_task(task.clone()).ok() }
 }
 
 struct Packer<'a> {
@@ -295,19 +296,20 @@ fn fields(run: &Run, most: usize, full: bool) -> (Vec<usize>, Vec<Block>) {
             continue;
         }
         let block = Block::pack(format!("i{range}"), Value::Object(all).to_string().as_bytes());
-        if used.saturating_add(block.bytes.len()) > most {
+        if used.saturating_add(block.size()) > most {
             break;
         }
-        used += block.bytes.len();
+        used += block.size();
         ranges.push(range);
         blocks.push(block);
     }
     (ranges, blocks)
 }
 
-/// Packs what fits into `most` bytes, in this order: the instances' own fields up to a quarter of the room, the
-/// configurations of `first` on all instances up to half of what is left, then all others range by range, by rank.
-pub fn details(run: &Run, first: &[usize], most: usize, full: bool) -> Details {
+/// Packs what fits into `most` bytes of a page, in this order: the instances' own fields up to a quarter of the room, the
+/// configurations of `first` on all instances up to half of what is left, then all others that the page names, range by
+/// range, by rank.
+pub fn details(run: &Run, first: &[usize], named: &BTreeSet<usize>, most: usize, full: bool) -> Details {
     let (fields, mut blocks) = fields(run, most / 4, full);
     let answered = run.evaluations.iter().any(|done| done.fingerprint.is_some());
     let Some(store) = run.store.as_deref().filter(|_| answered) else {
@@ -333,10 +335,11 @@ pub fn details(run: &Run, first: &[usize], most: usize, full: bool) -> Details {
     let was_asked = |(trial, range): &Piece| asked[*trial].contains(range);
     let leading: Vec<Piece> = leading.filter(was_asked).collect();
     let all: Vec<Piece> = all.filter(was_asked).collect();
-    let mut used: usize = blocks.iter().map(|block| block.bytes.len()).sum();
+    let reachable: Vec<Piece> = all.iter().copied().filter(|(trial, _)| named.contains(trial)).collect();
+    let mut used: usize = blocks.iter().map(Block::size).sum();
     let mut pieces: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     let mut prompts_there: BTreeMap<(usize, usize), BTreeSet<u32>> = BTreeMap::new();
-    for (order, room) in [(&leading, used + most.saturating_sub(used) / 2), (&all, most)] {
+    for (order, room) in [(&leading, used + most.saturating_sub(used) / 2), (&reachable, most)] {
         let there = |pieces: &BTreeMap<usize, Vec<usize>>, (trial, range): Piece| {
             pieces.get(&trial).is_some_and(|own| own.contains(&range))
         };
@@ -356,7 +359,7 @@ pub fn details(run: &Run, first: &[usize], most: usize, full: bool) -> Details {
                     }
                 };
                 let prompt = (!own.is_empty()).then(|| pack_prompts(name, &own, full));
-                let size = block.bytes.len() + prompt.as_ref().map_or(0, |prompt| prompt.bytes.len());
+                let size = block.size() + prompt.as_ref().map_or(0, Block::size) + 16;
                 if used.saturating_add(size) > room {
                     misfits += 1;
                     continue;

@@ -17,6 +17,8 @@ const ROWS: usize = 32;
 
 /// The scores for the page.
 pub struct Matrix {
+    /// The trials that are in it.
+    pub trials: Vec<usize>,
     /// For the page's document.
     pub index: Value,
     /// The packed rows.
@@ -43,8 +45,8 @@ fn levels(run: &Run) -> (Vec<f64>, bool) {
     ((0..LEVELS).map(at).collect(), false)
 }
 
-/// Packs as many configurations, the best first, as fit into `most` bytes.
-pub fn matrix(run: &Run, most: usize) -> Matrix {
+/// Packs as many configurations, the best first, as fit into `most` bytes of a page, where naming each takes so many.
+pub fn matrix(run: &Run, most: usize, naming: &dyn Fn(usize) -> usize) -> Matrix {
     let (levels, exact) = levels(run);
     let level = |score: f64| {
         let place = match levels.binary_search_by(|value| value.total_cmp(&score)) {
@@ -77,10 +79,10 @@ pub fn matrix(run: &Run, most: usize) -> Matrix {
             }
         }
         let block = Block::pack(format!("m{number}"), &cells);
-        if used + block.bytes.len() > most && number > 0 {
+        used += block.size() + part.iter().map(|&trial| naming(trial) + 6).sum::<usize>();
+        if used > most && number > 0 {
             break;
         }
-        used += block.bytes.len();
         shown.extend_from_slice(part);
         blocks.push(block);
     }
@@ -90,5 +92,5 @@ pub fn matrix(run: &Run, most: usize) -> Matrix {
         "exact": exact, "left": trials.len() - shown.len(),
     });
     blocks.push(names);
-    Matrix { index, blocks }
+    Matrix { trials: shown, index, blocks }
 }

@@ -11,6 +11,8 @@ pub mod matrix;
 pub mod several;
 pub mod view;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use minijinja::syntax::SyntaxConfig;
@@ -20,8 +22,10 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::diagnostic::{Error, Result};
+use crate::provider::Failure;
 use crate::report::matters;
 use crate::report::plots::{self, Figure, Frame, progress};
+use crate::report::rows::RankingRow;
 use crate::report::run::Run;
 use crate::report::words;
 use details::Block;
@@ -29,8 +33,15 @@ use details::Block;
 /// A page may be as large as this, in bytes, unless it is to be complete.
 const MOST: usize = 4_800_000;
 
-/// Rows of the ranking that a page shows.
-pub const ROWS: usize = 1000;
+/// Rows of the ranking that a page shows at most, and that it shows however long their values are.
+const ROWS: usize = 1000;
+const LEAST_ROWS: usize = 50;
+
+/// The longest value of a parameter and the longest text of a failure, in characters; and what all of them may take of the
+/// page together, in bytes.
+const LONGEST: usize = 2000;
+const NAMES: usize = 1_200_000;
+const FAILURES: usize = 300_000;
 
 /// A page, ready to be written.
 pub struct Page {
@@ -54,39 +65,83 @@ pub struct Extent {
 /// The page of a run.
 pub fn data(run: &Run, extent: Extent) -> Page {
     let matters = matters::matters(&run.rows);
-    let shown = run.rows.len().min(ROWS);
-    // What the page is without its packed pieces, about.
+    let names = names(run);
+    // Long values make rows large: then fewer of them are shown.
+    let mut rows = ROWS;
+    let (mut page, bare) = loop {
+        let page = without_pieces(run, matters.as_ref(), &names, rows, extent);
+        let size = render(&page).map_or(0, |text| text.len());
+        if extent.full || rows <= LEAST_ROWS || size <= MOST / 4 * 3 {
+            break (page, size);
+        }
+        rows /= 2;
+    };
+    // The document also says to which group of prompts each configuration belongs.
     let room = match extent.full {
         true => usize::MAX,
-        false => (MOST.saturating_sub(260_000 + 1_300 * shown)) / 4 * 3,
+        false => MOST.saturating_sub(bare + 7 * run.trials.len()),
     };
-    let matrix = matrix::matrix(run, room / 2);
-    let used: usize = matrix.blocks.iter().map(|block| block.bytes.len()).sum();
+    let mut named = named(&page);
+    let size = |trial: usize| match (named.contains(&trial), names.get(&trial)) {
+        (false, Some(name)) => embedded(name).len() + 12,
+        _ => 0,
+    };
+    let matrix = matrix::matrix(run, room / 2, &size);
+    let used: usize = matrix.blocks.iter().map(Block::size).sum::<usize>()
+        + matrix.trials.iter().map(|&trial| size(trial)).sum::<usize>()
+        + matrix.index.to_string().len();
+    named.extend(&matrix.trials);
     let first: Vec<usize> = [&run.summary.best, &run.summary.baseline]
         .into_iter()
         .flatten()
         .map(|scored| scored.trial)
         .filter(|trial| *trial < run.trials.len())
         .collect();
-    let details = details::details(run, &first, room.saturating_sub(used), extent.full);
-    let mut page = Page {
-        view: view::view(run, matters.as_ref(), details.left_out.as_deref()),
-        document: document(run, &matrix.index, &details.index),
-        blocks: matrix.blocks.into_iter().chain(details.blocks).collect(),
-        plots: Vec::new(),
-    };
-    for (name, figure, narrow) in figures(run, matters.as_ref()) {
+    let details = details::details(run, &first, &named, room.saturating_sub(used), extent.full);
+    page.view["left_out"] = json!(details.left_out);
+    for trial in matrix.trials {
+        page.document["trials"][trial.to_string()] = names.get(&trial).cloned().unwrap_or_default();
+    }
+    page.document["matrix"] = matrix.index;
+    page.document["details"] = details.index;
+    page.blocks = matrix.blocks.into_iter().chain(details.blocks).collect();
+    page
+}
+
+/// A page but for its packed pieces, with so many rows of the ranking.
+fn without_pieces(
+    run: &Run,
+    matters: Option<&matters::Matters>,
+    names: &BTreeMap<usize, Value>,
+    rows: usize,
+    extent: Extent,
+) -> Page {
+    let view = view::view(run, matters, rows);
+    let shown: Vec<RankingRow> = run.rows.iter().filter(|row| row.asked()).take(rows).cloned().collect();
+    let mut page =
+        Page { document: document(run, &view, &shown, names, extent), view, blocks: Vec::new(), plots: Vec::new() };
+    for (name, figure, narrow) in figures(run, &shown, matters) {
         page.plots.extend(figure.svg().map(|svg| (name.to_owned(), svg)));
         page.plots.extend(figure.sized(narrow).svg().map(|svg| (format!("{name}_narrow"), svg)));
     }
     page
 }
 
+/// The trials that a page's document names.
+fn named(page: &Page) -> BTreeSet<usize> {
+    let trials = page.document["trials"].as_object();
+    trials.into_iter().flat_map(Map::keys).filter_map(|trial| trial.parse().ok()).collect()
+}
+
 /// The plots of a page with the size that they have on a phone.
-fn figures(run: &Run, matters: Option<&matters::Matters>) -> Vec<(&'static str, Figure, (u32, u32))> {
+fn figures(
+    run: &Run,
+    rows: &[RankingRow],
+    matters: Option<&matters::Matters>,
+) -> Vec<(&'static str, Figure, (u32, u32))> {
     let frame = frame(run, (960, 420));
     let mut all = Vec::new();
-    all.extend(plots::pareto::figure(&run.rows, frame).map(|figure| ("pareto", figure, (380, 380))));
+    all.extend(plots::pareto::figure(rows, frame).map(|figure| ("pareto", figure, (380, 380))));
     let (courses, baseline) = course(run);
     let budget = run.summary.budget_usd;
     all.extend(
@@ -98,7 +153,7 @@ fn figures(run: &Run, matters: Option<&matters::Matters>) -> Vec<(&'static str, 
         all.push(("importance", figure, (380, height)));
     }
     all.extend(
-        plots::importance::along(&run.rows, "n", Frame { size: (960, 360), ..frame })
+        plots::importance::along(rows, "n", Frame { size: (960, 360), ..frame })
             .map(|figure| ("completions", figure, (380, 340))),
     );
     all
@@ -159,12 +214,11 @@ pub fn course(run: &Run) -> (progress::Course, Option<f64>) {
     (course, baseline)
 }
 
-/// What the script works with.
-fn document(run: &Run, matrix: &Value, details: &Value) -> Value {
-    let mut trials = Map::new();
+/// What the script calls each trial, and its settings, their values as long as all of them leave room for.
+fn names(run: &Run) -> BTreeMap<usize, Value> {
     let shown: Vec<&_> = run.rows.iter().collect();
     let varying = words::varying(&shown);
-    for row in &run.rows {
+    let name = |row: &RankingRow, longest: usize| {
         let label: Vec<String> = varying
             .iter()
             .filter_map(|&at| {
@@ -175,38 +229,80 @@ fn document(run: &Run, matrix: &Value, details: &Value) -> Value {
         let config: Map<String, Value> = row
             .configuration
             .iter()
-            .filter_map(|(name, value)| Some((words::cut(name, 60), short(value.as_ref()?))))
+            .filter_map(|(name, value)| Some((words::cut(name, 60), short(value.as_ref()?, longest))))
             .collect();
-        let of = json!({
+        json!({
             "id": words::cut(&row.id, 40), "rank": row.rank, "label": words::cut(&label.join(" "), 200), "score": row.score, "config": config,
-        });
-        trials.insert(row.trial.to_string(), of);
+        })
+    };
+    let (mut longest, mut names) = (LONGEST, BTreeMap::new());
+    loop {
+        let mut size = 0;
+        for (at, row) in run.rows.iter().enumerate() {
+            let name = name(row, longest);
+            // Of the rest only those are taken up that there is room for.
+            size += if at < ROWS { embedded(&name).len() } else { 0 };
+            names.insert(row.trial, name);
+        }
+        if size <= NAMES || longest < 100 {
+            return names;
+        }
+        longest /= 4;
     }
-    let failures: Vec<Value> = run
-        .failures
-        .iter()
-        .take(2000)
-        .map(|failure| json!([failure.kind.to_string(), words::cut(&failure.message, 2000)]))
-        .collect();
+}
+
+/// The failures by their numbers, their texts cut and the last of them left out where they take too much room.
+fn failures(run: &Run, extent: Extent) -> Vec<Value> {
+    let told =
+        |failure: &Failure, longest: usize| json!([failure.kind.to_string(), words::cut(&failure.message, longest)]);
+    if extent.full {
+        return run.failures.iter().map(|failure| told(failure, LONGEST)).collect();
+    }
+    let mut longest = LONGEST;
+    loop {
+        let (mut size, mut texts) = (0, Vec::new());
+        for failure in &run.failures {
+            let text = told(failure, longest);
+            size += embedded(&text).len() + 1;
+            if size > FAILURES {
+                break;
+            }
+            texts.push(text);
+        }
+        if texts.len() == run.failures.len() || longest < 100 {
+            return texts;
+        }
+        longest /= 4;
+    }
+}
+
+/// What the script works with, but for the packed pieces: it names those that the page shows, and those that its failures
+/// lead to.
+fn document(run: &Run, view: &Value, shown: &[RankingRow], names: &BTreeMap<usize, Value>, extent: Extent) -> Value {
+    let mut trials: BTreeSet<usize> = shown.iter().map(|row| row.trial).collect();
+    let groups = view["failures"].as_array().into_iter().flatten();
+    let places = groups.flat_map(|group| group["places"].as_array().into_iter().flatten());
+    trials.extend(places.filter_map(|place| Some(place["trial"].as_u64()? as usize)));
+    let (best, baseline) = (run.summary.best.as_ref(), run.summary.baseline.as_ref());
+    trials.extend([best, baseline].into_iter().flatten().map(|scored| scored.trial));
+    let trials: Map<String, Value> =
+        trials.iter().filter_map(|trial| Some((trial.to_string(), names.get(trial)?.clone()))).collect();
     json!({
         "metric": words::cut(&run.summary.metric, 60),
         "less": run.summary.direction == crate::task::Direction::Minimize,
-        "best": run.summary.best.as_ref().map(|best| best.trial),
-        "baseline": run.summary.baseline.as_ref().map(|baseline| baseline.trial),
+        "best": best.map(|best| best.trial),
+        "baseline": baseline.map(|baseline| baseline.trial),
         "trials": trials,
-        "order": run.rows.iter().map(|row| row.trial).collect::<Vec<_>>(),
-        "failures": failures,
-        "matrix": matrix,
-        "details": details,
+        "failures": failures(run, extent),
     })
 }
 
 /// A value of a parameter, cut where it is long.
-fn short(value: &Value) -> Value {
+fn short(value: &Value, longest: usize) -> Value {
     match value {
-        Value::String(text) => Value::from(words::cut(text, 2000)),
-        Value::Array(_) | Value::Object(_) if value.to_string().len() > 2000 => {
-            Value::from(words::cut(&value.to_string(), 2000))
+        Value::String(text) => Value::from(words::cut(text, longest)),
+        Value::Array(_) | Value::Object(_) if value.to_string().len() > longest => {
+            Value::from(words::cut(&value.to_string(), longest))
         }
         other => other.clone(),
     }
@@ -235,7 +331,7 @@ fn written(page: &Page, template: &str, live: Option<&str>) -> Result<String> {
     made_visible(&mut view);
     // These are ours, or escape their texts themselves.
     let (style, script) = (include_str!("page.css"), include_str!("page.js"));
-    let plots: std::collections::BTreeMap<&str, View> =
+    let plots: BTreeMap<&str, View> =
         page.plots.iter().map(|(name, svg)| (name.as_str(), View::from_safe_string(svg.clone()))).collect();
     let blocks: Vec<View> = page
         .blocks
@@ -292,4 +388,4 @@ fn made_visible(value: &mut Value) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

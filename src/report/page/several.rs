@@ -9,7 +9,7 @@ use crate::diagnostic::Result;
 use crate::report::page::{Page, course, frame, written};
 use crate::report::plots::{Frame, progress};
 use crate::report::rows::RankingRow;
-use crate::report::run::Run;
+use crate::report::run::{self, Run};
 use crate::report::words;
 use crate::study::Standing;
 
@@ -19,9 +19,9 @@ const SHARED: usize = 200;
 
 /// The page of several runs.
 pub fn data(runs: &[Run]) -> Page {
-    let names = names(runs);
+    let names = run::names(runs);
     let first = &runs[0].summary;
-    let alike = runs.iter().all(|run| run.summary.metric == first.metric && run.summary.direction == first.direction);
+    let alike = run::alike(runs);
     let same_task = runs.iter().all(|run| run.file.hashes.task == runs[0].file.hashes.task);
     let mut plots = Vec::new();
     if alike {
@@ -60,16 +60,6 @@ pub fn render(page: &Page) -> Result<String> {
     written(page, include_str!("several.html"), None)
 }
 
-/// What runs are called: their folders' names, with their places where two have one name.
-fn names(runs: &[Run]) -> Vec<String> {
-    let all: Vec<String> = runs.iter().map(Run::name).collect();
-    let twice = |name: &String| all.iter().filter(|other| *other == name).count() > 1;
-    all.iter()
-        .zip(runs)
-        .map(|(name, run)| if twice(name) { run.path.display().to_string() } else { name.clone() })
-        .collect()
-}
-
 /// Which of the winners is ahead, and whether that is more than the intervals leave open.
 fn answer(runs: &[Run], names: &[String], comparable: bool) -> String {
     let count = words::plural(runs.len() as u64, "run");
@@ -77,7 +67,7 @@ fn answer(runs: &[Run], names: &[String], comparable: bool) -> String {
         return format!("{count}. Their tasks or metrics differ, so their scores are not comparable.");
     }
     let direction = runs[0].summary.direction;
-    // Held-out scores where every run has one, else corrected or plain ones.
+    // Held-out scores where every run has one, else those on tuning instances.
     let held = runs.iter().all(|run| run.summary.holdout.as_ref().is_some_and(|holdout| holdout.score.is_some()));
     let of = |run: &Run| match held {
         true => run.summary.holdout.as_ref().and_then(|holdout| Some((holdout.score?, holdout.ci95))),

@@ -57,6 +57,7 @@ pub(crate) fn run_of(outcome: &Outcome) -> Run {
         space: None,
         store: None,
         best_toml: None,
+        served: None,
         gaps: Vec::new(),
     }
 }
@@ -113,6 +114,10 @@ fn the_page_of_a_run() {
     assert_eq!(page.matches("<td class=\"score\" data-v=").count(), run.rows.len());
     assert_eq!(page, render(&data(&run_of(&testing::outcome()), Extent::default())).unwrap(), "the same every time");
     assert!(!page.contains("connect-src"));
+    assert!(
+        page.contains("settings in common") && !page.contains("each add their part"),
+        "held out, nothing is corrected"
+    );
     let live = render_live(&data(&run, Extent::default()), "/events?token=a\"b").unwrap();
     is_sound(&live);
     assert!(
@@ -354,14 +359,49 @@ fn a_page_takes_up_what_fits_and_says_what_is_left() {
     // Prompts are shared: the rows' prompt and trigger make few groups.
     let prompts = all.blocks.iter().filter(|block| block.name.starts_with('p')).count();
     assert!(prompts < 12 * 3 && !all.blocks.iter().any(|block| block.name.starts_with('q')), "{prompts}");
-    let size = |page: &Page| page.blocks.iter().map(|block| block.bytes.len()).sum::<usize>();
+    let size = |page: &Page| page.blocks.iter().map(Block::size).sum::<usize>();
     // Half of the room is the winner's, and it needs less than a third of all.
     let room = size(&all) * 2 / 3;
-    let little = details::details(&run, &[0], room, false);
-    let packed: usize = little.blocks.iter().map(|block| block.bytes.len()).sum();
+    let little = details::details(&run, &[0], &(0..12).collect(), room, false);
+    let packed: usize = little.blocks.iter().map(Block::size).sum();
     let names: Vec<&str> = little.blocks.iter().map(|block| block.name.as_str()).collect();
     assert!(packed <= room && names.contains(&"d0.2"), "the winner comes first: {names:?}, {packed} of {room}");
     assert!(little.left_out.unwrap().contains("--full"));
+}
+
+#[test]
+fn a_page_stays_below_its_size_whatever_there_is_of() {
+    let message = |at: usize| format!("{at} {}", "<&>".repeat(700));
+    let fail = |run: &mut Run, failures: usize| {
+        let server = crate::provider::FailureKind::Server;
+        run.failures = (0..failures).map(|at| crate::provider::Failure::new(server, message(at))).collect();
+        let every = (run.evaluations.len() / failures).max(1);
+        for (at, done) in run.evaluations.iter_mut().step_by(every).take(failures).enumerate() {
+            (done.score, done.failure) = (None, Some(at as u32));
+        }
+    };
+    // Many configurations, and many failures with long texts.
+    let mut run = large(20_000, 4, 0.5, false);
+    fail(&mut run, 2_500);
+    let page = data(&run, Extent::default());
+    let text = render(&page).unwrap();
+    assert!(text.len() < 5_000_000, "{}", text.len());
+    // Whatever the script is led to has a name.
+    let named = named(&page);
+    let matrix: Vec<usize> = serde_json::from_value(page.document["matrix"]["trials"].clone()).unwrap();
+    assert!(matrix.len() >= 1000 && matrix.iter().all(|trial| named.contains(trial)), "{}", matrix.len());
+    assert!(page.document["matrix"]["left"].as_u64().unwrap() as usize + matrix.len() >= 19_000);
+    let failures = page.document["failures"].as_array().unwrap();
+    assert!(failures.len() > 500 && failures.len() <= 2_500, "{}", failures.len());
+    // Values so long that a thousand rows would not fit.
+    let mut run = large(1_000, 4, 0.5, false);
+    for row in &mut run.rows {
+        let long = |name: usize| (format!("p{name}"), Some(json!(format!("{}{}", row.rank, "<long>".repeat(400)))));
+        row.configuration = (0..30).map(long).collect();
+    }
+    let text = render(&data(&run, Extent::default())).unwrap();
+    assert!(text.len() < 5_000_000 && text.len() > 1_000_000, "{}", text.len());
+    assert!(text.contains("more are in ranking.csv"));
 }
 
 /// Writes large pages into the folder that FARTHING_LARGE names, and says how long that took.

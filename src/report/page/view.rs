@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::money::Usd;
 use crate::report::matters::Matters;
-use crate::report::page::{ROWS, copy};
+use crate::report::page::copy;
 use crate::report::rows::RankingRow;
 use crate::report::run::Run;
 use crate::report::words;
@@ -18,11 +18,11 @@ const LONG: usize = 2_000;
 /// Longest of the winner's prompts.
 const TEXT: usize = 20_000;
 
-/// Everything that the markup shows, as texts.
-pub fn view(run: &Run, matters: Option<&Matters>, left_out: Option<&str>) -> Value {
+/// Everything that the markup shows, as texts, with at most so many rows of the ranking.
+pub fn view(run: &Run, matters: Option<&Matters>, most: usize) -> Value {
     let (summary, rows) = (&run.summary, &run.rows);
     let asked = || rows.iter().filter(|row| row.asked());
-    let (count, shown) = (asked().count(), asked().take(ROWS).collect::<Vec<&RankingRow>>());
+    let (count, shown) = (asked().count(), asked().take(most).collect::<Vec<&RankingRow>>());
     let varying = words::varying(&shown);
     let track = Track::of(&shown);
     let same: Vec<Value> = match shown.len() {
@@ -60,7 +60,7 @@ pub fn view(run: &Run, matters: Option<&Matters>, left_out: Option<&str>) -> Val
         "rows": shown.iter().map(|row| table_row(row, &varying, &track)).collect::<Vec<_>>(),
         "same": same,
         "baseline_line": rows.iter().any(|row| row.baseline && row.posterior_mean.is_some()),
-        "more": (count > ROWS).then(|| words::count((count - ROWS) as u64)),
+        "more": (count > most).then(|| words::count((count - most) as u64)),
         "never_asked": (rows.len() > count).then(|| words::plural((rows.len() - count) as u64, "more configuration")),
         "matters": matters.map(self::matters),
         "money": money(summary),
@@ -70,7 +70,8 @@ pub fn view(run: &Run, matters: Option<&Matters>, left_out: Option<&str>) -> Val
         "settings": settings(run),
         "method": method(run),
         "gaps": run.gaps,
-        "left_out": left_out,
+        // Said when it is known.
+        "left_out": null,
         "evaluations": !run.evaluations.is_empty(),
     })
 }
@@ -151,12 +152,11 @@ fn versus(summary: &Summary) -> Value {
     }
     if let Some(versus) = held_out {
         let [low, high] = versus.ci95;
-        let p = if versus.p_value < 0.001 { "p < 0.001".to_owned() } else { format!("p = {:.3}", versus.p_value) };
         lines.push(json!([
             "held out",
             format!("{} [{}, {}]", words::signed(versus.difference), words::number(low), words::number(high)),
             words::count(versus.pairs as u64),
-            p,
+            words::p_value(versus.p_value),
         ]));
     }
     let ratio = match (best.production_cost_usd_per_instance, baseline.production_cost_usd_per_instance) {
@@ -394,8 +394,7 @@ fn failures(run: &Run) -> Value {
 
 /// The winner's prompt as it was written.
 fn prompt(run: &Run) -> Value {
-    let served = run.best_toml.as_ref().and_then(|_| crate::evaluate::Served::load(&run.path.join("best.toml")).ok());
-    let Some(request) = served.map(|served| served.request) else { return Value::Array(Vec::new()) };
+    let Some(request) = run.served.as_ref().map(|served| &served.request) else { return Value::Array(Vec::new()) };
     let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     match (request.get("messages").and_then(Value::as_array), request.get("prompt").and_then(Value::as_str)) {
         (Some(messages), _) => messages
@@ -458,7 +457,7 @@ fn method(run: &Run) -> Vec<String> {
         ),
         "All configurations look at the instances in the same order, so any two are compared on the same ones.".to_owned(),
         "The score is the mean over the instances that a configuration was judged on. Its interval holds the true mean 95 times in 100: Wilson's score interval where every value is 0 or 1, else Student's t interval.".to_owned(),
-        "The ranking goes by the posterior mean over all tuning instances: a model in which a configuration and an instance each add their part, so that one that saw harder instances than others is not at a loss, and a few lucky instances count for little. That is why the order may differ from that of the scores.".to_owned(),
+        "The ranking goes by the posterior mean over all tuning instances, in a model in which configurations with settings in common are related, instances differ in difficulty, and several n share their samples: one that saw harder instances than others is not at a loss, and a few lucky instances count for little. That is why the order may differ from that of the scores.".to_owned(),
         "The price of an instance in production counts every response as if none were cached: the prompt once, and each completion. It is the mean over the instances that were answered.".to_owned(),
         "The best so far over time: at 200 times of the search, who would have been chosen then by the mean so far, drawn to the mean of all by ten instances' worth. It is shown with the score that is known of it in the end; pale points show what it seemed to score then.".to_owned(),
         "What matters is a functional analysis of variance (Hutter, Hoos and Leyton-Brown 2014) on regression trees: the share of the differences between configurations that each parameter explains alone, averaged over all values of the others. Its intervals come from 60 draws of the configurations, each score moved by as much as it is not known.".to_owned(),
@@ -470,7 +469,7 @@ fn method(run: &Run) -> Vec<String> {
         texts.push("P(best) is the probability that a configuration is the best of those tried, on further instances like these: the share of draws from that model in which it leads. Those that may still be best together hold the best one with 95 %.".to_owned());
     }
     if summary.claims.method.as_deref() == Some("bootstrap_oob") {
-        texts.push("The best of many looks better than it is. The corrected score draws the tuning instances anew 500 times: those drawn choose a configuration, those left out score it.".to_owned());
+        texts.push("The best of many looks better than it is. The corrected score draws the tuning instances anew 500 times: those drawn choose a configuration, by a simpler model in which a configuration and an instance each add their part; those left out score it.".to_owned());
     }
     if summary.claims.versus_baseline.is_some() {
         texts.push("The winner and the baseline are compared on the tuning instances by betting on their difference (Waudby-Smith & Ramdas 2024): evidence of 20 is what is claimed at, whenever one looks, and for all configurations that could have won.".to_owned());

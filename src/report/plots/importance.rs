@@ -13,7 +13,13 @@ use crate::study::trial::short;
 /// Bars that are drawn.
 const MOST: usize = 20;
 
-/// A bar a parameter, and one for what they explain together.
+/// What the axis takes of the height, and what a bar takes: as wished, and at least.
+const AXIS: i32 = 56;
+const BAR: i32 = 30;
+const LEAST: i32 = 18;
+
+/// A bar a parameter, and one for what they explain together. In another size bars are apart as the height allows, and what
+/// does not fit is left out, the least first.
 pub fn figure(matters: &Matters, width: u32) -> Option<Figure> {
     let mut bars: Vec<(String, f64, Option<[f64; 2]>)> =
         matters.parameters.iter().take(MOST).map(|of| (of.name.clone(), of.share, Some(of.ci95))).collect();
@@ -27,7 +33,7 @@ pub fn figure(matters: &Matters, width: u32) -> Option<Figure> {
         .map(|(name, share, _)| format!("{} {:.0} %", words::line(&words::cut(name, 30)), 100.0 * share))
         .collect();
     let about = format!("Share of the differences that each parameter explains: {}", said.join(", "));
-    let height = 56 + 30 * bars.len() as u32;
+    let height = (AXIS + BAR * bars.len() as i32) as u32;
     Some(Figure::new((width, height), about, move |ink: &dyn Ink, (width, height)| {
         let left = (width / 4).clamp(96, 200);
         let x = Scale::new(&[0.0, 1.0], false, (left, width - 24));
@@ -37,8 +43,12 @@ pub fn figure(matters: &Matters, width: u32) -> Option<Figure> {
             ink.line(&[(at(tick), 8), (at(tick), bottom)], GRID, 0.35, 1)?;
             ink.text((at(tick), bottom + 16), &format!("{:.0} %", 100.0 * tick), TEXT, Anchor::Middle, 16)?;
         }
-        for (row, (name, share, ci95)) in bars.iter().enumerate() {
-            let y = 24 + 30 * row as i32;
+        let apart = ((height - AXIS) / bars.len() as i32).clamp(LEAST, 2 * BAR);
+        let fit = ((height - AXIS) / apart).max(1) as usize;
+        // What they explain together has the last place.
+        let shown = bars.iter().take(fit.min(bars.len()) - 1).chain(bars.last());
+        for (row, (name, share, ci95)) in shown.enumerate() {
+            let y = 9 + apart / 2 + apart * row as i32;
             let letters = (left / 9) as usize;
             ink.text((x.pixels.0 - 10, y), &words::line(&words::cut(name, letters)), TEXT, Anchor::End, 17)?;
             let color = if ci95.is_some() { POINT } else { BARRED };
@@ -147,6 +157,8 @@ mod tests {
         let bars = figure(&matters, 700).unwrap();
         assert!(bars.about.contains('%'), "{}", bars.about);
         assert!(bars.svg().unwrap().matches("<rect").count() >= 3 && bars.png().is_some());
+        let high = bars.sized((960, 1600)).svg().unwrap();
+        assert!(high.contains("height=\"1600\"") && high.matches("<rect").count() >= 3, "{high}");
         let frame = Frame { metric: "m", direction: Direction::Maximize, inference_budget: None, size: (700, 400) };
         let svg = along(&rows, "n", frame).unwrap().svg().unwrap();
         assert!(!svg.contains("1.5") && !svg.contains("2.5"), "n is a whole number");
