@@ -148,7 +148,7 @@ fn keep_budget_changes(folder: &RunFolder, stop: &Stop) -> Result<()> {
     stop.control().keep_changes(Box::new(move |changes| {
         let mut file = file.clone();
         file.settings.budget_changes = changes.to_vec();
-        folder::replace(&path, folder::to_toml(&file)?.as_bytes())
+        crate::files::replace(&path, folder::to_toml(&file)?.as_bytes())
     }));
     Ok(())
 }

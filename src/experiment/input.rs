@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::fields::{Fields, Row};
 use super::row::Fault;
 use crate::diagnostic::{Error, Result, unreadable};
+use crate::files::{Output, cannot_write, unnamed};
 use crate::task::data::{Quotes, altered, unclosed_quote};
 
 /// What the file is made of.
@@ -36,9 +37,8 @@ pub struct Place {
 pub struct Input {
     name: String,
     form: Form,
+    /// The file, or a plain copy of a compressed one.
     file: Mutex<File>,
-    /// A plain copy of a compressed file: removed when it is not needed any more.
-    scratch: Option<PathBuf>,
 }
 
 /// The formats that an experiment may have, as an ending behind which `.gz` or `.zst` may stand.
@@ -68,8 +68,8 @@ fn broken(name: &str, error: &std::io::Error) -> Error {
 }
 
 impl Input {
-    /// Opens a file that is known by `name`. A compressed one is unpacked to `scratch`.
-    pub fn open(path: &Path, name: &str, scratch: &Path) -> Result<Input> {
+    /// Opens a file that is known by `name`. A compressed one is unpacked in `folder`, to a file without a name.
+    pub fn open(path: &Path, name: &str, folder: &Path) -> Result<Input> {
         let Some(ending) = ending(path) else {
             return Err(Error::usage(format!("{name}: the ending tells the format, and this one is not known"))
                 .help("use .jsonl or .csv, each also with .gz or .zst behind it"));
@@ -87,22 +87,15 @@ impl Input {
             )),
             _ => None,
         };
-        let (mut file, scratch) = match unpacked {
-            None => (file, None),
+        let mut file = match unpacked {
+            None => file,
             Some(mut unpacked) => {
-                let mut plain = File::options()
-                    .create(true)
-                    .truncate(true)
-                    .read(true)
-                    .write(true)
-                    .open(scratch)
-                    .map_err(|error| Error::usage(format!("cannot write {}: {error}", scratch.display())))?;
+                let mut plain = unnamed(folder)?;
                 let size = std::io::copy(&mut unpacked.by_ref().take(UNPACKED + 1), &mut plain);
                 if size.map_err(|error| broken(name, &error))? > UNPACKED {
-                    drop(std::fs::remove_file(scratch));
                     return Err(Error::usage(format!("{name} unpacks to more than {} GiB", UNPACKED >> 30)));
                 }
-                (plain, Some(scratch.to_owned()))
+                plain
             }
         };
         let form = match ending {
@@ -112,7 +105,7 @@ impl Input {
             }
             _ => Form::Lines,
         };
-        Ok(Input { name: name.to_owned(), form, file: Mutex::new(file), scratch })
+        Ok(Input { name: name.to_owned(), form, file: Mutex::new(file) })
     }
 
     /// The name that it is known by.
@@ -196,14 +189,6 @@ impl Input {
                 }
             }
         })
-    }
-}
-
-impl Drop for Input {
-    fn drop(&mut self) {
-        if let Some(scratch) = &self.scratch {
-            drop(std::fs::remove_file(scratch));
-        }
     }
 }
 
@@ -315,26 +300,29 @@ fn parquet_lines(path: &Path) -> Result<Vec<u8>> {
     Err(Error::usage(format!("{}: this farthing was built without Parquet", path.display())))
 }
 
-/// Writes rows as lines into a file, for experiments that are made and not given.
-pub struct Lines(BufWriter<File>, PathBuf);
+/// Rows as lines of a new file, for experiments that are made and not given. It appears when all are written.
+pub struct Lines {
+    file: BufWriter<File>,
+    output: Output,
+    path: PathBuf,
+}
 
 impl Lines {
     /// A new file.
     pub fn create(path: &Path) -> Result<Lines> {
-        let file =
-            File::create(path).map_err(|error| Error::usage(format!("cannot write {}: {error}", path.display())))?;
-        Ok(Lines(BufWriter::new(file), path.to_owned()))
+        let (output, file) = Output::create(path)?;
+        Ok(Lines { file: BufWriter::new(file), output, path: path.to_owned() })
     }
 
     /// One more row.
     pub fn add(&mut self, fields: &Fields) -> Result<()> {
-        writeln!(self.0, "{}", fields.json())
-            .map_err(|error| Error::usage(format!("cannot write {}: {error}", self.1.display())))
+        writeln!(self.file, "{}", fields.json()).map_err(|error| cannot_write(&self.path, &error))
     }
 
     /// All of it is written.
     pub fn finish(mut self) -> Result<()> {
-        self.0.flush().map_err(|error| Error::usage(format!("cannot write {}: {error}", self.1.display())))
+        self.file.flush().map_err(|error| cannot_write(&self.path, &error))?;
+        self.output.finish()
     }
 }
 
@@ -346,7 +334,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, bytes).unwrap();
-        let input = Input::open(&path, name, &folder.path().join("plain")).unwrap();
+        let input = Input::open(&path, name, folder.path()).unwrap();
         let (mut rows, mut places) = (Vec::new(), Vec::new());
         let text = |row: Result<Row, Fault>| row.map(|row| row.text).map_err(|fault| fault.message);
         input
@@ -359,8 +347,7 @@ mod tests {
         for (place, (_, first)) in places.iter().zip(&rows).rev() {
             assert_eq!(text(input.read(*place).unwrap()), *first, "read again at its place");
         }
-        drop(input);
-        assert!(!folder.path().join("plain").exists());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing stands beside it");
         rows
     }
 
@@ -399,7 +386,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.csv");
         std::fs::write(&path, "\u{feff}id,prompt\na,\"b \"\"c\"\"\"\nd,\"e\nf,g\n").unwrap();
-        let error = Input::open(&path, "x.csv", &folder.path().join("plain")).err().unwrap();
+        let error = Input::open(&path, "x.csv", folder.path()).err().unwrap();
         assert_eq!(error.location().as_deref(), Some("x.csv:3:3"), "{error}");
     }
 

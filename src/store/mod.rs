@@ -102,18 +102,11 @@ pub struct RequestRecord {
     pub body: String,
 }
 
+pub use crate::files::fresh_name;
+
 /// The number of a ledger entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EntryId(pub i64);
-
-/// A scope that no other run has. It decides nothing.
-pub fn fresh_name(kind: &str) -> String {
-    use std::hash::{BuildHasher, Hasher};
-    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
-    let hash = blake3::hash(format!("{random} {now} {}", std::process::id()).as_bytes());
-    format!("{kind}-{}", &hash.to_hex()[..16])
-}
 
 /// How an open reservation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
