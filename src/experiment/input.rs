@@ -10,9 +10,9 @@ use serde_json::Value;
 
 use super::fields::{Fields, Row};
 use super::row::Fault;
-use crate::diagnostic::{Error, Result, unreadable};
+use crate::data::{self, Quotes, altered, unclosed_quote};
+use crate::diagnostic::{Error, Result};
 use crate::files::{Output, cannot_write, unnamed};
-use crate::task::data::{Quotes, altered, unclosed_quote};
 
 /// What the file is made of.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,12 +59,7 @@ pub fn stem(path: &Path) -> String {
 }
 
 fn broken(name: &str, error: &std::io::Error) -> Error {
-    match error.kind() {
-        std::io::ErrorKind::InvalidData | std::io::ErrorKind::InvalidInput | std::io::ErrorKind::UnexpectedEof => {
-            Error::usage(format!("{name} cannot be decompressed: {error}"))
-        }
-        _ => Error::usage(format!("cannot read {name}: {error}")),
-    }
+    Error::usage(format!("cannot read {name}: {error}"))
 }
 
 impl Input {
@@ -74,27 +69,15 @@ impl Input {
             return Err(Error::usage(format!("{name}: the ending tells the format, and this one is not known"))
                 .help("use .jsonl or .csv, each also with .gz or .zst behind it"));
         };
-        let file = File::open(path).map_err(|error| unreadable(path, &error))?;
-        if path.is_dir() {
-            return Err(unreadable(path, &std::io::ErrorKind::IsADirectory.into()));
-        }
-        let packed = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_lowercase();
-        let unpacked: Option<Box<dyn Read>> = match packed.as_str() {
-            _ if ending == "parquet" => Some(Box::new(std::io::Cursor::new(parquet_lines(path)?))),
-            "gz" => Some(Box::new(flate2::read::MultiGzDecoder::new(file.try_clone().map_err(|e| broken(name, &e))?))),
-            "zst" => Some(Box::new(
-                zstd::Decoder::new(file.try_clone().map_err(|e| broken(name, &e))?).map_err(|e| broken(name, &e))?,
-            )),
-            _ => None,
+        let unpacked: Result<File, Box<dyn Read>> = match ending {
+            "parquet" => Err(Box::new(std::io::Cursor::new(parquet_lines(path)?))),
+            _ => data::unpacked(path, UNPACKED)?.plain().map_err(|packed| -> Box<dyn Read> { Box::new(packed) }),
         };
         let mut file = match unpacked {
-            None => file,
-            Some(mut unpacked) => {
+            Ok(file) => file,
+            Err(mut unpacked) => {
                 let mut plain = unnamed(folder)?;
-                let size = std::io::copy(&mut unpacked.by_ref().take(UNPACKED + 1), &mut plain);
-                if size.map_err(|error| broken(name, &error))? > UNPACKED {
-                    return Err(Error::usage(format!("{name} unpacks to more than {} GiB", UNPACKED >> 30)));
-                }
+                std::io::copy(&mut unpacked, &mut plain).map_err(|error| data::broken(Path::new(name), &error))?;
                 plain
             }
         };
@@ -284,7 +267,7 @@ fn headers(name: &str, file: &mut File) -> Result<Vec<String>> {
 /// The rows of a Parquet file as lines.
 #[cfg(feature = "parquet")]
 fn parquet_lines(path: &Path) -> Result<Vec<u8>> {
-    let bytes = crate::task::data::read_file(path)?;
+    let bytes = data::read_file(path)?;
     let rows = crate::task::parquet::rows(bytes)
         .map_err(|problem| Error::usage(format!("{} cannot be read as Parquet: {problem}", path.display())))?;
     let mut lines = Vec::new();
