@@ -191,6 +191,10 @@ pub(super) fn write(
         number += 1;
         let at = |what: String| Error::usage(format!("{}:{}: {what}", input.name(), place.line));
         let row = row.map_err(|fault| at(fault.to_string()))?;
+        // Every column is read here, and written anew.
+        if let Some(what) = row.too_large(|_| true) {
+            return Err(at(what));
+        }
         if !asked(&row.fields) {
             made.skipped += 1;
             return Ok(());

@@ -211,7 +211,7 @@ pub fn write(folder: &mut Folder, records: &[Option<Record>], summary: &mut Summ
             folder.lasting(*record, &mut text)?;
             put(out, text.as_bytes(), &path)?;
             put(out, b"\n", &path)?;
-            let fields: Fields = serde_json::from_str(&text)
+            let fields = Fields::shown(&text)
                 .map_err(|error| Error::internal(format!("a record cannot be read again: {error}")))?;
             count(&fields, summary);
             if let Some(error) = fields.get("error").and_then(Value::as_str)
@@ -261,8 +261,7 @@ fn each(path: &Path, mut row: impl FnMut(Fields) -> Result<()>) -> Result<()> {
         if reader.read_line(&mut line).map_err(broken)? == 0 {
             return Ok(());
         }
-        row(serde_json::from_str(&line)
-            .map_err(|error| Error::internal(format!("a record cannot be read again: {error}")))?)?;
+        row(Fields::shown(&line).map_err(|error| Error::internal(format!("a record cannot be read again: {error}")))?)?;
     }
 }
 
