@@ -230,10 +230,10 @@ mod tests {
         for (name, packed) in [("a.GZ", gz.finish().unwrap()), ("a.zst", zstd::encode_all(&text[..], 1).unwrap())] {
             let path = folder.path().join(name);
             std::fs::write(&path, &packed).unwrap();
-            let read = |limit: u64| {
+            let read = |limit: u64| -> Result<Vec<u8>> {
                 let mut bytes = Vec::new();
                 unpacked(&path, limit)?.read_to_end(&mut bytes).map_err(|error| broken(&path, &error))?;
-                crate::Result::Ok(bytes)
+                Ok(bytes)
             };
             assert_eq!(read(100_000).unwrap(), text);
             assert!(read(99_999).unwrap_err().message().ends_with(&format!("{name} unpacks to more than 99999 bytes")));

@@ -171,6 +171,7 @@ fn request(mut fields: Map<String, Value>) -> Result<Request, Problem> {
     };
     let input = match (fields.remove("messages"), fields.remove("prompt")) {
         (Some(Value::Array(turns)), None) if !turns.is_empty() => {
+            let message = |turn: &Value| Message::read(turn).map_err(|what| Problem::new(what, "\"messages\""));
             Input::Messages(turns.iter().map(message).collect::<Result<_, _>>()?)
         }
         (None, Some(Value::String(text))) => Input::Text(text),
@@ -200,20 +201,6 @@ fn request(mut fields: Map<String, Value>) -> Result<Request, Problem> {
     }
     let params: BTreeMap<String, Value> = fields.into_iter().filter(|(_, value)| !value.is_null()).collect();
     Ok(Request { model, input, params, n })
-}
-
-fn message(turn: &Value) -> Result<Message, Problem> {
-    let wrong = || Problem::new("a message has a `role` and a `content`, both texts", "\"messages\"");
-    let role = turn["role"].as_str().ok_or_else(wrong)?.to_owned();
-    let content = match &turn["content"] {
-        Value::String(text) => text.clone(),
-        // Parts that are texts are one text; anything else cannot be said in a request of farthing's.
-        Value::Array(parts) => {
-            parts.iter().map(|part| part["text"].as_str().ok_or_else(wrong)).collect::<Result<String, _>>()?
-        }
-        _ => return Err(wrong()),
-    };
-    Ok(Message { role, content })
 }
 
 #[cfg(test)]
@@ -250,7 +237,11 @@ mod tests {
             (r#"{"id": "b", "modell": "m", "prompt": "p"}"#, "needs a `model`"),
             (r#"{"id": "b", "model": "m"}"#, "`messages` or a `prompt`"),
             (r#"{"id": "b", "model": "m", "prompt": "p", "messages": [{}]}"#, "not both"),
-            (r#"{"id": "b", "model": "m", "messages": [{"role": "user"}]}"#, "a `role` and a `content`"),
+            (r#"{"id": "b", "model": "m", "messages": [{"role": "user"}]}"#, "no `content`"),
+            (
+                r#"{"id": "b", "model": "m", "messages": [{"role": "usr", "content": "x"}]}"#,
+                "`usr` is no role; did you mean `user`?",
+            ),
             (r#"{"id": "b", "model": "m", "prompt": "p", "n": 0}"#, "n = 0"),
             (r#"{"id": "b", "model": "m", "prompt": "p", "temperature": 9}"#, "temperature"),
             (r#"{"id": "a", "model": "m", "prompt": "p"}"#, "line 1 already"),

@@ -9,6 +9,7 @@ use super::fields::{Fields, Row};
 use crate::data::altered;
 use crate::diagnostic::nearest;
 use crate::prompt::{self, Context, Prompt};
+use crate::provider::message::shown;
 use crate::provider::{Input, Message};
 use crate::space::parameter::whole;
 
@@ -293,35 +294,11 @@ fn prompt_of(fields: &Fields, prompto: bool) -> Result<Ask, Fault> {
 }
 
 fn message(item: &Value) -> Result<Message, Fault> {
-    let wrong = |what: &str| Fault::new(format!("{what}: {}", shown(item)));
-    let Value::Object(item) = item else {
-        return Err(
-            wrong("a message has a `role` and a `content`").help("texts and messages are not mixed in one list")
-        );
-    };
-    let role = item.get("role").and_then(Value::as_str).ok_or_else(|| wrong("this message has no `role`"))?;
-    // Gemini's word for it.
-    let role = if role == "model" { "assistant" } else { role };
-    if !["system", "user", "assistant", "developer", "tool"].contains(&role) {
-        return Err(wrong(&format!("`{role}` is no role")));
-    }
-    let media = || {
-        wrong("only texts can be asked here, and this message holds something else")
-            .help("images and other media are not supported")
-    };
-    let piece = |part: &Value| match part {
-        Value::String(text) => Some(text.clone()),
-        Value::Object(part) if part.iter().all(|(key, _)| key == "type" || key == "text") => {
-            part.get("text").and_then(Value::as_str).map(str::to_owned)
-        }
-        _ => None,
-    };
-    let content = match item.get("content").or_else(|| item.get("parts")) {
-        None | Some(Value::Null) => return Err(wrong("this message has no `content`")),
-        Some(Value::Array(parts)) => parts.iter().map(piece).collect::<Option<String>>().ok_or_else(media)?,
-        Some(one) => piece(one).ok_or_else(media)?,
-    };
-    Ok(Message { role: role.to_owned(), content })
+    let read = Message::read(item).map_err(Fault::new);
+    read.map_err(|fault| match item.is_object() {
+        true => fault,
+        false => fault.help("texts and messages are not mixed in one list"),
+    })
 }
 
 fn parameters(fields: &Fields) -> Result<BTreeMap<String, Value>, Fault> {
@@ -366,15 +343,6 @@ fn typed(value: &Value) -> Result<Option<Value>, Fault> {
 /// JSON in a cell that would be read as something else than it says is a fault.
 fn as_it_is(text: &str) -> Result<(), Fault> {
     altered(text).map_or(Ok(()), |(_, what)| Err(Fault::new(what)))
-}
-
-/// A value in a message, cut where it is long.
-fn shown(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(60) {
-        Some((at, _)) => format!("{}...", &text[..at]),
-        None => text,
-    }
 }
 
 #[cfg(test)]
