@@ -90,3 +90,15 @@ pub fn store_location(given: Option<&str>) -> String {
 pub fn dollars(text: &str) -> Result<Usd, String> {
     text.parse::<Usd>().map_err(|error| error.to_string())
 }
+
+/// What something may cost: with nothing, only what the store holds can be had.
+pub fn cap(text: &str) -> Result<Usd, String> {
+    let budget = dollars(text)?;
+    if budget < Usd::ZERO { Err("a budget cannot be below 0".to_owned()) } else { Ok(budget) }
+}
+
+/// What is spent: without a cent nothing can be.
+pub fn some_dollars(text: &str) -> Result<Usd, String> {
+    let budget = dollars(text)?;
+    if budget <= Usd::ZERO { Err("a budget must be above 0".to_owned()) } else { Ok(budget) }
+}

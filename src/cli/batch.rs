@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::backend::Endpoints;
 use crate::batch::{Answer, Batch, Batches, JobStatus, Options, input};
-use crate::cli::arguments::{dollars, store_location};
+use crate::cli::arguments::{cap, store_location};
 use crate::cli::{print, print_json, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
 use crate::files::{Output, cannot_write};
@@ -77,7 +77,7 @@ struct Shared {
 #[derive(Args, Clone, Debug)]
 struct Buying {
     /// Dollars that the job may cost in all, over every time that it is asked [default: not capped]
-    #[arg(long, value_name = "USD", value_parser = dollars, allow_hyphen_values = true)]
+    #[arg(long, value_name = "USD", value_parser = cap, allow_hyphen_values = true)]
     budget: Option<Usd>,
     /// Send again what failed for good, or was lost
     #[arg(long)]
@@ -193,14 +193,7 @@ impl Shared {
 /// A line on standard error for every batch whose state changed.
 fn say(batch: &Batch) {
     let id = batch.id.as_deref().map_or(String::new(), |id| format!(" {id}"));
-    drop(writeln!(
-        std::io::stderr(),
-        "batch {}{id} ({}, {} lines): {}",
-        batch.number,
-        batch.model,
-        words::count(batch.lines),
-        batch.state
-    ));
+    say!("batch {}{id} ({}, {} lines): {}", batch.number, batch.model, words::count(batch.lines), batch.state);
 }
 
 /// Runs it.
@@ -230,15 +223,8 @@ fn interruptible<T>(quiet: bool, work: impl Future<Output = Result<T>>) -> Resul
     with_runtime(quiet, work, stop)
 }
 
-fn budget(buying: &Buying) -> Result<Option<Usd>> {
-    match buying.budget {
-        Some(budget) if budget < Usd::ZERO => Err(Error::usage("a budget cannot be below 0")),
-        budget => Ok(budget),
-    }
-}
-
 fn create(arguments: &CreateArguments) -> Result<u8> {
-    let (shared, budget) = (&arguments.shared, budget(&arguments.buying)?);
+    let (shared, budget) = (&arguments.shared, arguments.buying.budget);
     let asks = input::read(&arguments.file)?;
     let batches = shared.open(Some(&arguments.file), false, |options| {
         (options.budget, options.retry_failed) = (budget, arguments.buying.retry_failed);
@@ -269,7 +255,7 @@ fn create(arguments: &CreateArguments) -> Result<u8> {
 }
 
 fn invoke(arguments: &InvokeArguments) -> Result<u8> {
-    let (shared, budget) = (&arguments.shared, budget(&arguments.buying)?);
+    let (shared, budget) = (&arguments.shared, arguments.buying.budget);
     let asks = input::read(&arguments.file)?;
     let batches = shared.open(Some(&arguments.file), false, |options| {
         (options.budget, options.retry_failed) = (budget, arguments.buying.retry_failed);
@@ -363,7 +349,7 @@ fn deliver(shared: &Shared, batches: &Batches, status: &JobStatus, left: &[Strin
             }
             _ => {
                 if !shared.quiet {
-                    drop(write!(std::io::stderr(), "{}", text(status, left)));
+                    say!("{}", text(status, left).trim_end());
                 }
                 Ok(())
             }
@@ -411,7 +397,7 @@ fn text(status: &JobStatus, left: &[String]) -> String {
     let held = if status.held_usd > Usd::ZERO { format!(", ${} held", status.held_usd) } else { String::new() };
     let mut text = format!(
         "{}: {} requests, {}; ${} spent{held}\n",
-        status.job,
+        words::line(&status.job),
         words::count(status.requests),
         counts.join(", "),
         status.spent_usd
