@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use crate::money::Usd;
-use crate::store::Cache;
+use crate::store::{Cache, Place};
 use crate::study::Settings;
 use crate::task::Split;
 
@@ -79,11 +79,8 @@ impl Common {
 /// The place of the store that is meant, absolute.
 pub fn store_location(given: Option<&str>) -> String {
     let given = given.map_or_else(|| Settings::default().store, str::to_owned);
-    let scheme = given == "memory:" || given.contains("://");
-    match std::path::absolute(&given) {
-        Ok(path) if !scheme => path.display().to_string(),
-        _ => given,
-    }
+    let absolute = Place::of(&given).file().and_then(|path| std::path::absolute(path).ok());
+    absolute.map_or(given, |path| path.display().to_string())
 }
 
 /// Reads dollars exactly.

@@ -171,17 +171,14 @@ impl Shared {
         };
         let location = store_location(self.store.as_deref());
         let store = if existing { store::open_existing(&location)? } else { store::open(&location)? };
-        let lock = match location.as_str() {
-            "memory:" => {
-                return Err(Error::usage("a store in memory keeps no batches, and they take hours").help("name a file"));
-            }
-            url if url.contains("://") => None,
-            path => Some(PathBuf::from(format!("{path}.submitting"))),
-        };
+        let place = store::Place::of(&location);
+        if place.is_memory() {
+            return Err(Error::usage("a store in memory keeps no batches, and they take hours").help("name a file"));
+        }
         let mut options = Options {
             keep_files: self.keep_files,
             grace: Duration::from_secs(self.grace),
-            lock,
+            lock: place.submitting_lock(),
             watch: (!self.quiet).then(|| -> crate::batch::Watch { Arc::new(say) }),
             ..Options::default()
         };

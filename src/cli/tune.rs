@@ -346,8 +346,7 @@ fn resumed(
     if let Some(wait) = arguments.batch_wait {
         file.settings.batch_wait_seconds = Some(wait.as_secs());
     }
-    let store = Path::new(&was.store);
-    if was.store == "memory:" || (!was.store.contains("://") && !store.is_file()) {
+    if !crate::store::Place::of(&was.store).exists() {
         return Err(Error::usage(format!("the store of this run, {}, is gone, and with it what was spent", was.store))
             .help("put it back, or begin a new run"));
     }

@@ -3,7 +3,7 @@
 pub mod text;
 
 use std::io::{BufRead, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -175,9 +175,9 @@ fn single(
 
 /// The store, if there is one: looking makes none.
 fn known_store(location: &str) -> Result<SharedStore> {
-    match location == "memory:" || (!location.contains("://") && !Path::new(location).is_file()) {
-        true => Ok(MemoryStore::new()),
-        false => store::open_existing(location),
+    match store::Place::of(location).exists() {
+        true => store::open_existing(location),
+        false => Ok(MemoryStore::new()),
     }
 }
 
