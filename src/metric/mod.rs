@@ -27,7 +27,7 @@ pub mod scores;
 pub mod text;
 pub mod vote;
 
-pub use declare::{Built, Declaration, OptionRow, Row, build, declarations, rows, schema};
+pub use declare::{Built, Declaration, Kind, OptionRow, Row, build, declarations, rows, schema};
 pub use function::{FnMetric, IntoMetrics, judge};
 pub use scores::{Names, Scores};
 pub use vote::Vote;
