@@ -86,7 +86,7 @@ enum What {
     /// A file that says what is sent.
     Served(Served),
     /// The space and the configuration in it.
-    Settled(Space, Configuration),
+    Settled(Box<Space>, Configuration),
 }
 
 impl Asked {
@@ -120,7 +120,7 @@ impl Asked {
         let settled = inputs::configuration(&space, &given)?;
         let model = settled.get("model").and_then(|model| model.as_str()).ok_or_else(none)?.to_owned();
         let bounded = settled.get("max_tokens").or(settled.get("max_completion_tokens")).is_some();
-        Ok(Asked { model, bounded, what: What::Settled(space, settled) })
+        Ok(Asked { model, bounded, what: What::Settled(Box::new(space), settled) })
     }
 
     /// The configuration ready to be asked.
