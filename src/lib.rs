@@ -51,7 +51,7 @@
 //! | [`price`] | the price table; what a response did cost |
 //! | [`stats`] | intervals, paired tests, the racing model |
 //!
-//! Below them all: [`money`] (integer picodollars), [`event`] (the run as a stream of events), [`declaration`] (TOML with
+//! Below them all: [`files`] (written whole or not at all), [`data`] (files of rows, unpacked within bounds), [`money`] (integer picodollars), [`event`] (the run as a stream of events), [`declaration`] (TOML with
 //! spans) and [`diagnostic`] (errors that say what is wrong, where, and what to do).
 //!
 //! # Promises
@@ -69,11 +69,13 @@ pub mod backend;
 pub mod batch;
 pub mod cli;
 pub mod client;
+pub mod data;
 pub mod declaration;
 pub mod diagnostic;
 pub mod evaluate;
 pub mod event;
 pub mod experiment;
+pub mod files;
 pub mod metric;
 pub mod models;
 pub mod money;

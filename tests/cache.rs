@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use farthing::Usd;
 use serde_json::{Value, json};
-use support::{Done, Home, PRICES, dollars};
+use support::{Done, Home, dollars};
 
 const EVALUATE: &str = "evaluate task --json --quiet --set prompt=direct --set model=mock-small";
 
@@ -20,10 +20,7 @@ fn stats(home: &Home) -> Value {
 
 /// Points the models at a cassette, with the same prices.
 fn replay(home: &Home, cassette: &str) {
-    let mut text = format!("[endpoints.here]\nprovider = \"replay\"\ncassette = \"{cassette}\"\n");
-    for (name, input, output) in PRICES {
-        text += &format!("[models.{name}]\nendpoint = \"here\"\nprice = {{ input = {input}, output = {output} }}\n");
-    }
+    let text = support::endpoints(&format!("provider = \"replay\"\ncassette = \"{cassette}\""), "");
     home.write("farthing.toml", text);
 }
 

@@ -4,7 +4,7 @@
 mod support;
 
 use std::collections::HashMap;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -16,18 +16,13 @@ use farthing::store::{SqliteStore, Store};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use serde_json::Value;
-use support::{Asked, Home, decided, dollars, finished, request, server, steady, usd};
+use support::{Asked, Home, decided, dollars, finished, request, server, signal, steady, usd};
 
 const SLOW: Latency = Latency::Random { low: Duration::from_millis(20), high: Duration::from_millis(60), seed: 9 };
 
 fn endpoint(latency: Latency, usage: Usage) -> (MockServer, Asked) {
     let (answers, asked) = steady();
     (server(Options { answers, latency, usage, ..Options::default() }), asked)
-}
-
-fn signal(child: &Child, name: &str) {
-    let sent = Command::new("kill").args([format!("-{name}"), child.id().to_string()]).status().unwrap();
-    assert!(sent.success());
 }
 
 /// Waits for the end; `None` where it lives on after the time.

@@ -4,21 +4,11 @@
 mod support;
 
 use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use farthing::serve::mock::{Latency, MockServer, Options};
 use serde_json::{Value, json};
-use support::{Home, decided, dollars, finished, server, snapshot, steady, usd};
-
-/// Waits until something holds.
-#[track_caller]
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < Duration::from_secs(20), "never: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
+use support::{Home, decided, dollars, finished, server, snapshot, steady, until, usd};
 
 /// A run over HTTP that takes a while, and the account of the endpoint.
 struct Run {
@@ -113,16 +103,18 @@ fn a_pause_sends_nothing_and_decides_nothing() {
     run.after("run", 30);
     run.wish("run", &json!({"wish": "pause"}));
     until("it pauses", || run.home.read("run/events.jsonl").contains("{\"event\":\"paused\",\"paused\":true}"));
-    // What was in flight lands within moments.
-    std::thread::sleep(Duration::from_millis(300));
-    let asked = run.server.ledger().requests;
-    std::thread::sleep(Duration::from_millis(400));
-    assert_eq!(run.server.ledger().requests, asked, "nothing is sent while it is paused");
+    // What was in flight lands within moments; then nothing is sent until it goes on.
+    let mut asked = 0;
+    until("the endpoint is left alone", || {
+        let before = std::mem::replace(&mut asked, run.server.ledger().requests);
+        std::thread::sleep(Duration::from_millis(150));
+        before == asked
+    });
     let shown = run.home.run("watch run --once", &[]).ended(0).stdout;
     assert!(shown.contains("paused") && shown.contains("sums  race"), "{shown}");
     run.wish("run", &json!({"wish": "go_on"}));
     let done = finished(child).ended(0).json();
-    assert!(run.server.ledger().requests > asked);
+    assert!(run.server.ledger().requests > asked, "it was over before it paused");
     let straight = run.home.run(&format!("{TUNE} --out other --store other.db"), &[]).ended(0).json();
     assert_eq!(decided(done), decided(straight));
 }

@@ -362,7 +362,7 @@ fn the_command_plays_what_it_was_told_and_says_the_sum_at_the_end() {
         assert_eq!((ask("Bearer x").await.status, ask("Bearer k").await.status), (401, 503));
         assert_eq!(ask("Bearer k").await.body["choices"][0]["message"]["content"], "22");
     });
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    support::signal(&child, "INT");
     let mut rest = String::new();
     output.read_to_string(&mut rest).unwrap();
     assert!(child.wait().unwrap().success());

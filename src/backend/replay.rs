@@ -8,10 +8,10 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::backend::{Answer, Backend, CallError, ModelKind};
+use crate::data::{lines, read_file};
 use crate::diagnostic::{Error, Result};
 use crate::provider::{Failure, FailureKind, FinishReason, Input, Message, Request, Response, Sample};
 use crate::space::configuration::canonical;
-use crate::task::data::{lines, read_file};
 
 /// A cassette, held in memory.
 #[derive(Debug)]

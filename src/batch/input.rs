@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::Ask;
+use crate::data;
 use crate::diagnostic::{Error, Result, Source, nearest};
 use crate::provider::{Input, Message, Request};
 use crate::space::parameter::{api_parameter, whole};
@@ -15,43 +16,32 @@ use crate::space::parameter::{api_parameter, whole};
 /// # Errors
 /// A usage error that says which line is wrong, where, and how it should be.
 pub fn read(path: &Path) -> Result<Vec<Ask>> {
-    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-    if !matches!(ending, "gz" | "zst") {
-        return read_text(&Source::read(path)?);
-    }
-    let unreadable = |error: std::io::Error| crate::diagnostic::unreadable(path, &error);
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    let mut text = String::new();
-    let read = match ending {
-        "gz" => std::io::Read::read_to_string(&mut flate2::read::MultiGzDecoder::new(file), &mut text),
-        _ => zstd::Decoder::new(file).and_then(|mut file| std::io::Read::read_to_string(&mut file, &mut text)),
-    };
-    read.map_err(unreadable)?;
-    read_text(&Source::new(path.display().to_string(), text))
+    read_bytes(&path.display().to_string(), &data::read_file(path)?)
 }
 
 /// Reads requests from a text of JSON Lines.
+///
+/// # Errors
+/// As [`read`].
 pub fn read_text(source: &Source) -> Result<Vec<Ask>> {
+    read_bytes(source.name(), source.text().as_bytes())
+}
+
+fn read_bytes(name: &str, bytes: &[u8]) -> Result<Vec<Ask>> {
     let mut asks = Vec::new();
     let mut known: HashMap<String, usize> = HashMap::new();
-    for (at, line) in source.text().lines().enumerate() {
-        if line.trim().is_empty() {
-            continue;
-        }
+    for (at, line) in data::lines(name, bytes)?.filter(|(_, line)| !line.trim().is_empty()) {
         let wrong = |problem: Problem| {
             let span = problem.span(line);
-            let error = Error::usage(problem.message).at_line(source.name(), at, line, span, "here");
+            let error = Error::usage(problem.message).at_line(name, at, line, span, "here");
             error.help_if(problem.help)
         };
+        if let Some((span, what)) = data::altered(line) {
+            return Err(Error::usage(what).at_line(name, at, line, span, "here"));
+        }
         let value: Value = serde_json::from_str(line).map_err(|error| {
             let column = error.column().saturating_sub(1).min(line.len());
-            Error::usage(format!("this line is no JSON: {error}")).at_line(
-                source.name(),
-                at,
-                line,
-                column..column,
-                "here",
-            )
+            Error::usage(format!("this line is no JSON: {error}")).at_line(name, at, line, column..column, "here")
         })?;
         let Value::Object(fields) = value else {
             return Err(wrong(Problem::new("a request is a JSON object", "")));
@@ -64,7 +54,7 @@ pub fn read_text(source: &Source) -> Result<Vec<Ask>> {
         asks.push(ask);
     }
     match asks.is_empty() {
-        true => Err(Error::usage(format!("{} has no requests", source.name()))),
+        true => Err(Error::usage(format!("{name} has no requests"))),
         false => Ok(asks),
     }
 }
@@ -181,6 +171,7 @@ fn request(mut fields: Map<String, Value>) -> Result<Request, Problem> {
     };
     let input = match (fields.remove("messages"), fields.remove("prompt")) {
         (Some(Value::Array(turns)), None) if !turns.is_empty() => {
+            let message = |turn: &Value| Message::read(turn).map_err(|what| Problem::new(what, "\"messages\""));
             Input::Messages(turns.iter().map(message).collect::<Result<_, _>>()?)
         }
         (None, Some(Value::String(text))) => Input::Text(text),
@@ -210,20 +201,6 @@ fn request(mut fields: Map<String, Value>) -> Result<Request, Problem> {
     }
     let params: BTreeMap<String, Value> = fields.into_iter().filter(|(_, value)| !value.is_null()).collect();
     Ok(Request { model, input, params, n })
-}
-
-fn message(turn: &Value) -> Result<Message, Problem> {
-    let wrong = || Problem::new("a message has a `role` and a `content`, both texts", "\"messages\"");
-    let role = turn["role"].as_str().ok_or_else(wrong)?.to_owned();
-    let content = match &turn["content"] {
-        Value::String(text) => text.clone(),
-        // Parts that are texts are one text; anything else cannot be said in a request of farthing's.
-        Value::Array(parts) => {
-            parts.iter().map(|part| part["text"].as_str().ok_or_else(wrong)).collect::<Result<String, _>>()?
-        }
-        _ => return Err(wrong()),
-    };
-    Ok(Message { role, content })
 }
 
 #[cfg(test)]
@@ -260,13 +237,23 @@ mod tests {
             (r#"{"id": "b", "modell": "m", "prompt": "p"}"#, "needs a `model`"),
             (r#"{"id": "b", "model": "m"}"#, "`messages` or a `prompt`"),
             (r#"{"id": "b", "model": "m", "prompt": "p", "messages": [{}]}"#, "not both"),
-            (r#"{"id": "b", "model": "m", "messages": [{"role": "user"}]}"#, "a `role` and a `content`"),
+            (r#"{"id": "b", "model": "m", "messages": [{"role": "user"}]}"#, "no `content`"),
+            (
+                r#"{"id": "b", "model": "m", "messages": [{"role": "usr", "content": "x"}]}"#,
+                "`usr` is no role; did you mean `user`?",
+            ),
             (r#"{"id": "b", "model": "m", "prompt": "p", "n": 0}"#, "n = 0"),
             (r#"{"id": "b", "model": "m", "prompt": "p", "temperature": 9}"#, "temperature"),
             (r#"{"id": "a", "model": "m", "prompt": "p"}"#, "line 1 already"),
             (r#"{"custom_id": "b", "url": "/v1/embeddings", "body": {}}"#, "not supported"),
             (r#"{"custom_id": "b", "url": "/v1/chat/completions", "body": {"model": "m"}}"#, "needs `messages`"),
             (r#"{"custom_id": "b", "url": "/v1/completions", "body": {}, "bdy": 1}"#, "no `bdy`"),
+            (r#"{"id": "b", "model": "m", "prompt": "p", "model": "o"}"#, "`model` is there twice"),
+            (
+                r#"{"custom_id": "b", "url": "/v1/completions", "body": {"model": "m", "prompt": "p", "model": "o"}}"#,
+                "`model` is there twice",
+            ),
+            (r#"{"id": "b", "model": "m", "prompt": "p", "seed": 123456789012345678901}"#, "does not fit 64 bits"),
         ] {
             let good = r#"{"id": "a", "model": "m", "prompt": "p"}"#;
             let error = asks(&format!("{good}\n{line}\n")).unwrap_err();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use crate::money::Usd;
-use crate::store::Cache;
+use crate::store::{Cache, Place};
 use crate::study::Settings;
 use crate::task::Split;
 
@@ -116,14 +116,23 @@ pub const UNUSED_SEED: &str = "Changes nothing here: nothing is random. Taken, a
 /// The place of the store that is meant, absolute.
 pub fn store_location(given: Option<&str>) -> String {
     let given = given.map_or_else(|| Settings::default().store, str::to_owned);
-    let scheme = given == "memory:" || given.contains("://");
-    match std::path::absolute(&given) {
-        Ok(path) if !scheme => path.display().to_string(),
-        _ => given,
-    }
+    let absolute = Place::of(&given).file().and_then(|path| std::path::absolute(path).ok());
+    absolute.map_or(given, |path| path.display().to_string())
 }
 
 /// Reads dollars exactly.
 pub fn dollars(text: &str) -> Result<Usd, String> {
     text.parse::<Usd>().map_err(|error| error.to_string())
+}
+
+/// What something may cost: with nothing, only what the store holds can be had.
+pub fn cap(text: &str) -> Result<Usd, String> {
+    let budget = dollars(text)?;
+    if budget < Usd::ZERO { Err("a budget cannot be below 0".to_owned()) } else { Ok(budget) }
+}
+
+/// What is spent: without a cent nothing can be.
+pub fn some_dollars(text: &str) -> Result<Usd, String> {
+    let budget = dollars(text)?;
+    if budget <= Usd::ZERO { Err("a budget must be above 0".to_owned()) } else { Ok(budget) }
 }

@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 use crate::backend::Endpoints;
 use crate::batch::{Answer, Batch, Batches, JobStatus, Options, input};
-use crate::cli::arguments::{self, dollars, store_location};
-use crate::cli::output::{Output, cannot_write};
+use crate::cli::arguments::{self, cap, store_location};
 use crate::cli::{print, print_json, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
+use crate::files::{Output, cannot_write};
 use crate::money::Usd;
 use crate::report::words;
 use crate::store;
@@ -80,7 +80,7 @@ struct Shared {
 #[derive(Args, Clone, Debug)]
 struct Buying {
     /// Dollars that the job may cost in all, over every time that it is asked [default: not capped]
-    #[arg(long, value_name = "USD", value_parser = dollars, allow_hyphen_values = true)]
+    #[arg(long, value_name = "USD", value_parser = cap, allow_hyphen_values = true)]
     budget: Option<Usd>,
     /// Send again what failed for good, or was lost
     #[arg(long)]
@@ -168,15 +168,12 @@ impl Kept {
     fn open(&self, endpoints: Endpoints, existing: bool, change: impl FnOnce(&mut Options)) -> Result<Batches> {
         let location = store_location(self.store.as_deref());
         let store = if existing { store::open_existing(&location)? } else { store::open(&location)? };
-        let lock = match location.as_str() {
-            "memory:" => {
-                return Err(Error::usage("a store in memory keeps no batches, and they take hours").help("name a file"));
-            }
-            url if url.contains("://") => None,
-            path => Some(PathBuf::from(format!("{path}.submitting"))),
-        };
+        let place = store::Place::of(&location);
+        if place.is_memory() {
+            return Err(Error::usage("a store in memory keeps no batches, and they take hours").help("name a file"));
+        }
         let watch = (!self.output.quiet).then(|| -> crate::batch::Watch { Arc::new(say) });
-        let mut options = Options { lock, watch, ..Options::default() };
+        let mut options = Options { lock: place.submitting_lock(), watch, ..Options::default() };
         change(&mut options);
         Ok(Batches::with_options(endpoints, store, options))
     }
@@ -201,14 +198,7 @@ impl Shared {
 /// A line on standard error for every batch whose state changed.
 fn say(batch: &Batch) {
     let id = batch.id.as_deref().map_or(String::new(), |id| format!(" {id}"));
-    drop(writeln!(
-        std::io::stderr(),
-        "batch {}{id} ({}, {} lines): {}",
-        batch.number,
-        batch.model,
-        words::count(batch.lines),
-        batch.state
-    ));
+    say!("batch {}{id} ({}, {} lines): {}", batch.number, batch.model, words::count(batch.lines), batch.state);
 }
 
 /// Runs it.
@@ -238,15 +228,8 @@ fn interruptible<T>(quiet: bool, work: impl Future<Output = Result<T>>) -> Resul
     with_runtime(quiet, work, stop)
 }
 
-fn budget(buying: &Buying) -> Result<Option<Usd>> {
-    match buying.budget {
-        Some(budget) if budget < Usd::ZERO => Err(Error::usage("a budget cannot be below 0")),
-        budget => Ok(budget),
-    }
-}
-
 fn create(arguments: &CreateArguments) -> Result<u8> {
-    let (shared, budget) = (&arguments.shared, budget(&arguments.buying)?);
+    let (shared, budget) = (&arguments.shared, arguments.buying.budget);
     let asks = input::read(&arguments.file)?;
     let batches = shared.open(Some(&arguments.file), false, |options| {
         (options.budget, options.retry_failed) = (budget, arguments.buying.retry_failed);
@@ -277,7 +260,7 @@ fn create(arguments: &CreateArguments) -> Result<u8> {
 }
 
 fn invoke(arguments: &InvokeArguments) -> Result<u8> {
-    let (shared, budget) = (&arguments.shared, budget(&arguments.buying)?);
+    let (shared, budget) = (&arguments.shared, arguments.buying.budget);
     let asks = input::read(&arguments.file)?;
     let batches = shared.open(Some(&arguments.file), false, |options| {
         (options.budget, options.retry_failed) = (budget, arguments.buying.retry_failed);
@@ -372,7 +355,7 @@ fn deliver(shared: &Shared, batches: &Batches, status: &JobStatus, left: &[Strin
             }
             _ => {
                 if !shared.kept.output.quiet {
-                    drop(write!(std::io::stderr(), "{}", text(status, left)));
+                    say!("{}", text(status, left).trim_end());
                 }
                 Ok(())
             }
@@ -420,7 +403,7 @@ fn text(status: &JobStatus, left: &[String]) -> String {
     let held = if status.held_usd > Usd::ZERO { format!(", ${} held", status.held_usd) } else { String::new() };
     let mut text = format!(
         "{}: {} requests, {}; ${} spent{held}\n",
-        status.job,
+        words::line(&status.job),
         words::count(status.requests),
         counts.join(", "),
         status.spent_usd

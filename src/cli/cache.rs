@@ -9,9 +9,9 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::cli::arguments::store_location;
-use crate::cli::output::Output;
 use crate::cli::{print, print_json};
 use crate::diagnostic::{Error, Result, nearest};
+use crate::files::Output;
 use crate::money::Usd;
 use crate::provider::Sample;
 use crate::store::{self, Contents, Item, Kept, SharedStore, Sums};

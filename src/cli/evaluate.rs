@@ -7,15 +7,15 @@ use std::sync::Arc;
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::arguments::{Common, SplitArgument, dollars};
+use crate::cli::arguments::{Common, SplitArgument, cap};
+use crate::cli::subject::Asked;
 use crate::cli::{Embedded, colour, inputs, print, print_json, progress, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
-use crate::evaluate::{Plan, Served, Workload, capability};
+use crate::evaluate::{Served, Workload, capability};
 use crate::money::Usd;
 use crate::report::{table, words};
-use crate::runner::{Purse, Runner};
+use crate::runner::Purse;
 use crate::space::Configuration;
-use crate::space::parameter::output_limit;
 use crate::stats;
 use crate::store::{self, MemoryStore};
 use crate::study::fixed::FixedAgenda;
@@ -39,7 +39,7 @@ pub struct EvaluateArguments {
     #[arg(long, value_enum, default_value_t = SplitArgument::Tune)]
     split: SplitArgument,
     /// Dollars that it may cost [default: not capped]
-    #[arg(long, value_name = "USD", value_parser = dollars, allow_hyphen_values = true)]
+    #[arg(long, value_name = "USD", value_parser = cap, allow_hyphen_values = true)]
     budget: Option<Usd>,
     /// The search space [default: space.toml in the task's folder, else search_spaces/NAME.toml]
     #[arg(long, value_name = "FILE")]
@@ -72,46 +72,17 @@ struct Mean {
 /// Runs it.
 pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     let common = &arguments.common;
-    if arguments.budget.is_some_and(|budget| budget < Usd::ZERO) {
-        return Err(Error::usage("a budget cannot be below 0"));
-    }
     let workload = inputs::workload(embedded, arguments.task.as_deref())?;
     let (endpoints, _) = inputs::endpoints(&workload, common.place.endpoints.as_deref())?;
     let served = arguments.config.as_deref().map(Served::load).transpose()?;
-    // A file that says what is sent serves as it is; anything else is looked up in the space.
-    let as_served = served.as_ref().filter(|served| arguments.set.is_empty() && !served.request.is_empty());
+    let asked = Asked::of(served.zip(arguments.config.as_deref()), &arguments.set, || {
+        let (space, _) = inputs::space(embedded, &workload, arguments.space.as_deref())?;
+        workload.check_space(&space).map(|()| space)
+    })?;
     let stop = Arc::new(Stop::default());
     let split = Split::from(arguments.split);
     let capped = arguments.budget.is_some();
-    let concurrency = common.asking.concurrency();
-    let nothing = MemoryStore::new();
-    let (plan, runner) = match as_served {
-        Some(served) => {
-            let model = served.model().ok_or_else(|| Error::usage("the configuration names no model"))?.to_owned();
-            let runner = Runner::open(nothing, &endpoints, &[model], concurrency, capped, served.bounded())?;
-            (served.plan(&runner)?, runner)
-        }
-        None => {
-            let (space, _) = inputs::space(embedded, &workload, arguments.space.as_deref())?;
-            workload.check_space(&space)?;
-            let mut given: BTreeMap<_, _> = served.map(|served| served.config.0).unwrap_or_default();
-            for (name, value) in &given {
-                space.check_setting(name, value).map_err(|error| match &arguments.config {
-                    Some(path) => Served::located(path, name, error),
-                    None => error,
-                })?;
-            }
-            for text in &arguments.set {
-                let (name, value) = inputs::setting(&space, text)?;
-                given.insert(name, value);
-            }
-            let configuration = inputs::configuration(&space, &given)?;
-            let model = configuration.get("model").and_then(|model| model.as_str()).unwrap_or_default().to_owned();
-            let bounded = output_limit(|name| configuration.get(name)).is_some();
-            let runner = Runner::open(nothing, &endpoints, &[model], concurrency, capped, bounded)?;
-            (Plan::new(&space, &configuration, &runner)?, runner)
-        }
-    };
+    let (plan, runner) = asked.open(MemoryStore::new(), &endpoints, common.asking.concurrency(), capped)?;
     capability::check_plan(&plan, |model| capability::of(&endpoints, model))?;
     let instances = workload.task.split(split);
     if instances.is_empty() {

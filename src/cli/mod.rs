@@ -27,7 +27,6 @@ mod live;
 mod logging;
 mod mock;
 mod models;
-mod output;
 mod plot;
 mod progress;
 mod report;

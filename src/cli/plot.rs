@@ -6,11 +6,11 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::print;
 use crate::diagnostic::{Error, Result};
+use crate::files;
 use crate::report::matters;
 use crate::report::page::{course, frame};
 use crate::report::plots::{self, Figure, progress};
 use crate::report::run::{self, Run};
-use crate::study::folder;
 
 const EXAMPLES: &str = "Examples:
   farthing plot results/exam-1
@@ -113,7 +113,7 @@ pub fn run(arguments: &PlotArguments) -> Result<u8> {
     })?;
     let drawn = if png { figure.png() } else { figure.svg().map(String::into_bytes) };
     let bytes = drawn.ok_or_else(|| Error::internal("the plot could not be drawn"))?;
-    folder::replace(&out, &bytes)?;
+    files::replace(&out, &bytes)?;
     print(&out.display().to_string())?;
     Ok(0)
 }

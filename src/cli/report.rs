@@ -6,13 +6,14 @@ use clap::Args;
 
 use crate::cli::{print, print_json};
 use crate::diagnostic::{Error, Result};
+use crate::files;
 use crate::report::exports;
 use crate::report::page::{self, Extent, several};
 use crate::report::rows::{self, RankingRow};
 use crate::report::run::Run;
 pub use crate::report::run::{rows_of, summary_of};
 use crate::study::Summary;
-use crate::study::folder::{self, RunFolder};
+use crate::study::folder::RunFolder;
 
 const EXAMPLES: &str = "Examples:
   farthing report results/exam-1 --open                 write its report.html anew, and show it
@@ -68,7 +69,7 @@ pub fn run(arguments: &ReportArguments) -> Result<u8> {
     }
     let runs: Vec<Run> = arguments.runs.iter().map(|path| Run::read(path)).collect::<Result<_>>()?;
     if let Some(path) = &arguments.junit {
-        folder::replace(path, exports::junit(&runs, arguments.min_score)?.as_bytes())?;
+        files::replace(path, exports::junit(&runs, arguments.min_score)?.as_bytes())?;
         print(&path.display().to_string())?;
         return Ok(0);
     }
@@ -91,16 +92,16 @@ pub fn run(arguments: &ReportArguments) -> Result<u8> {
     let path = match (runs.as_slice(), &arguments.out) {
         ([run], out) => {
             let path = out.clone().unwrap_or_else(|| run.path.join("report.html"));
-            folder::replace(&path, page::render(&page::data(run, extent))?.as_bytes())?;
+            files::replace(&path, page::render(&page::data(run, extent))?.as_bytes())?;
             // A run that ended meanwhile has written its own page, which this one must not stand in for.
             if !run.ended && run.path.join("summary.json").is_file() {
-                folder::replace(&path, page::render(&page::data(&Run::read(&run.path)?, extent))?.as_bytes())?;
+                files::replace(&path, page::render(&page::data(&Run::read(&run.path)?, extent))?.as_bytes())?;
             }
             path
         }
         (_, out) => {
             let path = out.clone().unwrap_or_else(|| PathBuf::from("comparison.html"));
-            folder::replace(&path, several::render(&several::data(&runs))?.as_bytes())?;
+            files::replace(&path, several::render(&several::data(&runs))?.as_bytes())?;
             path
         }
     };

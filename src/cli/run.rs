@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use crate::backend::Endpoints;
-use crate::cli::arguments::{BESIDE, Common, UNUSED_SEED, dollars};
+use crate::cli::arguments::{BESIDE, Common, UNUSED_SEED, some_dollars};
 use crate::cli::{print, print_error, print_json, with_runtime};
 use crate::diagnostic::{Error, Fault, Result, Source};
 use crate::evaluate::Served;
@@ -60,7 +60,7 @@ pub struct WhatArguments {
     #[arg(long, value_name = "DIR")]
     pub resume: Option<PathBuf>,
     /// Dollars that it may cost, over all runs of it [default: not capped]
-    #[arg(long, value_name = "USD", value_parser = dollars, allow_hyphen_values = true)]
+    #[arg(long, value_name = "USD", value_parser = some_dollars, allow_hyphen_values = true)]
     pub budget: Option<Usd>,
     /// The model of rows that name none
     #[arg(long, value_name = "NAME")]
@@ -197,9 +197,6 @@ fn one(arguments: &RunArguments, input: &Path) -> Result<Builder> {
 
 /// What all experiments of a command line share.
 pub fn begun(builder: Builder, what: &WhatArguments, common: &Common) -> Result<Builder> {
-    if what.budget.is_some_and(|budget| budget <= Usd::ZERO) {
-        return Err(Error::usage("a budget must be above 0"));
-    }
     let mut builder =
         builder.store(common.place.store()).cache(common.asking.cache()).concurrency(common.asking.concurrency());
     builder = builder.move_input(what.move_input);

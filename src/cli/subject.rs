@@ -1,5 +1,6 @@
 //! RUN_OR_CONFIG: a run's folder or a configuration's file, and what it leads to: task, endpoints, store.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::backend::Endpoints;
@@ -9,6 +10,7 @@ use crate::evaluate::{Plan, Served, Workload};
 use crate::runner::Runner;
 use crate::space::parameter::output_limit;
 use crate::space::{self, Configuration, Space};
+use crate::store::SharedStore;
 use crate::study::folder::{self, StudyFile};
 
 /// A configuration that was named on the command line.
@@ -65,43 +67,82 @@ impl Subject {
         }
     }
 
-    /// What is asked: as it is served, else looked up in the space. What the file does not set is the space's only value, or
-    /// its baseline's.
+    /// What is asked. What the file does not set is the space's only value, or its baseline's.
     pub fn asked(&self, embedded: &Embedded, workload: &Workload) -> Result<Asked> {
-        let none = || Error::usage(format!("the configuration in {} names no model", self.file.display()));
-        if !self.served.request.is_empty() {
-            let model = self.served.model().ok_or_else(none)?.to_owned();
-            return Ok(Asked { model, bounded: self.served.bounded(), settled: None });
-        }
-        let space = self.space(embedded, workload)?.ok_or_else(|| inputs::no_space(workload))?;
-        let given = &self.served.config.0;
-        given.iter().try_for_each(|(name, value)| {
-            space.check_setting(name, value).map_err(|error| Served::located(&self.file, name, error))
-        })?;
-        let settled = inputs::configuration(&space, given)?;
-        let model = settled.get("model").and_then(|model| model.as_str()).ok_or_else(none)?.to_owned();
-        let bounded = output_limit(|name| settled.get(name)).is_some();
-        Ok(Asked { model, bounded, settled: Some((space, settled)) })
+        let space = || self.space(embedded, workload)?.ok_or_else(|| inputs::no_space(workload));
+        Asked::of(Some((self.served.clone(), &self.file)), &[], space)
     }
 }
 
-/// What a subject asks.
+/// A configuration that is asked: which model it names, and how long its completions may be.
 pub struct Asked {
     /// The model.
     pub model: String,
     /// True where every request says how long a completion may be.
     pub bounded: bool,
-    /// The space and the configuration in it, where the file has no request as it is served.
-    settled: Option<(Space, Configuration)>,
+    what: What,
+}
+
+enum What {
+    /// A file that says what is sent.
+    Served(Served),
+    /// The space and the configuration in it.
+    Settled(Box<Space>, Configuration),
 }
 
 impl Asked {
-    /// The configuration ready to be asked.
-    pub fn plan(&self, subject: &Subject, runner: &Runner) -> Result<Plan> {
-        match &self.settled {
-            None => subject.served.plan(runner),
-            Some((space, settled)) => Plan::new(space, settled, runner),
+    /// What was typed: a configuration with its file, and what `--set` says. A file that says what is sent serves as it is;
+    /// anything else is looked up in the space.
+    ///
+    /// # Errors
+    /// A usage error where it is none of the space, or names no model.
+    pub fn of(served: Option<(Served, &Path)>, set: &[String], space: impl FnOnce() -> Result<Space>) -> Result<Asked> {
+        let place = served.as_ref().map(|(_, file)| format!(" in {}", file.display())).unwrap_or_default();
+        let none = || Error::usage(format!("the configuration{place} names no model"));
+        let (given, file) = match served {
+            Some((served, _)) if set.is_empty() && !served.request.is_empty() => {
+                let model = served.model().ok_or_else(none)?.to_owned();
+                return Ok(Asked { model, bounded: served.bounded(), what: What::Served(served) });
+            }
+            Some((served, file)) => (served.config.0, Some(file)),
+            None => (BTreeMap::new(), None),
+        };
+        let (space, mut given) = (space()?, given);
+        for (name, value) in &given {
+            space.check_setting(name, value).map_err(|error| match file {
+                Some(file) => Served::located(file, name, error),
+                None => error,
+            })?;
         }
+        for text in set {
+            let (name, value) = inputs::setting(&space, text)?;
+            given.insert(name, value);
+        }
+        let settled = inputs::configuration(&space, &given)?;
+        let model = settled.get("model").and_then(|model| model.as_str()).ok_or_else(none)?.to_owned();
+        let bounded = output_limit(|name| settled.get(name)).is_some();
+        Ok(Asked { model, bounded, what: What::Settled(Box::new(space), settled) })
+    }
+
+    /// The configuration ready to be asked.
+    pub fn plan(&self, runner: &Runner) -> Result<Plan> {
+        match &self.what {
+            What::Served(served) => served.plan(runner),
+            What::Settled(space, settled) => Plan::new(space, settled, runner),
+        }
+    }
+
+    /// The same with a runner that knows its model alone.
+    pub fn open(
+        &self,
+        store: SharedStore,
+        endpoints: &Endpoints,
+        concurrency: usize,
+        capped: bool,
+    ) -> Result<(Plan, Runner)> {
+        let models = std::slice::from_ref(&self.model);
+        let runner = Runner::open(store, endpoints, models, concurrency, capped, self.bounded)?;
+        Ok((self.plan(&runner)?, runner))
     }
 }
 
@@ -162,5 +203,31 @@ pub fn endpoints(given: Option<&Path>, workload: &Workload, subjects: &[&Subject
         ))
         .help("give --endpoints FILE")),
         _ => Ok(inputs::endpoints(workload, given)?.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_names_no_model_is_refused_whether_it_is_served_or_settled() {
+        let space = || {
+            let styles = Space::builder("s").template("p", "{{ q }}").choices("style", ["plain", "fancy"]);
+            styles.choices("model", ["m"]).when("style", "fancy").build()
+        };
+        let served = |text: &str| Served { request: serde_json::from_str(text).unwrap(), ..Served::default() };
+        let told = |asked: Result<Asked>| asked.err().unwrap().message().to_owned();
+        let file = Path::new("a/best.toml");
+        let sent = served(r#"{"prompt": "p"}"#);
+        assert_eq!(told(Asked::of(Some((sent, file)), &[], space)), "the configuration in a/best.toml names no model");
+        let set = ["style=plain".to_owned()];
+        let looked_up = told(Asked::of(Some((Served::default(), file)), &set, space));
+        assert_eq!(looked_up, "the configuration in a/best.toml names no model");
+        assert_eq!(told(Asked::of(None, &set, space)), "the configuration names no model");
+        assert_eq!(Asked::of(None, &["style=fancy".to_owned()], space).unwrap().model, "m");
+        let sent = served(r#"{"prompt": "p", "model": "m", "max_tokens": 5}"#);
+        let asked = Asked::of(Some((sent, file)), &[], || Err(Error::internal("no space is needed"))).unwrap();
+        assert_eq!((asked.model.as_str(), asked.bounded), ("m", true));
     }
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::backend::Endpoints;
-use crate::cli::arguments::{Common, dollars};
+use crate::cli::arguments::{Common, cap};
 use crate::cli::subject::{self, Asked, Subject as Named};
 use crate::cli::{Embedded, estimate, print, print_json, progress, report, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
@@ -46,7 +46,7 @@ pub struct TestArguments {
     #[arg(long, value_name = "TASK")]
     task: Option<PathBuf>,
     /// Dollars that it may cost [default: not capped]
-    #[arg(long, value_name = "USD", value_parser = dollars, allow_hyphen_values = true)]
+    #[arg(long, value_name = "USD", value_parser = cap, allow_hyphen_values = true)]
     budget: Option<Usd>,
     /// Exit with 4 unless the score is at least this good
     #[arg(long, value_name = "SCORE", allow_hyphen_values = true)]
@@ -71,7 +71,6 @@ struct Report<'a> {
 
 /// What is to be tested, and where it came from.
 struct Subject {
-    named: Named,
     asked: Asked,
     workload: Workload,
     endpoints: Endpoints,
@@ -82,9 +81,6 @@ struct Subject {
 /// Runs it.
 pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
     let common = &arguments.common;
-    if arguments.budget.is_some_and(|budget| budget < Usd::ZERO) {
-        return Err(Error::usage("a budget cannot be below 0"));
-    }
     let subject = subject(&arguments, embedded)?;
     let mut workload = subject.workload;
     if let Some(data) = &arguments.data {
@@ -117,7 +113,7 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         arguments.budget.is_some(),
         subject.asked.bounded,
     )?;
-    let winner = subject.asked.plan(&subject.named, &runner)?;
+    let winner = subject.asked.plan(&runner)?;
     capability::check_plan(&winner, |model| capability::of(&subject.endpoints, model))?;
     winner.request(&workload.task.test[0]).map_err(|failure| Error::usage(failure.message))?;
     let baseline = match (&baseline, &subject.space) {
@@ -235,5 +231,5 @@ fn subject(arguments: &TestArguments, embedded: &Embedded) -> Result<Subject> {
         (true, Some(file)) => Some((named.home.clone(), file.clone(), report::summary_of(&named.home)?)),
         _ => None,
     };
-    Ok(Subject { named, asked, workload, endpoints, run, space })
+    Ok(Subject { asked, workload, endpoints, run, space })
 }

@@ -149,7 +149,7 @@ fn keep_budget_changes(folder: &RunFolder, stop: &Stop) -> Result<()> {
     stop.control().keep_changes(Box::new(move |changes| {
         let mut file = file.clone();
         file.settings.budget_changes = changes.to_vec();
-        folder::replace(&path, folder::to_toml(&file)?.as_bytes())
+        crate::files::replace(&path, folder::to_toml(&file)?.as_bytes())
     }));
     Ok(())
 }
@@ -347,8 +347,7 @@ fn resumed(
     if let Some(wait) = arguments.batch_wait {
         file.settings.batch_wait_seconds = Some(wait.as_secs());
     }
-    let store = Path::new(&was.store);
-    if was.store == "memory:" || (!was.store.contains("://") && !store.is_file()) {
+    if !crate::store::Place::of(&was.store).exists() {
         return Err(Error::usage(format!("the store of this run, {}, is gone, and with it what was spent", was.store))
             .help("put it back, or begin a new run"));
     }

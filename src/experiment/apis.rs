@@ -226,7 +226,7 @@ fn renamed(provider: ProviderKind, name: &str) -> &str {
     }
 }
 
-/// What a row sends its model: every parameter known to the API and in its range. `fields` are for prompto's `safety_filter`.
+/// What a row sends its model: every parameter known to the API and in its range. `safety_filter` is prompto's column.
 pub fn parameters(
     asked: &Asked,
     safety_filter: Option<&Value>,

@@ -120,7 +120,7 @@ impl Asking {
     }
 }
 
-/// A value as text: a conversation as lines of its turns, all else as JSON.
+/// A value as text: a text as it is, nothing for null, all else as JSON.
 fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -170,25 +170,9 @@ pub struct Made {
     pub skipped: usize,
 }
 
-/// A scratch file that is removed when it is not needed any more.
-pub struct Scratch(PathBuf);
-
-impl Scratch {
-    /// Beside a file that will be written.
-    pub fn beside(path: &Path) -> Scratch {
-        Scratch(path.with_extension("rows"))
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        drop(std::fs::remove_file(&self.0));
-    }
+/// The folder that a file is written in: what is unpacked meanwhile stands there too.
+pub(super) fn beside(out: &Path) -> &Path {
+    out.parent().unwrap_or(Path::new("."))
 }
 
 /// Writes the experiment in which every model is asked, by every template, about every row of a file that has what `asked`
@@ -200,14 +184,17 @@ pub(super) fn write(
     asked: impl Fn(&Fields) -> bool,
     own: impl Fn(&Member) -> Vec<(String, Value)>,
 ) -> Result<Made> {
-    let scratch = Scratch::beside(out);
-    let input = Input::open(source, &source.display().to_string(), scratch.path())?;
+    let input = Input::open(source, &source.display().to_string(), beside(out))?;
     let mut lines = Lines::create(out)?;
     let (mut made, mut number) = (Made::default(), 0);
     input.each(|place, row| {
         number += 1;
         let at = |what: String| Error::usage(format!("{}:{}: {what}", input.name(), place.line));
         let row = row.map_err(|fault| at(fault.to_string()))?;
+        // Every column is read here, and written anew.
+        if let Some(what) = row.too_large(|_| true) {
+            return Err(at(what));
+        }
         if !asked(&row.fields) {
             made.skipped += 1;
             return Ok(());

@@ -13,7 +13,7 @@ use super::fields::Fields;
 use super::scale::Scale;
 use crate::declaration;
 use crate::diagnostic::{Error, Result, Source, suggestion};
-use crate::metric::{self, Built, Metric};
+use crate::metric::{self, Built, Kind, Metric};
 use crate::provider::Sample;
 use crate::task::{Instance, MetricTable};
 
@@ -59,16 +59,17 @@ impl Declared {
         for piece in &pieces[1..] {
             let (key, value) = piece.split_once('=').unwrap_or((piece, ""));
             let known = row.options.iter().find(|option| option.name == key);
-            let is_text = known.is_none_or(|option| option.kind == "text" || option.kind.starts_with("one of"));
-            let is_list = known.is_some_and(|option| option.kind.starts_with("list of"));
-            let value = match (is_text, toml::de::DeValue::parse(value).is_ok()) {
-                (false, true) if !is_list || value.trim_start().starts_with('[') => value.to_owned(),
+            let is_toml = || toml::de::DeValue::parse(value).is_ok();
+            let value = match known.map(|option| &option.kind) {
+                None | Some(Kind::Text | Kind::Word(_)) => quoted(value),
+                Some(Kind::List(_)) if value.trim_start().starts_with('[') && is_toml() => value.to_owned(),
                 // A list may be written as its words.
-                _ if is_list => {
+                Some(Kind::List(_)) => {
                     let words: Vec<String> = value.split(',').map(|word| quoted(word.trim())).collect();
                     format!("[{}]", words.join(", "))
                 }
-                _ => quoted(value),
+                Some(Kind::Number { .. } | Kind::Flag | Kind::Table | Kind::Any) if is_toml() => value.to_owned(),
+                Some(_) => quoted(value),
             };
             table += &format!("{key} = {value}\n");
         }

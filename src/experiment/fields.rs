@@ -1,9 +1,12 @@
 //! A row's columns in their order, as they stood in the input: what is carried through, untouched.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
+
+use crate::data::too_large;
 
 /// The columns of one row, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -30,6 +33,19 @@ impl Fields {
             Some((_, old)) => *old = value,
             None => self.0.push((name.to_owned(), value)),
         }
+    }
+
+    /// The columns of a text as a table shows them: one with an integer that no number of 64 bits is has its own text.
+    pub fn shown(text: &str) -> serde_json::Result<Fields> {
+        let mut fields: Fields = serde_json::from_str(text)?;
+        if too_large(text).is_some() {
+            for ((_, value), (_, span)) in fields.0.iter_mut().zip(columns(text)) {
+                if too_large(&text[span.clone()]).is_some() {
+                    *value = Value::from(text[span].trim());
+                }
+            }
+        }
+        Ok(fields)
     }
 
     /// As a map, for templates and metrics.
@@ -96,25 +112,63 @@ impl Row {
         Row { text: fields.json(), fields }
     }
 
+    /// An integer in the row that no number of 64 bits is, in one of these columns: it would be read as another one.
+    pub fn too_large(&self, read: impl Fn(&str) -> bool) -> Option<String> {
+        too_large(&self.text)?;
+        let found = self.fields.0.iter().zip(columns(&self.text)).filter(|((name, _), _)| read(name));
+        found.into_iter().find_map(|(_, (_, value))| {
+            let (at, what) = too_large(&self.text[value.clone()])?;
+            Some(format!("{what} (column {})", value.start + at.start + 1))
+        })
+    }
+
     /// The row with further columns behind its own, as the text of a JSON object without its closing brace. The row's own
     /// text stays as it is; a column of its own that is named like a new one is called `input-NAME`.
     pub fn extended(&self, further: &[(&str, Value)]) -> String {
         let taken = |name: &str| further.iter().any(|(new, _)| *new == name);
-        let mut text = match self.fields.0.iter().any(|(name, _)| taken(name)) {
-            false => self.text.clone(),
-            true => {
-                let renamed = |(name, value): &(String, Value)| match taken(name) {
-                    true => (format!("input-{name}"), value.clone()),
-                    false => (name.clone(), value.clone()),
-                };
-                Fields(self.fields.0.iter().map(renamed).collect()).json()
+        let mut text = self.text.clone();
+        if self.fields.0.iter().any(|(name, _)| taken(name)) {
+            let named = self.fields.0.iter().zip(columns(&self.text)).filter(|((name, _), _)| taken(name));
+            for ((name, _), (key, _)) in named.collect::<Vec<_>>().into_iter().rev() {
+                text.replace_range(key, &Value::from(format!("input-{name}")).to_string());
             }
-        };
+        }
         // The last brace is the object's own.
         text.truncate(text.rfind('}').unwrap_or(text.len()));
         append(&mut text, self.fields.0.is_empty(), further);
         text
     }
+}
+
+/// Where the columns of a text stand, in their order: each one's name, with its quotes, and its value. The text is a JSON
+/// object.
+fn columns(text: &str) -> Vec<(Range<usize>, Range<usize>)> {
+    let (bytes, mut found, mut key) = (text.as_bytes(), Vec::new(), None);
+    let (mut depth, mut at, mut value) = (0_usize, 0, 0);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => {
+                let begin = at;
+                at += 1;
+                while at < bytes.len() && bytes[at] != b'"' {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+                if depth == 1 && key.is_none() {
+                    key = Some(begin..at + 1);
+                }
+            }
+            b':' if depth == 1 => value = at + 1,
+            b',' | b'}' if depth == 1 => {
+                found.extend(key.take().map(|key| (key, value..at)));
+                depth = if bytes[at] == b'}' { 0 } else { 1 };
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        at += 1;
+    }
+    found
 }
 
 /// Writes columns behind those of an object that is not closed yet.
@@ -151,6 +205,23 @@ mod tests {
     fn a_column_named_like_ours_is_renamed() {
         let extended = row(r#"{"response":"old","id":2}"#).extended(&[("response", json!("new"))]);
         assert_eq!(extended, r#"{"input-response":"old","id":2,"response":"new""#);
+        let extended =
+            row(r#"{"a": {"status":[1, "{\"status"]}, "st\u0061tus" : 1.0 , "big":12345678901234567890123}"#)
+                .extended(&[("status", json!("ok"))]);
+        let kept =
+            r#"{"a": {"status":[1, "{\"status"]}, "input-status" : 1.0 , "big":12345678901234567890123,"status":"ok""#;
+        assert_eq!(extended, kept, "all else stays to the byte");
+    }
+
+    #[test]
+    fn integers_that_are_too_large_are_found_where_they_are_read() {
+        let text = r#"{"id": 1, "a": "18446744073709551616", "big": [0, 18446744073709551616 ], "c": 2}"#;
+        let found = row(text).too_large(|name| name == "big").unwrap();
+        assert_eq!(found, "the integer 18446744073709551616 does not fit 64 bits; write it as a text (column 51)");
+        assert_eq!(row(text).too_large(|name| name != "big"), None);
+        let shown = Fields::shown(text).unwrap();
+        assert_eq!(shown.get("big"), Some(&json!("[0, 18446744073709551616 ]")), "a table shows what was written");
+        assert_eq!(shown.get("c"), Some(&json!(2)));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::groups::MaxQueries;
 use super::input;
 use super::scale::Scale;
 use crate::diagnostic::{Error, Result, Source, unreadable};
+use crate::files::{cannot_write, fresh_name};
 use crate::money::Usd;
 use crate::provider::Message;
 use crate::store::Cache;
@@ -116,10 +117,6 @@ pub const COMPLETED: &str = "completed.jsonl";
 /// The rows in the order of the input.
 pub const RESULTS: &str = "results.jsonl";
 
-fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
-    Error::usage(format!("cannot write {}: {error}", path.display()))
-}
-
 /// A path as people know it: from the working folder on, where it is below that.
 fn shown(path: &Path) -> String {
     let below = std::env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
@@ -191,7 +188,7 @@ impl Folder {
                 if file.input.is_dir() { std::io::ErrorKind::IsADirectory } else { std::io::ErrorKind::NotFound };
             return Err(unreadable(Path::new(&shown(&file.input)), &kind.into()));
         }
-        let draft = base.join(format!(".{}.{}", file.name, crate::store::fresh_name("new")));
+        let draft = base.join(format!(".{}", fresh_name("new")));
         let input = draft.join(&file.input_file);
         let made = fs::create_dir_all(base)
             .and_then(|()| fs::create_dir(&draft))
@@ -279,7 +276,7 @@ impl Folder {
 
     /// The rows of the input's copy.
     pub fn rows(&self) -> Result<input::Input> {
-        input::Input::open(&self.input(), &shown(&self.file.input), &self.path().join(".rows"))
+        input::Input::open(&self.input(), &shown(&self.file.input), self.path())
     }
 
     /// Sets another budget.

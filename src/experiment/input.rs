@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use super::fields::{Fields, Row};
 use super::row::Fault;
-use crate::diagnostic::{Error, Result, unreadable};
-use crate::task::data::{Quotes, altered, unclosed_quote};
+use crate::data::{self, Quotes, column_twice, unclosed_quote};
+use crate::diagnostic::{Error, Result};
+use crate::files::{Output, cannot_write, unnamed};
 
 /// What the file is made of.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,9 +37,8 @@ pub struct Place {
 pub struct Input {
     name: String,
     form: Form,
+    /// The file, or a plain copy of a compressed one.
     file: Mutex<File>,
-    /// A plain copy of a compressed file: removed when it is not needed any more.
-    scratch: Option<PathBuf>,
 }
 
 /// The formats that an experiment may have, as an ending behind which `.gz` or `.zst` may stand.
@@ -59,50 +59,26 @@ pub fn stem(path: &Path) -> String {
 }
 
 fn broken(name: &str, error: &std::io::Error) -> Error {
-    match error.kind() {
-        std::io::ErrorKind::InvalidData | std::io::ErrorKind::InvalidInput | std::io::ErrorKind::UnexpectedEof => {
-            Error::usage(format!("{name} cannot be decompressed: {error}"))
-        }
-        _ => Error::usage(format!("cannot read {name}: {error}")),
-    }
+    Error::usage(format!("cannot read {name}: {error}"))
 }
 
 impl Input {
-    /// Opens a file that is known by `name`. A compressed one is unpacked to `scratch`.
-    pub fn open(path: &Path, name: &str, scratch: &Path) -> Result<Input> {
+    /// Opens a file that is known by `name`. A compressed one is unpacked in `folder`, to a file without a name.
+    pub fn open(path: &Path, name: &str, folder: &Path) -> Result<Input> {
         let Some(ending) = ending(path) else {
             return Err(Error::usage(format!("{name}: the ending tells the format, and this one is not known"))
                 .help("use .jsonl or .csv, each also with .gz or .zst behind it"));
         };
-        let file = File::open(path).map_err(|error| unreadable(path, &error))?;
-        if path.is_dir() {
-            return Err(unreadable(path, &std::io::ErrorKind::IsADirectory.into()));
-        }
-        let packed = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_lowercase();
-        let unpacked: Option<Box<dyn Read>> = match packed.as_str() {
-            _ if ending == "parquet" => Some(Box::new(std::io::Cursor::new(parquet_lines(path)?))),
-            "gz" => Some(Box::new(flate2::read::MultiGzDecoder::new(file.try_clone().map_err(|e| broken(name, &e))?))),
-            "zst" => Some(Box::new(
-                zstd::Decoder::new(file.try_clone().map_err(|e| broken(name, &e))?).map_err(|e| broken(name, &e))?,
-            )),
-            _ => None,
+        let unpacked: Result<File, Box<dyn Read>> = match ending {
+            "parquet" => Err(Box::new(std::io::Cursor::new(parquet_lines(path)?))),
+            _ => data::unpacked(path, UNPACKED)?.plain().map_err(|packed| -> Box<dyn Read> { Box::new(packed) }),
         };
-        let (mut file, scratch) = match unpacked {
-            None => (file, None),
-            Some(mut unpacked) => {
-                let mut plain = File::options()
-                    .create(true)
-                    .truncate(true)
-                    .read(true)
-                    .write(true)
-                    .open(scratch)
-                    .map_err(|error| Error::usage(format!("cannot write {}: {error}", scratch.display())))?;
-                let size = std::io::copy(&mut unpacked.by_ref().take(UNPACKED + 1), &mut plain);
-                if size.map_err(|error| broken(name, &error))? > UNPACKED {
-                    drop(std::fs::remove_file(scratch));
-                    return Err(Error::usage(format!("{name} unpacks to more than {} GiB", UNPACKED >> 30)));
-                }
-                (plain, Some(scratch.to_owned()))
+        let mut file = match unpacked {
+            Ok(file) => file,
+            Err(mut unpacked) => {
+                let mut plain = unnamed(folder)?;
+                std::io::copy(&mut unpacked, &mut plain).map_err(|error| data::broken(Path::new(name), &error))?;
+                plain
             }
         };
         let form = match ending {
@@ -112,7 +88,7 @@ impl Input {
             }
             _ => Form::Lines,
         };
-        Ok(Input { name: name.to_owned(), form, file: Mutex::new(file), scratch })
+        Ok(Input { name: name.to_owned(), form, file: Mutex::new(file) })
     }
 
     /// The name that it is known by.
@@ -199,14 +175,6 @@ impl Input {
     }
 }
 
-impl Drop for Input {
-    fn drop(&mut self) {
-        if let Some(scratch) = &self.scratch {
-            drop(std::fs::remove_file(scratch));
-        }
-    }
-}
-
 /// Goes to the first byte behind a byte order mark, and says where that is.
 fn start(name: &str, file: &mut File) -> Result<u64> {
     let mut mark = [0; 3];
@@ -224,7 +192,7 @@ fn json_row(bytes: &[u8]) -> Result<Row, Fault> {
     let text = std::str::from_utf8(bytes)
         .map_err(|error| Fault::new(format!("this row is not UTF-8 from byte {} on", error.valid_up_to() + 1)))?;
     let text = text.trim();
-    if let Some((at, what)) = altered(text) {
+    if let Some((at, what)) = column_twice(text) {
         return Err(Fault::new(format!("{what} (column {})", at.start + 1)));
     }
     match serde_json::from_str::<Fields>(text) {
@@ -299,7 +267,7 @@ fn headers(name: &str, file: &mut File) -> Result<Vec<String>> {
 /// The rows of a Parquet file as lines.
 #[cfg(feature = "parquet")]
 fn parquet_lines(path: &Path) -> Result<Vec<u8>> {
-    let bytes = crate::task::data::read_file(path)?;
+    let bytes = data::read_file(path)?;
     let rows = crate::task::parquet::rows(bytes)
         .map_err(|problem| Error::usage(format!("{} cannot be read as Parquet: {problem}", path.display())))?;
     let mut lines = Vec::new();
@@ -315,26 +283,29 @@ fn parquet_lines(path: &Path) -> Result<Vec<u8>> {
     Err(Error::usage(format!("{}: this farthing was built without Parquet", path.display())))
 }
 
-/// Writes rows as lines into a file, for experiments that are made and not given.
-pub struct Lines(BufWriter<File>, PathBuf);
+/// Rows as lines of a new file, for experiments that are made and not given. It appears when all are written.
+pub struct Lines {
+    file: BufWriter<File>,
+    output: Output,
+    path: PathBuf,
+}
 
 impl Lines {
     /// A new file.
     pub fn create(path: &Path) -> Result<Lines> {
-        let file =
-            File::create(path).map_err(|error| Error::usage(format!("cannot write {}: {error}", path.display())))?;
-        Ok(Lines(BufWriter::new(file), path.to_owned()))
+        let (output, file) = Output::create(path)?;
+        Ok(Lines { file: BufWriter::new(file), output, path: path.to_owned() })
     }
 
     /// One more row.
     pub fn add(&mut self, fields: &Fields) -> Result<()> {
-        writeln!(self.0, "{}", fields.json())
-            .map_err(|error| Error::usage(format!("cannot write {}: {error}", self.1.display())))
+        writeln!(self.file, "{}", fields.json()).map_err(|error| cannot_write(&self.path, &error))
     }
 
     /// All of it is written.
     pub fn finish(mut self) -> Result<()> {
-        self.0.flush().map_err(|error| Error::usage(format!("cannot write {}: {error}", self.1.display())))
+        self.file.flush().map_err(|error| cannot_write(&self.path, &error))?;
+        self.output.finish()
     }
 }
 
@@ -346,7 +317,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, bytes).unwrap();
-        let input = Input::open(&path, name, &folder.path().join("plain")).unwrap();
+        let input = Input::open(&path, name, folder.path()).unwrap();
         let (mut rows, mut places) = (Vec::new(), Vec::new());
         let text = |row: Result<Row, Fault>| row.map(|row| row.text).map_err(|fault| fault.message);
         input
@@ -359,8 +330,7 @@ mod tests {
         for (place, (_, first)) in places.iter().zip(&rows).rev() {
             assert_eq!(text(input.read(*place).unwrap()), *first, "read again at its place");
         }
-        drop(input);
-        assert!(!folder.path().join("plain").exists());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing stands beside it");
         rows
     }
 
@@ -392,14 +362,14 @@ mod tests {
     #[test]
     fn what_would_be_read_as_something_else_is_refused() {
         let read =
-            rows("x.jsonl", b"{\"a\": 1, \"b\": {\"a\": 2}}\n{\"a\": 1, \"a\": 2}\n{\"a\": 123456789012345678901}");
+            rows("x.jsonl", b"{\"a\": 1, \"b\": {\"a\": 2}}\n{\"a\": 1, \"a\": 2}\n{\"a\": [ 123456789012345678901]}");
         assert_eq!(read[0].1, Ok("{\"a\": 1, \"b\": {\"a\": 2}}".to_owned()));
         assert_eq!(read[1], (2, Err("the column `a` is there twice (column 10)".into())));
-        assert!(read[2].1.as_ref().unwrap_err().contains("123456789012345678901 does not fit 64 bits"), "{read:?}");
+        assert_eq!(read[2].1, Ok("{\"a\": [ 123456789012345678901]}".to_owned()), "what nobody reads may be anything");
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.csv");
         std::fs::write(&path, "\u{feff}id,prompt\na,\"b \"\"c\"\"\"\nd,\"e\nf,g\n").unwrap();
-        let error = Input::open(&path, "x.csv", &folder.path().join("plain")).err().unwrap();
+        let error = Input::open(&path, "x.csv", folder.path()).err().unwrap();
         assert_eq!(error.location().as_deref(), Some("x.csv:3:3"), "{error}");
     }
 

@@ -380,8 +380,10 @@ impl Experiment {
         done: &std::collections::BTreeMap<u32, Record>,
     ) -> Result<Looked> {
         let settings = self.builder.settings.clone();
-        let defaults = defaults(&settings)?;
         let (steps, needs) = self.steps(&settings)?;
+        // A scale reads the answer alone.
+        let reads_all = steps.iter().any(|step| !matches!(step, Step::Scale(..)));
+        let defaults = row::Defaults { reads_all, ..defaults(&settings)? };
         let endpoints = self.builder.endpoints.take().ok_or_else(|| Error::internal("an experiment has endpoints"))?;
         let capped = self.builder.budget.is_some();
         let runner = Runner::open(MemoryStore::new(), &endpoints, &[], self.builder.concurrency, capped, true)?;
@@ -489,6 +491,7 @@ fn defaults(settings: &Settings) -> Result<row::Defaults> {
         params: settings.params.clone(),
         template: template.map(|body| Prompt::new("template", body)),
         variables: Fields::new(&settings.variables),
+        reads_all: false,
     })
 }
 

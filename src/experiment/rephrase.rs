@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::asked::{self, Asking, Made, Member, Scratch};
+use super::asked::{self, Asking, Made, Member, beside};
 use super::fields::Fields;
 use super::input::{Input, Lines};
 use super::row::id_of;
@@ -67,10 +67,9 @@ pub struct Finish {
 /// Writes the experiment with paraphrased prompts: a row for each paraphrase with the columns that its original had, and
 /// the originals behind them. `replies` is the paraphrasing experiment's results.jsonl.
 pub fn finish(replies: &Path, original: &Path, how: Finish, out: &Path) -> Result<Made> {
-    let (draft, scratch) = (out.with_extension("new"), Scratch::beside(out));
-    let mut lines = Lines::create(&draft)?;
+    let mut lines = Lines::create(out)?;
     let mut made = Made::default();
-    let input = Input::open(replies, &replies.display().to_string(), scratch.path())?;
+    let input = Input::open(replies, &replies.display().to_string(), beside(out))?;
     input.each(|place, row| {
         let row = row.map_err(|fault| Error::usage(format!("{}:{}: {fault}", input.name(), place.line)))?;
         let said: Vec<&str> = match row.fields.get("response") {
@@ -107,7 +106,7 @@ pub fn finish(replies: &Path, original: &Path, how: Finish, out: &Path) -> Resul
     })?;
     drop(input);
     if !how.remove_original {
-        let input = Input::open(original, &original.display().to_string(), scratch.path())?;
+        let input = Input::open(original, &original.display().to_string(), beside(out))?;
         let mut number = 0;
         input.each(|place, row| {
             number += 1;
@@ -119,7 +118,6 @@ pub fn finish(replies: &Path, original: &Path, how: Finish, out: &Path) -> Resul
         })?;
     }
     lines.finish()?;
-    std::fs::rename(&draft, out).map_err(|error| Error::usage(format!("cannot write {}: {error}", out.display())))?;
     Ok(made)
 }
 
@@ -174,7 +172,13 @@ mod tests {
         let mut answered = row.as_object().unwrap().clone();
         answered.insert("response".into(), json!(["tell a", " speak a "]));
         std::fs::write(path("results.jsonl"), Value::from(answered).to_string() + "\n").unwrap();
+        for name in ["out.rows", "out.new"] {
+            std::fs::write(path(name), "the user's").unwrap();
+        }
         finish(&path("results.jsonl"), &path("x.csv"), Finish::default(), &path("out.jsonl")).unwrap();
+        for name in ["out.rows", "out.new"] {
+            assert_eq!(std::fs::read_to_string(path(name)).unwrap(), "the user's", "{name}");
+        }
         let text = std::fs::read_to_string(path("out.jsonl")).unwrap();
         let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(

@@ -1,7 +1,7 @@
 //! What an experiment came to: its rows in the order of the input as JSON Lines, CSV and Parquet, and its sums.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use super::fields::Fields;
 use super::folder::{Folder, RESULTS, Record};
 use super::groups::Queued;
 use crate::diagnostic::{Error, Result};
+use crate::files::{Output, cannot_write};
 use crate::money::Usd;
 
 /// The mean of a score over the rows that have it.
@@ -204,13 +205,13 @@ pub fn write(folder: &mut Folder, records: &[Option<Record>], summary: &mut Summ
     let path = folder.path().join(RESULTS);
     let mut columns = Columns::default();
     let mut errors: HashMap<String, usize> = HashMap::new();
-    by_rename(&path, |out| {
+    whole(&path, |out| {
         let mut text = String::new();
         for record in records.iter().flatten() {
             folder.lasting(*record, &mut text)?;
             put(out, text.as_bytes(), &path)?;
             put(out, b"\n", &path)?;
-            let fields: Fields = serde_json::from_str(&text)
+            let fields = Fields::shown(&text)
                 .map_err(|error| Error::internal(format!("a record cannot be read again: {error}")))?;
             count(&fields, summary);
             if let Some(error) = fields.get("error").and_then(Value::as_str)
@@ -227,7 +228,7 @@ pub fn write(folder: &mut Folder, records: &[Option<Record>], summary: &mut Summ
         summary.commonest_error = commonest.map(|(error, _)| error);
     }
     let table = folder.path().join("results.csv");
-    by_rename(&table, |out| {
+    whole(&table, |out| {
         let mut csv = csv::Writer::from_writer(out);
         let broken = |error: csv::Error| Error::usage(format!("cannot write {}: {error}", table.display()));
         csv.write_record(columns.order.iter().map(|(name, _)| name)).map_err(broken)?;
@@ -238,18 +239,16 @@ pub fn write(folder: &mut Folder, records: &[Option<Record>], summary: &mut Summ
 }
 
 fn put(out: &mut impl Write, bytes: &[u8], path: &Path) -> Result<()> {
-    out.write_all(bytes).map_err(|error| Error::usage(format!("cannot write {}: {error}", path.display())))
+    out.write_all(bytes).map_err(|error| cannot_write(path, &error))
 }
 
-fn by_rename(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
-    let broken = |error: std::io::Error| Error::usage(format!("cannot write {}: {error}", path.display()));
-    let draft = path
-        .with_file_name(format!(".{}.new", path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default()));
-    let mut out = BufWriter::with_capacity(1 << 16, File::create(&draft).map_err(broken)?);
-    let written = write(&mut out).and_then(|()| {
-        out.flush().and_then(|()| out.get_ref().sync_all()).and_then(|()| fs::rename(&draft, path)).map_err(broken)
-    });
-    written.inspect_err(|_| drop(fs::remove_file(&draft)))
+/// Writes a file that appears whole.
+fn whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
+    let (output, file) = Output::create(path)?;
+    let mut out = BufWriter::with_capacity(1 << 16, file);
+    write(&mut out)?;
+    out.flush().map_err(|error| cannot_write(path, &error))?;
+    output.finish()
 }
 
 /// Goes through the rows of a file of records.
@@ -262,8 +261,7 @@ fn each(path: &Path, mut row: impl FnMut(Fields) -> Result<()>) -> Result<()> {
         if reader.read_line(&mut line).map_err(broken)? == 0 {
             return Ok(());
         }
-        row(serde_json::from_str(&line)
-            .map_err(|error| Error::internal(format!("a record cannot be read again: {error}")))?)?;
+        row(Fields::shown(&line).map_err(|error| Error::internal(format!("a record cannot be read again: {error}")))?)?;
     }
 }
 
@@ -310,7 +308,7 @@ fn parquet(rows: &Path, columns: &Columns, path: &Path) -> Result<()> {
     };
     let schema: Schema =
         columns.order.iter().map(|(name, kind)| Field::new(name.as_str().into(), dtype(*kind))).collect();
-    by_rename(path, |out| {
+    whole(path, |out| {
         let mut writer = ParquetWriter::new(out).batched(&schema).map_err(broken)?;
         let mut held: Vec<Vec<Value>> = Vec::with_capacity(ROWS);
         let mut put = |held: &mut Vec<Vec<Value>>| {

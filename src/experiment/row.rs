@@ -6,8 +6,10 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::fields::{Fields, Row};
+use crate::data::altered;
 use crate::diagnostic::nearest;
 use crate::prompt::{self, Context, Prompt};
+use crate::provider::message::shown;
 use crate::provider::{Input, Message};
 use crate::space::parameter::whole;
 
@@ -129,13 +131,16 @@ pub struct Defaults {
     pub template: Option<Prompt>,
     /// What it knows beside the row's columns.
     pub variables: Arc<prompt::Fields>,
+    /// Metrics or functions read every column.
+    pub reads_all: bool,
 }
 
 /// Columns that say what is asked; all others are only carried through.
-pub const OWN_COLUMNS: [&str; 8] = ["id", "prompt", "messages", "model", "api", "model_name", "parameters", "group"];
+const OWN_COLUMNS: [&str; 10] =
+    ["id", "prompt", "messages", "model", "api", "model_name", "mode", "safety_filter", "parameters", "group"];
 
 /// The prefix of columns that are parameters.
-pub const PARAMETER: &str = "parameters-";
+const PARAMETER: &str = "parameters-";
 
 /// A row's name: its `id`, else its number from 1.
 pub fn id_of(fields: &Fields, number: usize) -> String {
@@ -149,6 +154,10 @@ pub fn id_of(fields: &Fields, number: usize) -> String {
 /// Reads a row, the `number`-th from 1. Cells of a CSV file are typed: what reads as JSON is that, all else text.
 pub fn read(row: &Row, number: usize, defaults: &Defaults) -> Result<Asked, Fault> {
     let fields = &row.fields;
+    let all = defaults.reads_all || defaults.template.is_some();
+    if let Some(what) = row.too_large(|name| all || OWN_COLUMNS.contains(&name) || name.starts_with(PARAMETER)) {
+        return Err(Fault::new(what));
+    }
     let mut added = Vec::new();
     if fields.filled("id").is_none() {
         added.push(("id", Value::from(number.to_string())));
@@ -285,35 +294,11 @@ fn prompt_of(fields: &Fields, prompto: bool) -> Result<Ask, Fault> {
 }
 
 fn message(item: &Value) -> Result<Message, Fault> {
-    let wrong = |what: &str| Fault::new(format!("{what}: {}", shown(item)));
-    let Value::Object(item) = item else {
-        return Err(
-            wrong("a message has a `role` and a `content`").help("texts and messages are not mixed in one list")
-        );
-    };
-    let role = item.get("role").and_then(Value::as_str).ok_or_else(|| wrong("this message has no `role`"))?;
-    // Gemini's word for it.
-    let role = if role == "model" { "assistant" } else { role };
-    if !["system", "user", "assistant", "developer", "tool"].contains(&role) {
-        return Err(wrong(&format!("`{role}` is no role")));
-    }
-    let media = || {
-        wrong("only texts can be asked here, and this message holds something else")
-            .help("images and other media are not supported")
-    };
-    let piece = |part: &Value| match part {
-        Value::String(text) => Some(text.clone()),
-        Value::Object(part) if part.iter().all(|(key, _)| key == "type" || key == "text") => {
-            part.get("text").and_then(Value::as_str).map(str::to_owned)
-        }
-        _ => None,
-    };
-    let content = match item.get("content").or_else(|| item.get("parts")) {
-        None | Some(Value::Null) => return Err(wrong("this message has no `content`")),
-        Some(Value::Array(parts)) => parts.iter().map(piece).collect::<Option<String>>().ok_or_else(media)?,
-        Some(one) => piece(one).ok_or_else(media)?,
-    };
-    Ok(Message { role: role.to_owned(), content })
+    let read = Message::read(item).map_err(Fault::new);
+    read.map_err(|fault| match item.is_object() {
+        true => fault,
+        false => fault.help("texts and messages are not mixed in one list"),
+    })
 }
 
 fn parameters(fields: &Fields) -> Result<BTreeMap<String, Value>, Fault> {
@@ -321,14 +306,17 @@ fn parameters(fields: &Fields) -> Result<BTreeMap<String, Value>, Fault> {
         None => BTreeMap::new(),
         Some(Value::Object(map)) => map.clone().into_iter().collect(),
         // A table holds it as a text.
-        Some(Value::String(text)) => serde_json::from_str(text).map_err(|_| {
-            Fault::new("`parameters` is a JSON object").help("or give each in a column `parameters-NAME`")
-        })?,
+        Some(Value::String(text)) => {
+            as_it_is(text)?;
+            serde_json::from_str(text).map_err(|_| {
+                Fault::new("`parameters` is a JSON object").help("or give each in a column `parameters-NAME`")
+            })?
+        }
         Some(other) => return Err(Fault::new(format!("`parameters` is an object, not {}", shown(other)))),
     };
     for (column, value) in &fields.0 {
         let Some(name) = column.strip_prefix(PARAMETER) else { continue };
-        if let Some(value) = typed(value) {
+        if let Some(value) = typed(value)? {
             params.insert(name.to_owned(), value);
         }
     }
@@ -336,26 +324,25 @@ fn parameters(fields: &Fields) -> Result<BTreeMap<String, Value>, Fault> {
 }
 
 /// A cell as what it says: a number, a truth value, JSON, else a text. Blank: none.
-fn typed(value: &Value) -> Option<Value> {
-    let Value::String(text) = value else { return Some(value.clone()).filter(|value| !value.is_null()) };
+fn typed(value: &Value) -> Result<Option<Value>, Fault> {
+    let Value::String(text) = value else { return Ok(Some(value.clone()).filter(|value| !value.is_null())) };
     let trimmed = text.trim();
-    match trimmed {
+    Ok(match trimmed {
         "" => None,
         // As a spreadsheet writes them.
         "TRUE" | "True" => Some(Value::Bool(true)),
         "FALSE" | "False" => Some(Value::Bool(false)),
         "null" | "None" | "NaN" | "nan" => None,
-        _ => Some(serde_json::from_str(trimmed).unwrap_or_else(|_| Value::from(text.as_str()))),
-    }
+        _ => Some(match serde_json::from_str(trimmed) {
+            Ok(value) => as_it_is(trimmed).map(|()| value)?,
+            Err(_) => Value::from(text.as_str()),
+        }),
+    })
 }
 
-/// A value in a message, cut where it is long.
-fn shown(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(60) {
-        Some((at, _)) => format!("{}...", &text[..at]),
-        None => text,
-    }
+/// JSON in a cell that would be read as something else than it says is a fault.
+fn as_it_is(text: &str) -> Result<(), Fault> {
+    altered(text).map_or(Ok(()), |(_, what)| Err(Fault::new(what)))
 }
 
 #[cfg(test)]
@@ -402,6 +389,31 @@ mod tests {
         let expected =
             json!({"temperature": 0.5, "stop": ["a"], "logprobs": true, "reasoning_effort": "low", "max_tokens": 5});
         assert_eq!(json!(params), expected);
+    }
+
+    #[test]
+    fn integers_that_are_too_large_are_refused_where_they_are_read() {
+        let look = |text: &str, defaults: &Defaults| {
+            let row = Row { text: text.to_owned(), fields: serde_json::from_str(text).unwrap() };
+            read(&row, 1, defaults).map(|asked| asked.params).map_err(|fault| fault.message)
+        };
+        let (none, all) = (Defaults::default(), Defaults { reads_all: true, ..Defaults::default() });
+        let template = crate::prompt::Template::compile("{{ prompt }}").unwrap();
+        let template = Some(Prompt::new("t", crate::prompt::Body::Template(template)));
+        let templated = Defaults { template, ..Defaults::default() };
+        let carried = r#"{"prompt": "p", "model": "m", "big": 123456789012345678901234567890}"#;
+        assert!(look(carried, &none).is_ok());
+        for (text, defaults) in [
+            (carried, &all),
+            (carried, &templated),
+            (r#"{"prompt": "p", "model": "m", "parameters": {"seed": 123456789012345678901}}"#, &none),
+            (r#"{"prompt": "p", "model": "m", "parameters-seed": 123456789012345678901}"#, &none),
+            (r#"{"prompt": "p", "model": "m", "parameters-seed": " 123456789012345678901"}"#, &none),
+            (r#"{"prompt": "p", "model": "m", "parameters": "{\"seed\": 123456789012345678901}"}"#, &none),
+            (r#"{"id": 123456789012345678901, "prompt": "p", "model": "m"}"#, &none),
+        ] {
+            assert!(look(text, defaults).unwrap_err().contains("does not fit 64 bits"), "{text}");
+        }
     }
 
     #[test]

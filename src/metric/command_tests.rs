@@ -25,6 +25,13 @@ fn script(folder: &Path, before: &str, body: &str, options: &str) -> Built {
     command(folder, &format!("command = [\"python3\", \"-u\", \"score.py\"]\n{options}"))
 }
 
+/// The same in a folder of its own; none where there is no Python.
+fn scripted(before: &str, body: &str, options: &str) -> Option<(tempfile::TempDir, Built)> {
+    let folder = tempfile::tempdir().unwrap();
+    let built = python().then(|| script(folder.path(), before, body, options))?;
+    Some((folder, built))
+}
+
 fn command(folder: &Path, lines: &str) -> Built {
     let mut table = table(&format!("type = \"command\"\n{lines}"));
     table.folder = folder.to_owned();
@@ -41,15 +48,11 @@ fn metrics<const N: usize>(values: [(&str, f64); N]) -> Result<Metrics, String> 
 
 #[test]
 fn a_program_scores() {
-    if !python() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
     let body = "i, r = q['instance'], q['responses']\n\
                 right = [s['text'] == i['answer'] for s in r]\n\
                 print(json.dumps({'id': q['id'], 'any': any(right), 'n': len(r), 'tokens': r[0]['completion_tokens'] + 0.5,\
                 'row': int(i['id']), 'stop': r[0]['finish_reason'] == 'stop', 'here': os.path.exists('score.py')}))";
-    let built = script(folder.path(), "", body, "workers = 1");
+    let Some((_folder, built)) = scripted("", body, "workers = 1") else { return };
     built.prepare().unwrap();
     assert_eq!(built.output, None);
     let expected =
@@ -60,25 +63,19 @@ fn a_program_scores() {
 
 #[test]
 fn large_lines_do_not_lock() {
-    if !python() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
     // It writes as much to standard error as it reads, and answers with a long line.
     let body = "sys.stderr.write('e' * 300000 + '\\n')\nprint(json.dumps({'n': len(q['responses'][0]['text']), 'x' * 300000: 1}))";
-    let built = script(folder.path(), "", body, "");
+    let Some((_folder, built)) = scripted("", body, "") else { return };
     let text = "ä\n".repeat(500_000);
     assert_eq!(ask(&built, &[&text]).unwrap()["n"], 1_000_000.0);
 }
 
 #[test]
 fn many_threads_share_the_workers() {
-    if !python() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
     let before = "open('starts', 'a').write('x')";
-    let built = script(folder.path(), before, "print(len(q['responses'][0]['text']))", "workers = 2");
+    let Some((folder, built)) = scripted(before, "print(len(q['responses'][0]['text']))", "workers = 2") else {
+        return;
+    };
     std::thread::scope(|scope| {
         for thread in 0..8 {
             let built = &built;
@@ -95,14 +92,10 @@ fn many_threads_share_the_workers() {
 
 #[test]
 fn a_crash_is_retried_once_and_then_told() {
-    if !python() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
     let once = "t = q['responses'][0]['text']\n\
                 if t == 'die' or (t == 'once' and not os.path.exists('died')):\n    open('died', 'a').write('x')\n    raise ValueError('ouch')\n\
                 print('true')";
-    let built = script(folder.path(), "", once, "workers = 1");
+    let Some((folder, built)) = scripted("", once, "workers = 1") else { return };
     assert_eq!(ask(&built, &["once"]), metrics([("m", 1.0)]));
     assert_eq!(ask(&built, &["fine"]), metrics([("m", 1.0)]));
     let reason = ask(&built, &["die"]).unwrap_err();
@@ -118,13 +111,9 @@ fn a_crash_is_retried_once_and_then_told() {
 
 #[test]
 fn a_silent_program_times_out() {
-    if !python() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
     let body =
         "if q['responses'][0]['text'] == 'slow':\n    sys.stderr.write('thinking\\n')\n    time.sleep(60)\nprint(0.5)";
-    let built = script(folder.path(), "", body, "workers = 1\ntimeout_seconds = 2");
+    let Some((_folder, built)) = scripted("", body, "workers = 1\ntimeout_seconds = 2") else { return };
     let start = Instant::now();
     let reason = ask(&built, &["slow"]).unwrap_err();
     assert!(reason.contains("did not answer within 2 s") && reason.contains("thinking"), "{reason}");
@@ -200,14 +189,10 @@ fn garbage_is_an_error() {
 
 #[test]
 fn a_stray_line_moves_no_score_to_another_instance() {
-    if !python() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
     let before = "seen = 0";
     let body =
         "seen += 1\nif seen == 2: print('warning: slow')\ntime.sleep(0.02)\nprint(len(q['responses'][0]['text']))";
-    let built = script(folder.path(), before, body, "workers = 1");
+    let Some((_folder, built)) = scripted(before, body, "workers = 1") else { return };
     let scores: Vec<_> = (1..=7).map(|length| ask(&built, &[&"x".repeat(length)])).collect();
     for (at, score) in scores.iter().enumerate() {
         match score {

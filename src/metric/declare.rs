@@ -162,14 +162,51 @@ fn without_null(schema: Value) -> Value {
 pub struct OptionRow {
     /// The key.
     pub name: String,
-    /// What it holds, like `text` or `one of first, any`.
-    pub kind: String,
+    /// What it holds.
+    pub kind: Kind,
     /// True where it must be given.
     pub required: bool,
     /// What it is where it is not given, as TOML; `None` where there is nothing to say.
     pub default: Option<String>,
     /// What it is for.
     pub doc: String,
+}
+
+/// What an option holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A text.
+    Text,
+    /// One of these words.
+    Word(Vec<String>),
+    /// A number.
+    Number {
+        /// Without a fraction.
+        whole: bool,
+    },
+    /// True or false.
+    Flag,
+    /// A list.
+    List(Box<Kind>),
+    /// A table.
+    Table,
+    /// Any value.
+    Any,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Kind::Text => f.write_str("text"),
+            Kind::Word(words) => write!(f, "one of {}", words.join(", ")),
+            Kind::Number { whole: true } => f.write_str("whole number"),
+            Kind::Number { whole: false } => f.write_str("number"),
+            Kind::Flag => f.write_str("true or false"),
+            Kind::List(kind) => write!(f, "list of: {kind}"),
+            Kind::Table => f.write_str("table"),
+            Kind::Any => f.write_str("any value"),
+        }
+    }
 }
 
 /// One metric function, as `farthing metrics` lists it.
@@ -221,23 +258,20 @@ fn row(declaration: &Declaration) -> Row {
     }
 }
 
-/// What a schema allows, in a few words.
-fn kind(schema: &Value) -> String {
-    let words = |values: &[Value]| {
-        let words: Vec<&str> = values.iter().filter_map(|value| value["const"].as_str().or(value.as_str())).collect();
-        format!("one of {}", words.join(", "))
-    };
+/// What a schema allows.
+fn kind(schema: &Value) -> Kind {
     if let Some(ways) = schema["oneOf"].as_array().or(schema["enum"].as_array()) {
-        return words(ways);
+        let words = ways.iter().filter_map(|way| way["const"].as_str().or(way.as_str()));
+        return Kind::Word(words.map(str::to_owned).collect());
     }
     match schema["type"].as_str() {
-        Some("string") => "text".to_owned(),
-        Some("integer") => "whole number".to_owned(),
-        Some("boolean") => "true or false".to_owned(),
-        Some("array") => format!("list of: {}", kind(&schema["items"])),
-        Some("object") => "table".to_owned(),
-        Some(other) => other.to_owned(),
-        None => "any value".to_owned(),
+        Some("string") => Kind::Text,
+        Some("integer") => Kind::Number { whole: true },
+        Some("number") => Kind::Number { whole: false },
+        Some("boolean") => Kind::Flag,
+        Some("array") => Kind::List(Box::new(kind(&schema["items"]))),
+        Some("object") => Kind::Table,
+        Some(_) | None => Kind::Any,
     }
 }
 

@@ -28,7 +28,7 @@ pub mod text;
 pub mod vote;
 
 pub use command::runs_a_program;
-pub use declare::{Built, Declaration, OptionRow, Row, build, declarations, rows, schema};
+pub use declare::{Built, Declaration, Kind, OptionRow, Row, build, declarations, rows, schema};
 pub use function::{FnMetric, IntoMetrics, judge};
 pub use scores::{Names, Scores};
 pub use vote::Vote;

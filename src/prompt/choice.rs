@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use crate::diagnostic::{Error, Result, Source, unreadable};
 use crate::prompt::template::{Context, Template};
-use crate::provider::{Input, Message};
+use crate::provider::{Input, Message, ROLES};
 
 /// A prompt as written: `{ name = "...", messages = [...] }`, or with `template`, `file` or `text` in place of `messages`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -43,9 +43,6 @@ pub struct MessageTable {
     #[schemars(with = "String")]
     pub content: Spanned<String>,
 }
-
-/// Who may speak in a conversation.
-pub const ROLES: [&str; 5] = ["system", "user", "assistant", "developer", "tool"];
 
 /// A prompt, compiled.
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@ pub mod anthropic;
 pub mod azure;
 pub mod conformance;
 pub mod gemini;
+pub mod message;
 pub mod ollama;
 pub mod openai;
 mod read;
@@ -19,16 +20,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use message::{Message, ROLES};
 pub use wire::{Call, Method, Place, Refusal, Wire};
-
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user`, `assistant`, ...
-    pub role: String,
-    /// The text.
-    pub content: String,
-}
 
 /// What a model is given.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

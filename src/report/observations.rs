@@ -97,7 +97,7 @@ fn columns(outcome: &Outcome) -> Vec<(String, Column<'_>)> {
 pub fn write(folder: &Path, outcome: &Outcome) -> Result<&'static str> {
     let (name, bytes) = encode(outcome)?;
     let path = folder.join(name);
-    std::fs::write(&path, bytes).map_err(|error| Error::usage(format!("cannot write {}: {error}", path.display())))?;
+    crate::files::replace(&path, &bytes)?;
     Ok(name)
 }
 

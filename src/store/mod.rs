@@ -20,6 +20,7 @@ mod contents;
 mod fresh;
 mod memory;
 mod migrations;
+mod place;
 mod queries;
 mod sqlite;
 mod writer;
@@ -35,6 +36,7 @@ pub use batches::BatchBook;
 pub use contents::{Bought, Cache, Contents, Item, Kept, Sums};
 pub use fresh::Fresh;
 pub use memory::MemoryStore;
+pub use place::Place;
 pub use sqlite::SqliteStore;
 
 /// The hash of what is sent and changes what a model may answer, and of who answers.
@@ -102,18 +104,11 @@ pub struct RequestRecord {
     pub body: String,
 }
 
+pub use crate::files::fresh_name;
+
 /// The number of a ledger entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EntryId(pub i64);
-
-/// A scope that no other run has. It decides nothing.
-pub fn fresh_name(kind: &str) -> String {
-    use std::hash::{BuildHasher, Hasher};
-    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
-    let hash = blake3::hash(format!("{random} {now} {}", std::process::id()).as_bytes());
-    format!("{kind}-{}", &hash.to_hex()[..16])
-}
 
 /// How an open reservation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,7 +231,7 @@ pub type SharedStore = Arc<dyn Store>;
 /// # Errors
 /// A usage error for any other URL, and where [`SqliteStore::open`] gives one.
 pub fn open(location: &str) -> Result<SharedStore> {
-    if location == "memory:" {
+    if Place::of(location).is_memory() {
         return Ok(MemoryStore::new());
     }
     Ok(SqliteStore::open(path_of(location)?)?)
@@ -255,7 +250,7 @@ pub fn open_as(location: &str, cache: Cache, scope: &str) -> Result<SharedStore>
 /// # Errors
 /// A usage error that says where it looked where there is none, and as [`open`].
 pub fn open_existing(location: &str) -> Result<SharedStore> {
-    if location == "memory:" {
+    if Place::of(location).is_memory() {
         return Err(Error::usage("a store in memory keeps nothing once its program has ended").help("name a file"));
     }
     let path = path_of(location)?;
@@ -278,14 +273,9 @@ fn path_of(location: &str) -> Result<&Path> {
     if location.trim().is_empty() || location == ":memory:" {
         return Err(Error::usage(format!("`{location}` is no store")).help(supported));
     }
-    // Only the scheme is shown: the rest of a URL may hold a password.
-    let is_scheme =
-        |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-    match location.split_once("://") {
-        Some((scheme, _)) if is_scheme(scheme) => {
-            Err(Error::usage(format!("stores at `{scheme}://` are not supported")).help(supported))
-        }
-        _ => Ok(Path::new(location)),
+    match Place::of(location) {
+        Place::Url(scheme) => Err(Error::usage(format!("stores at `{scheme}://` are not supported")).help(supported)),
+        Place::File(_) | Place::Memory => Ok(Path::new(location)),
     }
 }
 

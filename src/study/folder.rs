@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::{Error, Result, Source};
 use crate::evaluate::Workload;
+use crate::files::{self, cannot_write};
 use crate::prompt::{Body, Prompt};
 use crate::space::Space;
 use crate::study::Settings;
@@ -158,7 +159,7 @@ impl RunFolder {
 
     /// Replaces a file of the folder by one rename.
     pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> Result<()> {
-        replace(&self.path.join(name), contents.as_ref())
+        files::replace(&self.path.join(name), contents.as_ref())
     }
 
     /// Removes a file of the folder, if it is there.
@@ -183,35 +184,15 @@ pub fn check_free(out: &Path) -> Result<()> {
 fn appear(path: &Path, study: &str) -> Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(|error| cannot_write(parent, &error))?;
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let draft = parent.join(format!(".{name}.{}", crate::store::fresh_name("new")));
-    let made = fs::create_dir(&draft)
-        .and_then(|()| fs::write(draft.join("study.toml"), study))
-        .and_then(|()| fs::File::open(draft.join("study.toml"))?.sync_all())
-        .and_then(|()| fs::rename(&draft, path))
-        // The ledger knows the study by the name in this folder: both must survive a power cut.
-        .and_then(|()| fs::File::open(parent)?.sync_all());
-    made.map_err(|error| {
-        drop(fs::remove_dir_all(&draft));
-        cannot_write(path, &error)
-    })
-}
-
-/// Replaces a file by one rename, so that it is never half there.
-pub fn replace(path: &Path, contents: &[u8]) -> Result<()> {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let draft = path.with_file_name(format!(".{name}.new"));
-    let written = fs::write(&draft, contents)
-        .and_then(|()| fs::File::open(&draft)?.sync_all())
-        .and_then(|()| fs::rename(&draft, path));
-    written.map_err(|error| {
-        drop(fs::remove_file(&draft));
-        cannot_write(path, &error)
-    })
-}
-
-fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
-    Error::usage(format!("cannot write {}: {error}", path.display()))
+    let draft = parent.join(format!(".{}", files::fresh_name("new")));
+    fs::create_dir(&draft).map_err(|error| cannot_write(path, &error))?;
+    let made = files::replace(&draft.join("study.toml"), study.as_bytes()).and_then(|()| {
+        fs::rename(&draft, path)
+            // The ledger knows the study by the name in this folder: both must survive a power cut.
+            .and_then(|()| fs::File::open(parent)?.sync_all())
+            .map_err(|error| cannot_write(path, &error))
+    });
+    made.inspect_err(|_| drop(fs::remove_dir_all(&draft)))
 }
 
 /// The text of a `study.toml`.

@@ -16,7 +16,7 @@ use crate::runner::{Purse, Runner};
 use crate::search::{self, Problem};
 use crate::space::Space;
 use crate::space::parameter::OUTPUT_LIMITS;
-use crate::store::{self, Fingerprint, MemoryStore, SharedStore};
+use crate::store::{self, Fingerprint, MemoryStore, Place, SharedStore};
 
 /// A study with everything opened.
 pub struct Prepared {
@@ -150,10 +150,9 @@ impl Study {
 
     /// Who buys this study's requests in rounds.
     fn rounds(&self, store: &SharedStore) -> Rounds {
-        let lock = (!self.settings.store.contains("://")).then(|| format!("{}.submitting", self.settings.store).into());
         let options = batch::Options {
             poll: self.settings.batch_poll_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
-            lock,
+            lock: Place::of(&self.settings.store).submitting_lock(),
             ..batch::Options::default()
         };
         let batches = Batches::with_options(self.endpoints.clone(), store.clone(), options);

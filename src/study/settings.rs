@@ -127,7 +127,7 @@ impl Settings {
             return Err(Error::usage("--batch goes with neither --no-cache nor --refresh")
                 .help("batches that are out are known by what they ask, and every run finds what they bring"));
         }
-        if self.batch && self.store == "memory:" {
+        if self.batch && crate::store::Place::of(&self.store).is_memory() {
             return Err(Error::usage("a store in memory keeps no batches, and they take hours").help("name a file"));
         }
         if self.concurrency == 0 {

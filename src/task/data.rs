@@ -1,13 +1,12 @@
 //! Reading instances: JSON Lines, CSV and Parquet by the file's ending, each also compressed (.gz, .zst).
 
-use std::collections::{HashMap, HashSet};
-use std::io::Read;
-use std::ops::Range;
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::diagnostic::{Error, Result, bad_utf8, nearest, suggestion, unreadable};
+use crate::data::{Quotes, altered, lines, read_file, unclosed_quote};
+use crate::diagnostic::{Error, Result, bad_utf8, nearest, suggestion};
 use crate::task::Instance;
 
 /// One row and the line it begins on (from 0).
@@ -36,36 +35,6 @@ pub fn load(path: &Path, id: Option<&str>) -> Result<Vec<Instance>> {
         return Err(Error::usage(format!("{name} holds no rows")));
     }
     instances(&name, rows, id)
-}
-
-/// A compressed file may unpack to so many bytes, which are all in memory then.
-const UNPACKED: u64 = 2 << 30;
-
-/// The bytes of a file, decompressed by its ending.
-pub fn read_file(path: &Path) -> Result<Vec<u8>> {
-    let bytes = std::fs::read(path).map_err(|error| unreadable(path, &error))?;
-    let mut plain = Vec::new();
-    let unpacked = match path.extension().and_then(|ending| ending.to_str()) {
-        Some("gz") => flate2::read::MultiGzDecoder::new(bytes.as_slice()).take(UNPACKED + 1).read_to_end(&mut plain),
-        Some("zst") => zstd::stream::Decoder::new(bytes.as_slice())
-            .and_then(|decoder| decoder.take(UNPACKED + 1).read_to_end(&mut plain)),
-        _ => return Ok(bytes),
-    };
-    match unpacked {
-        Ok(size) if size as u64 > UNPACKED => {
-            Err(Error::usage(format!("{} unpacks to more than {} GiB", path.display(), UNPACKED >> 30))
-                .help("what is so large is read only where it is not compressed"))
-        }
-        Ok(_) => Ok(plain),
-        Err(error) => Err(Error::usage(format!("{} cannot be decompressed: {error}", path.display()))),
-    }
-}
-
-/// The lines of a text with their numbers (from 0), without a byte order mark; bad UTF-8 is an error at its place.
-pub fn lines<'a>(name: &str, bytes: &'a [u8]) -> Result<impl Iterator<Item = (usize, &'a str)> + use<'a>> {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let text = std::str::from_utf8(bytes).map_err(|error| bad_utf8(name, bytes, error.valid_up_to(), 0))?;
-    Ok(text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).enumerate())
 }
 
 fn json_rows(name: &str, bytes: &[u8]) -> Result<Vec<Row>> {
@@ -97,107 +66,6 @@ fn json_rows(name: &str, bytes: &[u8]) -> Result<Vec<Row>> {
         }
     }
     Ok(rows)
-}
-
-/// What of a row in JSON would be read as something else than it says, and where: a column that is there twice, of which the
-/// last one would count; an integer that no number of 64 bits is. Rows that are no JSON are left to the parser.
-pub fn altered(text: &str) -> Option<(Range<usize>, String)> {
-    let (bytes, mut at, mut depth) = (text.as_bytes(), 0, 0_usize);
-    let mut columns: HashSet<&[u8]> = HashSet::new();
-    while at < bytes.len() {
-        let begin = at;
-        match bytes[at] {
-            b'"' => {
-                at += 1;
-                while at < bytes.len() && bytes[at] != b'"' {
-                    at += if bytes[at] == b'\\' { 2 } else { 1 };
-                }
-                at = (at + 1).min(bytes.len());
-                let key = depth == 1 && bytes[at..].trim_ascii_start().first() == Some(&b':');
-                if key && !columns.insert(&bytes[begin..at]) {
-                    let name = String::from_utf8_lossy(&bytes[begin + 1..at - 1]).into_owned();
-                    return Some((begin..at, format!("the column `{name}` is there twice")));
-                }
-            }
-            b'-' | b'0'..=b'9' => {
-                while at < bytes.len() && matches!(bytes[at], b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9') {
-                    at += 1;
-                }
-                let number = String::from_utf8_lossy(&bytes[begin..at]);
-                let whole = number.trim_start_matches('-').bytes().all(|digit| digit.is_ascii_digit());
-                if whole && number.len() > 18 && number.parse::<i64>().is_err() && number.parse::<u64>().is_err() {
-                    let what = format!("the integer {number} does not fit 64 bits; write it as a text");
-                    return Some((begin..at, what));
-                }
-            }
-            byte => {
-                depth = match byte {
-                    b'{' | b'[' => depth + 1,
-                    b'}' | b']' => depth.saturating_sub(1),
-                    _ => depth,
-                };
-                at += 1;
-            }
-        }
-    }
-    None
-}
-
-/// Goes along a CSV file's bytes, piece by piece, and knows at the end whether a quote was never closed: all rows behind it
-/// would be one cell.
-#[derive(Default)]
-pub struct Quotes {
-    state: Quoting,
-    line: usize,
-    line_start: u64,
-    at: u64,
-    opened: (usize, u64, u64),
-}
-
-#[derive(Clone, Copy, Default, PartialEq)]
-enum Quoting {
-    /// A cell begins.
-    #[default]
-    Start,
-    Plain,
-    Quoted,
-    /// The quote was closed, or is a doubled one.
-    Closed,
-}
-
-impl Quotes {
-    /// Reads on.
-    pub fn read(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.state = match (self.state, byte) {
-                (Quoting::Start, b'"') => {
-                    self.opened = (self.line, self.line_start, self.at - self.line_start);
-                    Quoting::Quoted
-                }
-                (Quoting::Quoted, b'"') => Quoting::Closed,
-                (Quoting::Closed, b'"') | (Quoting::Quoted, _) => Quoting::Quoted,
-                (_, b',' | b'\n' | b'\r') => Quoting::Start,
-                _ => Quoting::Plain,
-            };
-            self.at += 1;
-            if *byte == b'\n' {
-                (self.line, self.line_start) = (self.line + 1, self.at);
-            }
-        }
-    }
-
-    /// The line of a quote that was never closed (from 0), where that line begins, and the quote's place in it.
-    pub fn unclosed(&self) -> Option<(usize, u64, usize)> {
-        let (line, start, column) = self.opened;
-        (self.state == Quoting::Quoted).then_some((line, start, usize::try_from(column).unwrap_or(0)))
-    }
-}
-
-/// The error for a quote that was never closed, in a line of that text.
-pub fn unclosed_quote(name: &str, line: usize, text: &str, column: usize) -> Error {
-    Error::usage("this quote is never closed: every row behind it would be part of this cell")
-        .at_line(name, line, text, column..column + 1, "opened here")
-        .help("close it; a quote within a quoted cell is doubled: \"\"")
 }
 
 /// CSV columns are kept as the text they are: `007` stays `007` in a prompt.

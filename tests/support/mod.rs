@@ -5,8 +5,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use farthing::Usd;
 use farthing::backend::mock;
@@ -207,13 +208,30 @@ impl Home {
     }
 }
 
+/// Waits until something holds.
+#[track_caller]
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < Duration::from_secs(30), "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Sends a child a signal: `INT`, `KILL`, ...
+#[track_caller]
+pub fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").args([format!("-{name}"), child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
 /// Runs a command to its end.
 pub fn done(command: &mut Command) -> Done {
     finished(command.spawn().unwrap())
 }
 
 /// Waits for a child.
-pub fn finished(child: std::process::Child) -> Done {
+pub fn finished(child: Child) -> Done {
     let output = child.wait_with_output().unwrap();
     Done {
         code: output.status.code().unwrap_or(-1),

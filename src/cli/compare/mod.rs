@@ -9,7 +9,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::arguments::{Common, SplitArgument, dollars};
+use crate::cli::arguments::{Common, SplitArgument, cap};
 use crate::cli::subject::{self, Subject};
 use crate::cli::{Embedded, colour, print, print_json, progress, with_runtime};
 use crate::diagnostic::{Error, Fault, Result, suggestion};
@@ -69,7 +69,7 @@ pub struct CompareArguments {
     #[arg(long, value_name = "FILE", conflicts_with = "split")]
     data: Option<PathBuf>,
     /// Dollars that may be spent; what the store holds is free [default: not capped]
-    #[arg(long, value_name = "USD", value_parser = dollars, allow_hyphen_values = true)]
+    #[arg(long, value_name = "USD", value_parser = cap, allow_hyphen_values = true)]
     budget: Option<Usd>,
     /// Exit with 4 where B is worse than A
     #[arg(long)]
@@ -133,9 +133,6 @@ struct Report {
 /// Runs it.
 pub fn run(arguments: CompareArguments, embedded: &Embedded) -> Result<u8> {
     let common = &arguments.common;
-    if arguments.budget.is_some_and(|budget| budget < Usd::ZERO) {
-        return Err(Error::usage("a budget cannot be below 0"));
-    }
     if !(arguments.margin >= 0.0 && arguments.margin.is_finite()) {
         return Err(Error::usage(format!("the margin is {}, and must be at least 0", arguments.margin)));
     }
@@ -152,8 +149,8 @@ pub fn run(arguments: CompareArguments, embedded: &Embedded) -> Result<u8> {
     let bounded = asked.iter().all(|asked| asked.bounded);
     let runner = Runner::open(MemoryStore::new(), &endpoints, &models, common.asking.concurrency(), capped, bounded)?;
     let mut plans = Vec::new();
-    for (subject, asked) in subjects.iter().zip(&asked) {
-        let plan = asked.plan(subject, &runner)?;
+    for asked in &asked {
+        let plan = asked.plan(&runner)?;
         capability::check_plan(&plan, |model| capability::of(&endpoints, model))?;
         plan.request(&instances[0]).map_err(|failure| Error::usage(failure.message))?;
         plans.push(Arc::new(plan));

@@ -305,14 +305,13 @@ fn together(endpoints: &Endpoints, space: &Space, checks: &mut Vec<Check>) {
 const LITTLE_ROOM: u64 = 1 << 30;
 
 fn store(location: &str, checks: &mut Vec<Check>) {
-    if location == "memory:" || location.contains("://") {
+    let Some(path) = store::Place::of(location).file() else {
         checks.push(match store::open(location) {
             Ok(_) => Check::warning("store", format!("{location} keeps nothing"), "what is bought is lost at the end"),
             Err(error) => Check::problem("store", &error),
         });
         return;
-    }
-    let path = Path::new(location);
+    };
     let folder = path.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
     let state = match path.exists() {
         true => store::open_existing(location)

@@ -2,9 +2,8 @@
 
 pub mod text;
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,15 +12,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::backend::Endpoints;
-use crate::cli::arguments::{Output, Random, Where, dollars};
+use crate::cli::arguments::{Output, Random, Where, some_dollars};
+use crate::cli::subject::Asked;
 use crate::cli::{Embedded, inputs, print, print_json};
 use crate::diagnostic::{Error, Result};
-use crate::evaluate::{Plan, Served, Workload, capability};
+use crate::evaluate::{Served, Workload, capability};
 use crate::money::Usd;
-use crate::runner::Runner;
 use crate::search::{self, Problem};
-use crate::space::parameter::output_limit;
-use crate::space::{Configuration, Space};
+use crate::space::Space;
 use crate::store::{self, MemoryStore, SharedStore};
 use crate::study::estimate::{Estimate, Estimator, Purchase};
 use crate::study::{Settings, order, settings};
@@ -53,7 +51,7 @@ pub struct EstimateArguments {
     #[arg(long, value_name = "NAME=VALUE")]
     set: Vec<String>,
     /// Say what so many dollars buy
-    #[arg(long, value_name = "USD", value_parser = dollars, allow_hyphen_values = true)]
+    #[arg(long, value_name = "USD", value_parser = some_dollars, allow_hyphen_values = true)]
     budget: Option<Usd>,
     /// By which strategy; `farthing strategies` lists them [default: the best we have]
     #[arg(long, value_name = "NAME")]
@@ -101,9 +99,6 @@ pub struct Report {
 /// Runs it.
 pub fn run(arguments: &EstimateArguments, embedded: &Embedded) -> Result<u8> {
     let EstimateArguments { place, random, output, .. } = arguments;
-    if arguments.budget.is_some_and(|budget| budget <= Usd::ZERO) {
-        return Err(Error::usage("the budget must be above 0"));
-    }
     let workload = inputs::workload(embedded, arguments.task.as_deref())?;
     let endpoints = inputs::endpoints(&workload, place.endpoints.as_deref())?.0.idle();
     let seed = random.seed.unwrap_or(Settings::default().seed);
@@ -170,22 +165,10 @@ fn single(
             .help("leave one of them out"));
     }
     let served = arguments.config.as_deref().map(Served::load).transpose()?;
-    let open = |model: String, bounded: bool| Runner::open(store, endpoints, &[model], 1, true, bounded);
-    let (plan, runner) = match served {
-        Some(served) if arguments.set.is_empty() && !served.request.is_empty() => {
-            let model = served.model().ok_or_else(|| Error::usage("the configuration names no model"))?.to_owned();
-            let runner = open(model, served.bounded())?;
-            (served.plan(&runner)?, runner)
-        }
-        served => {
-            let space = space.ok_or_else(|| inputs::no_space(workload))?;
-            let configuration = configuration(space, served, arguments)?;
-            let model = configuration.get("model").and_then(|model| model.as_str()).unwrap_or_default().to_owned();
-            let bounded = output_limit(|name| configuration.get(name)).is_some();
-            let runner = open(model, bounded)?;
-            (Plan::new(space, &configuration, &runner)?, runner)
-        }
-    };
+    let asked = Asked::of(served.zip(arguments.config.as_deref()), &arguments.set, || {
+        space.cloned().ok_or_else(|| inputs::no_space(workload))
+    })?;
+    let (plan, runner) = asked.open(store, endpoints, 1, true)?;
     capability::check_plan(&plan, |model| capability::of(endpoints, model))?;
     if arguments.batch {
         crate::study::check_batches(endpoints, std::slice::from_ref(&plan.service.model.name))?;
@@ -194,26 +177,11 @@ fn single(
     Estimator::new(space, &runner, instances, order, arguments.sample).by_batch(arguments.batch).plan(plan)
 }
 
-fn configuration(space: &Space, served: Option<Served>, arguments: &EstimateArguments) -> Result<Configuration> {
-    let mut given: BTreeMap<_, _> = served.map(|served| served.config.0).unwrap_or_default();
-    for (name, value) in &given {
-        space.check_setting(name, value).map_err(|error| match &arguments.config {
-            Some(path) => Served::located(path, name, error),
-            None => error,
-        })?;
-    }
-    for text in &arguments.set {
-        let (name, value) = inputs::setting(space, text)?;
-        given.insert(name, value);
-    }
-    inputs::configuration(space, &given)
-}
-
 /// The store, if there is one: looking makes none.
 fn known_store(location: &str) -> Result<SharedStore> {
-    match location == "memory:" || (!location.contains("://") && !Path::new(location).is_file()) {
-        true => Ok(MemoryStore::new()),
-        false => store::open_existing(location),
+    match store::Place::of(location).exists() {
+        true => store::open_existing(location),
+        false => Ok(MemoryStore::new()),
     }
 }
 

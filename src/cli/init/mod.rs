@@ -7,9 +7,9 @@ use std::path::{Component, Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use crate::cli::output::{cannot_write, write_new};
 use crate::cli::{inputs, print};
 use crate::diagnostic::{Error, Result, suggestion};
+use crate::files::{cannot_write, write_new};
 use crate::models;
 use crate::report::table::{shell_word, wrapped};
 use crate::task::{self, Instance};

@@ -1,7 +1,7 @@
 //! Who answers behind the mock endpoint: a made-up model, a cassette, or a function of the caller's.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 use super::faults::{Call, Fault};
 use super::wire::Refusal;
 use crate::backend::mock::{self, tokens};
-use crate::diagnostic::{self, Error, unreadable};
+use crate::data;
+use crate::diagnostic::{self, Error};
 use crate::provider::{FinishReason, Request, Response, Sample};
 
 /// What a function of the caller's answers.
@@ -110,18 +111,11 @@ impl Cassette {
     /// # Errors
     /// A usage error where the file cannot be read, or a line is no line of a cassette.
     pub fn read(path: &Path) -> diagnostic::Result<Cassette> {
-        let file = std::fs::File::open(path).map_err(|error| unreadable(path, &error))?;
         let name = path.to_string_lossy();
-        let reader: Box<dyn Read> = if name.ends_with(".gz") {
-            Box::new(flate2::read::MultiGzDecoder::new(file))
-        } else if name.ends_with(".zst") {
-            Box::new(zstd::Decoder::new(file).map_err(|error| unreadable(path, &error))?)
-        } else {
-            Box::new(file)
-        };
+        let reader = data::unpacked(path, data::IN_MEMORY)?;
         let mut cassette = Cassette::default();
         for (at, line) in BufReader::new(reader).lines().enumerate() {
-            let line = line.map_err(|error| unreadable(path, &error))?;
+            let line = line.map_err(|error| data::broken(path, &error))?;
             if line.trim().is_empty() {
                 continue;
             }

@@ -136,11 +136,6 @@ impl Rule {
         Rule { path: Some(path.to_owned()), ..self }
     }
 
-    /// Strikes lines of batches, and no other requests.
-    pub fn in_batches(self) -> Rule {
-        Rule { batch: true, ..self }
-    }
-
     fn concerns(&self, case: &Case) -> bool {
         let is = |wanted: &Option<String>, given: &str| wanted.as_deref().is_none_or(|wanted| wanted == given);
         let place = match &self.path {

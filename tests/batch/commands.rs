@@ -1,0 +1,154 @@
+//! `farthing batch`, killed and beside others.
+
+use std::time::Duration;
+
+use farthing::Usd;
+use farthing::backend::Endpoints;
+use farthing::batch::{self, Ask, Batches};
+use farthing::provider::Input;
+use farthing::store::{SqliteStore, Store};
+use serde_json::{Value, json};
+
+use crate::support::{self, Home, dollars, snapshot};
+use crate::{buying, files_left, many, quick, run};
+
+fn lines(asks: &[Ask]) -> String {
+    let line = |ask: &Ask| {
+        let Input::Messages(messages) = &ask.request.input else { panic!() };
+        json!({"id": ask.id, "model": ask.request.model, "messages": messages, "n": ask.request.n,
+               "params": ask.request.params})
+        .to_string()
+    };
+    asks.iter().map(|ask| line(ask) + "\n").collect()
+}
+
+#[test]
+fn a_program_that_is_killed_anywhere_goes_on_and_buys_nothing_twice() {
+    // Batches take nine lives of the program, however fast or slow the machine is.
+    let server = quick(|batches| batches.duration = Duration::from_secs(900));
+    let more = "batch = { max_requests = 40 }";
+    let home = Home::over_http(1, &server.url(), more);
+    home.write("asks.jsonl", lines(&many(120)));
+    let arguments = "batch invoke asks.jsonl --out answers.jsonl --poll 0.02 --grace 1 --json --quiet";
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    let mut kills = 0;
+    let done = loop {
+        let mut child = home.command(&arguments).spawn().unwrap();
+        if kills < 18 {
+            // From before anything is written down to the last results.
+            std::thread::sleep(Duration::from_millis(5 + 23 * (kills % 9)));
+            if child.try_wait().unwrap().is_none() {
+                child.kill().unwrap();
+                kills += 1;
+            }
+            server.advance(Duration::from_secs(100));
+        } else {
+            while child.try_wait().unwrap().is_none() {
+                std::thread::sleep(Duration::from_millis(50));
+                server.advance(Duration::from_secs(100));
+            }
+        }
+        let done = support::finished(child);
+        if done.code != -1 {
+            break done.ended(0);
+        }
+    };
+    assert!(kills >= 8, "it was over after {kills} kills");
+    let status = done.json();
+    assert_eq!((&status["answered"], &status["failed"]), (&json!(120), &json!(0)));
+    let ledger = server.ledger();
+    assert_eq!((ledger.batch_lines, ledger.batches.bills), (120, 120), "a line was sent twice");
+    assert_eq!(dollars(&status, "spent_usd"), ledger.billed);
+    assert_eq!(dollars(&status, "held_usd"), Usd::ZERO);
+    let answers = home.read("answers.jsonl");
+    let ids: Vec<String> = answers
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(ids, (0..120).map(|at| format!("id-{at}")).collect::<Vec<_>>());
+    let store = SqliteStore::open(home.path(".farthing/store.db")).unwrap();
+    assert_eq!(store.contents().unwrap().groups.values().map(|sums| sums.samples).sum::<u64>(), 120);
+    assert_eq!(run(files_left(&server)), 0);
+}
+
+#[test]
+fn two_programs_at_once_share_the_work() {
+    let server = quick(|batches| batches.duration = Duration::from_millis(300));
+    let home = Home::over_http(1, &server.url(), "batch = { max_requests = 10 }");
+    home.write("asks.jsonl", lines(&many(30)));
+    let arguments = ["batch", "invoke", "asks.jsonl", "--poll", "0.02", "--quiet"];
+    let children: Vec<_> = (0..3).map(|_| home.command(&arguments).spawn().unwrap()).collect();
+    let outputs: Vec<String> = children.into_iter().map(|child| support::finished(child).ended(0).stdout).collect();
+    assert_eq!((&outputs[0], &outputs[0]), (&outputs[1], &outputs[2]));
+    assert_eq!((outputs[0].lines().count(), server.ledger().batch_lines), (30, 30));
+}
+
+#[test]
+fn the_commands_say_what_they_did() {
+    let server = quick(|batches| batches.duration = Duration::from_secs(1000));
+    let home = Home::over_http(1, &server.url(), "");
+    let openai = json!({"custom_id": "first", "method": "POST", "url": "/v1/chat/completions", "body":
+        {"model": "mock-small", "messages": [{"role": "user", "content": "1 + 1?"}], "max_tokens": 20}});
+    let own = json!({"id": "second", "model": "mock-small", "messages": [{"role": "user", "content": "1 + 2?"}],
+        "max_tokens": 20, "n": 2});
+    home.write("asks.jsonl", format!("{openai}\n{own}\n"));
+    let dry = home.run("batch create asks.jsonl --dry-run", &[]).ended(0);
+    let created = home.run("batch create asks.jsonl", &[]).ended(0);
+    let status = home.run("batch status", &[]).ended(0);
+    server.advance(Duration::from_secs(2000));
+    let name = home.run("batch list --json", &[]).ended(0).json()[0]["job"].as_str().unwrap().to_owned();
+    let retrieved = home.run("batch retrieve", &[&name]).ended(0);
+    let by_file = home.run("batch retrieve asks.jsonl --quiet", &[]).ended(0);
+    assert_eq!(by_file.stdout, retrieved.stdout);
+    let over = home.run("batch status", &[]).ended(0);
+    let list = home.run("batch list", &[]).ended(0);
+    let cut = home.run("batch create asks.jsonl --budget 0.000001", &[]).ended(0);
+    let mut more = lines(&many(3));
+    more = more.replace("id-1\"", "id-0\"");
+    home.write("twice.jsonl", more);
+    let twice = home.run("batch create twice.jsonl", &[]).ended(2);
+    home.write("poor.jsonl", lines(&many(30)[20..]));
+    let poor = home.run("batch create poor.jsonl --budget 0.0001 --quiet", &[]).ended(3);
+    let unknown = home.run("batch retrieve job-none", &[]).ended(2);
+    home.point_at(&server.url(), "drop_params = [\"temperature\"]\nmax_retries = 0");
+    home.edit("farthing.toml", "provider = \"openai\"", "provider = \"ollama\"");
+    let none = home.run("batch create poor.jsonl", &[]).ended(2);
+    let mut text = String::new();
+    for (what, done) in [
+        ("create --dry-run", dry),
+        ("create", created),
+        ("status", status),
+        ("retrieve", retrieved),
+        ("status, when all is over", over),
+        ("list", list),
+        ("create, when all is there", cut),
+        ("create, an id twice", twice),
+        ("create, over the budget", poor),
+        ("retrieve, an unknown job", unknown),
+        ("create, no batch API", none),
+    ] {
+        text += &format!("== {what}\n{}-- standard error\n{}\n", done.stdout, done.stderr);
+    }
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r"job-[0-9a-f]{16}", "job-NAME");
+    settings.add_filter(r"batch_mock_\d+", "batch_mock_N");
+    settings.bind(|| snapshot("batch_commands", &text));
+}
+
+#[test]
+fn a_store_on_disk_is_found_by_other_programs() {
+    // The library in this process, then the program: the same job, by its contents.
+    let server = quick(|_| {});
+    let home = Home::over_http(1, &server.url(), "");
+    let asks = many(5);
+    home.write("asks.jsonl", lines(&asks));
+    {
+        let store = SqliteStore::open(home.path(".farthing/store.db")).unwrap();
+        let endpoints = Endpoints::load(&home.path("farthing.toml")).unwrap();
+        let batches = Batches::with_options(endpoints, store, buying());
+        run(batch::create(&batches, asks)).unwrap();
+    }
+    let done = home.run("batch invoke asks.jsonl --poll 0.02 --json --quiet", &[]).ended(0).json();
+    assert_eq!((&done["answered"], server.ledger().batch_lines), (&json!(5), 5));
+    assert_eq!(done["answers"][4]["id"], "id-4");
+}
