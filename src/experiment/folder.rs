@@ -14,7 +14,7 @@ use super::groups::MaxQueries;
 use super::input;
 use super::scale::Scale;
 use crate::diagnostic::{Error, Result, Source, unreadable};
-use crate::files::{cannot_write, fresh_name};
+use crate::files::{cannot_write, fresh_name, replace};
 use crate::money::Usd;
 use crate::provider::Message;
 use crate::store::Cache;
@@ -202,9 +202,7 @@ impl Folder {
             made?;
             // Of the copy: the input itself may be written to meanwhile.
             file.input_hash = hash(&input)?;
-            fs::write(draft.join(FILE), text_of(file)?)
-                .and_then(|()| File::open(draft.join(FILE))?.sync_all())
-                .map_err(|error| cannot_write(&draft, &error))?;
+            replace(&draft.join(FILE), text_of(file)?.as_bytes())?;
             if let Some(out) = out {
                 return fs::rename(&draft, out).map(|()| out.to_owned()).map_err(|error| cannot_write(out, &error));
             }

@@ -1,5 +1,7 @@
 //! `farthing batch`, killed and beside others.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::time::Duration;
 
 use farthing::Usd;
@@ -133,6 +135,47 @@ fn the_commands_say_what_they_did() {
     settings.add_filter(r"job-[0-9a-f]{16}", "job-NAME");
     settings.add_filter(r"batch_mock_\d+", "batch_mock_N");
     settings.bind(|| snapshot("batch_commands", &text));
+}
+
+/// The URL of a server that takes any file, and whose only batch has a state of these words for good.
+fn in_state(words: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let (mut first, mut line, mut length) = (String::new(), String::new(), 0);
+            stream.read_line(&mut first).unwrap();
+            while stream.read_line(&mut line).unwrap() > 2 {
+                let size = line.to_lowercase();
+                length = size.strip_prefix("content-length:").map_or(length, |size| size.trim().parse().unwrap());
+                line.clear();
+            }
+            stream.read_exact(&mut vec![0; length]).unwrap();
+            let body = match first.as_str() {
+                file if file.starts_with("POST /v1/files") => json!({"id": "file-1", "object": "file", "bytes": 1}),
+                list if list.starts_with("GET /v1/batches?") => json!({"data": [], "has_more": false}),
+                _ => json!({"id": "batch_\u{1b}[31m", "object": "batch", "status": words, "input_file_id": "file-1"}),
+            };
+            let body = body.to_string();
+            let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length:";
+            write!(stream.get_mut(), "{head} {}\r\n\r\n{body}", body.len()).unwrap();
+        }
+    });
+    url
+}
+
+#[test]
+fn what_a_server_says_does_not_speak_to_the_terminal() {
+    let home = Home::over_http(1, &in_state("in_progress\u{1b}]0;owned\u{7}"), "");
+    home.write("asks.jsonl", lines(&many(1)));
+    let shown = home.run("batch invoke asks.jsonl --poll 0.05 --max-wait 300ms", &[]).ended(0);
+    assert!(shown.stderr.contains("\\u{1b}[31m (mock-small, 1 lines)"), "{}", shown.stderr);
+    assert!(shown.stderr.contains("in_progress\\u{1b}]0;owned"), "{}", shown.stderr);
+    let status = home.run("batch status", &[]).ended(0);
+    for text in [shown.stderr, shown.stdout, status.stderr, status.stdout] {
+        assert!(!text.contains(['\u{1b}', '\u{7}']), "{text:?}");
+    }
 }
 
 #[test]

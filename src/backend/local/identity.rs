@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::diagnostic::{Result, unreadable};
+use crate::diagnostic::{Error, Result, unreadable};
+use crate::files::{cannot_write, replace};
 
 /// Files smaller than this are hashed sooner than looked up.
 const REMEMBERED: u64 = 64 << 20;
@@ -92,15 +93,14 @@ fn of_file_with(path: &Path, remembered: u64, ledger: Option<&Path>) -> Result<S
 
 /// Writes what is known; that it cannot be written costs time later, and nothing else.
 fn remember(ledger: &Path, known: &BTreeMap<String, Seen>) {
-    let write = || -> std::io::Result<()> {
+    let write = || {
         let folder = ledger.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder)?;
-        let new = folder.join(format!("model-hashes.{}.new", std::process::id()));
-        std::fs::write(&new, serde_json::to_vec_pretty(known)?)?;
-        std::fs::rename(new, ledger)
+        std::fs::create_dir_all(folder).map_err(|error| cannot_write(folder, &error))?;
+        let bytes = serde_json::to_vec_pretty(known).map_err(|error| Error::internal(error.to_string()))?;
+        replace(ledger, &bytes)
     };
     if let Err(error) = write() {
-        tracing::debug!("{} cannot be written: {error}", ledger.display());
+        tracing::debug!("{error}");
     }
 }
 
