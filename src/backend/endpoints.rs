@@ -335,7 +335,7 @@ impl Endpoints {
     pub fn model(&self, name: &str) -> Result<Model> {
         if let Some(model) = self.models.get(name) {
             if let Some(path) = &model.tokenizer {
-                crate::prompt::tokens::give(&model.id, path).map_err(|error| {
+                crate::provider::tokens::give(&model.id, path).map_err(|error| {
                     Error::usage(format!("the tokenizer {} cannot be read: {error}", path.display())).help(format!(
                         "a tokenizer.json as models on Hugging Face have it; named in [models.\"{name}\"]"
                     ))

@@ -13,7 +13,7 @@ use super::plan::Notes;
 use super::state::{LOST, Phase, State};
 use super::{Batch, Inner};
 use crate::diagnostic::{Error, Result};
-use crate::prompt::tokens;
+use crate::provider::tokens;
 use crate::provider::{Failure, FailureKind, Input, Request};
 use crate::store::batches::{BatchLine, BatchRecord, LineFailure, Outcome, Progress, Stage};
 use crate::store::{Cache, Closing, RequestRecord, fresh_name};

@@ -38,7 +38,7 @@ pub use usage::{ModelUsage, UsageSummary};
 use crate::backend::Endpoints;
 use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
-use crate::prompt::tokens;
+use crate::provider::tokens;
 use crate::provider::{Failure, FailureKind, Request};
 use crate::runner::service::Block;
 use crate::runner::{Answered, Ask, Purse, Runner, Service, Wish};

@@ -1,8 +1,7 @@
-//! Prompts: templates and how they are rendered; counting tokens.
+//! Prompts: templates and how they are rendered.
 
 pub mod choice;
 pub mod template;
-pub mod tokens;
 
 pub use choice::{Body, Prompt};
 pub use template::{Context, Fields, Template};

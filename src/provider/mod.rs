@@ -11,6 +11,7 @@ pub mod openai;
 mod read;
 pub mod refusal;
 mod responses;
+pub mod tokens;
 pub mod wire;
 
 use std::borrow::Cow;

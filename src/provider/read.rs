@@ -9,7 +9,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use crate::prompt::tokens;
+use crate::provider::tokens;
 use crate::provider::{Failure, FailureKind, FinishReason, Request, Response, Sample, refusal};
 
 /// Ten times the largest context window there is: a bill for more tokens than that is none.

@@ -15,7 +15,7 @@ use super::{Answered, Ask, Hold, Runner};
 use crate::backend::CallError;
 use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
-use crate::prompt::tokens;
+use crate::provider::tokens;
 use crate::provider::{Failure, FailureKind, Input, Request, Response};
 use crate::store::{Closing, Stored};
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::backend::Model;
 use crate::money::Usd;
 use crate::price::Price;
-use crate::prompt::tokens;
+use crate::provider::tokens;
 use crate::provider::{Failure, Input, Message, Request, Response, Sample};
 use crate::runner::routes::Seat;
 use crate::space::configuration::canonical;

@@ -8,7 +8,7 @@ use statrs::distribution::{ContinuousCDF, StudentsT};
 use crate::evaluate::Plan;
 use crate::metric::Scores;
 use crate::money::Usd;
-use crate::prompt::tokens;
+use crate::provider::tokens;
 use crate::provider::{Failure, FailureKind};
 use crate::space::Configuration;
 use crate::stats;

@@ -8,9 +8,11 @@ mod wire;
 mod buying;
 mod commands;
 mod lifecycle;
+mod results;
 mod studies;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -32,6 +34,10 @@ fn quick(change: impl FnOnce(&mut BatchOptions)) -> MockServer {
 
 /// Endpoints of one provider at a server; `more` are further lines of the endpoint's table.
 fn endpoints(server: &MockServer, provider: &str, more: &str) -> Endpoints {
+    endpoints_at(server.address(), provider, more)
+}
+
+fn endpoints_at(address: SocketAddr, provider: &str, more: &str) -> Endpoints {
     // Anthropic's format wants a key; any will do.
     static KEY: OnceLock<tempfile::NamedTempFile> = OnceLock::new();
     let key = KEY.get_or_init(|| {
@@ -40,7 +46,7 @@ fn endpoints(server: &MockServer, provider: &str, more: &str) -> Endpoints {
         file
     });
     let more = format!("{more}\napi_key_file = \"{}\"", key.path().display());
-    let base = if provider == "azure" { format!("http://{}", server.address()) } else { server.url() };
+    let base = format!("http://{address}{}", if provider == "azure" { "" } else { "/v1" });
     let text = support::endpoints(&format!("provider = \"{provider}\"\nbase_url = \"{base}\""), &more);
     Endpoints::read(&Source::new("farthing.toml", text), ".".as_ref()).unwrap()
 }

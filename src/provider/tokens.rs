@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::provider::{Input, Request};
+use super::{Input, Request};
 
 /// A tokenizer from a `tokenizer.json`.
 #[cfg(feature = "tokenizers")]

@@ -1,26 +1,21 @@
 //! Results of batches that do not come as they were written: through a proxy that spoils what the mock endpoint says.
 
-mod support;
-
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::support::server;
 use farthing::Usd;
-use farthing::backend::Endpoints;
 use farthing::batch::rounds::Rounds;
 use farthing::batch::{self, AnswerOutcome, Ask, Batches, Options as Buying, Report};
-use farthing::diagnostic::Source;
-use farthing::provider::{FailureKind, Input, Message, Request};
+use farthing::provider::FailureKind;
 use farthing::runner::bulk::{Bulk, Order};
 use farthing::runner::fingerprint;
 use farthing::serve::mock::{BatchOptions, MockServer, Options};
 use farthing::store::{MemoryStore, SharedStore, SqliteStore};
 use serde_json::json;
-use support::server;
 
 /// What becomes of the lines of results, from the number of the reading (from 1).
 type Spoil = fn(usize, Vec<String>) -> Vec<String>;
@@ -29,8 +24,6 @@ type Spoil = fn(usize, Vec<String>) -> Vec<String>;
 struct Proxy {
     address: SocketAddr,
     seen: Arc<Seen>,
-    /// Anthropic's format wants a key; any will do.
-    key: tempfile::NamedTempFile,
 }
 
 /// What came by.
@@ -47,9 +40,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, upstream) = (listener.local_addr().unwrap(), server.address());
         let seen = Arc::new(Seen::default());
-        let key = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(key.path(), "test-key-0123").unwrap();
-        let proxy = Proxy { address, seen: seen.clone(), key };
+        let proxy = Proxy { address, seen: seen.clone() };
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 // A client that went away is its own business.
@@ -114,17 +105,12 @@ fn batches(proxy: &Proxy, provider: &str) -> Batches {
 }
 
 fn batches_in(proxy: &Proxy, provider: &str, store: SharedStore) -> Batches {
-    let base = format!("provider = \"{provider}\"\nbase_url = \"http://{}/v1\"", proxy.address);
-    let text = support::endpoints(&base, &format!("api_key_file = \"{}\"", proxy.key.path().display()));
-    let endpoints = Endpoints::read(&Source::new("farthing.toml", text), ".".as_ref()).unwrap();
     let options = Buying { poll: Some(Duration::from_millis(5)), max_attempts: 1, ..Buying::default() };
-    Batches::with_options(endpoints, store, options)
+    Batches::with_options(crate::endpoints_at(proxy.address, provider, ""), store, options)
 }
 
 fn ask(id: &str, n: u32) -> Ask {
-    let message = Message { role: "user".into(), content: format!("What is {} + 1?", id.len()) };
-    let params = BTreeMap::from([("max_tokens".into(), json!(40))]);
-    Ask::new(id, Request { model: "mock-small".into(), input: Input::Messages(vec![message]), params, n })
+    crate::ask(id, &format!("What is {} + 1?", id.len()), n)
 }
 
 fn run(provider: &str, asks: &[Ask], spoil: Spoil) -> (Report, (usize, usize), MockServer) {
