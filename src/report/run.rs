@@ -511,10 +511,10 @@ mod tests {
 
     #[test]
     fn a_run_without_its_summary_is_ranked_as_it_ranked_itself() {
-        let outcome = crate::report::testing::outcome();
-        let mut run = crate::report::page::tests::run_of(&outcome);
+        let outcome = crate::report::testing::shared();
+        let mut run = crate::report::page::tests::run_of(outcome);
         run.space = Some((*outcome.space).clone());
-        let (own, again) = (rows::rows(&outcome), run.rank());
+        let (own, again) = (rows::rows(outcome), run.rank());
         assert!(own.len() > 6 && own.len() == again.len());
         for (own, again) in own.iter().zip(&again) {
             let of = |row: &RankingRow| {
@@ -546,8 +546,8 @@ mod tests {
 
     #[test]
     fn runs_are_told_apart_and_compared_by_metric_and_direction() {
-        let outcome = crate::report::testing::outcome();
-        let mut runs = [(); 2].map(|()| crate::report::page::tests::run_of(&outcome));
+        let outcome = crate::report::testing::shared();
+        let mut runs = [(); 2].map(|()| crate::report::page::tests::run_of(outcome));
         runs[1].path = "/elsewhere/doubles-1".into();
         assert_eq!(names(&runs), ["/nowhere/doubles-1", "/elsewhere/doubles-1"]);
         runs[1].path = "/elsewhere/doubles-2".into();
@@ -561,7 +561,7 @@ mod tests {
     fn made_up_models_are_known_by_their_endpoint_not_by_their_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("farthing.toml");
-        let mut file = crate::report::page::tests::run_of(&crate::report::testing::outcome()).file;
+        let mut file = crate::report::page::tests::run_of(crate::report::testing::shared()).file;
         let configuration = Configuration([("model".to_owned(), "mock-small".into())].into());
         let record = Record { trials: vec![configuration], ..Record::default() };
         assert!(made_up(&file, &record), "without a farthing.toml");
