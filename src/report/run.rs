@@ -16,7 +16,9 @@ use crate::money::Usd;
 use crate::provider::{Failure, FailureKind};
 use crate::report::rows::{self, RankingRow};
 use crate::space::{Configuration, Space};
+use crate::stats;
 use crate::store::{self, Fingerprint, SharedStore};
+use crate::study::claims;
 use crate::study::folder::{self, StudyFile};
 use crate::study::ranking::{self, Against, Entry};
 use crate::study::trial::Production;
@@ -195,7 +197,17 @@ impl Run {
         let names = self.parameters();
         let names: Vec<&String> = names.iter().collect();
         let baseline = self.space.as_ref().and_then(|space| space.baseline.as_ref()).map(Configuration::key);
-        let ranking = ranking::place(&entries, direction, instances, self.file.settings.inference_budget);
+        let mut ranking = ranking::place(&entries, direction, instances, self.file.settings.inference_budget);
+        if let Some(task) = &self.task {
+            claims::settle(&mut ranking, &task.objective, |trial, metric| {
+                let value = |done: &&Evaluation| match metric == task.objective.metric {
+                    true => done.score,
+                    false => done.metrics.get(metric).copied(),
+                };
+                let values: Vec<f64> = by_trial[trial].iter().copied().filter_map(|done| value(&done)).collect();
+                stats::estimate(&values).map(|estimate| estimate.mean)
+            });
+        }
         let row = |ranked: &Ranked| {
             let (configuration, all) = (&self.trials[ranked.trial], &by_trial[ranked.trial]);
             RankingRow {
@@ -525,6 +537,18 @@ mod tests {
             assert!((mean - same).abs() < 0.01, "{mean} {same}");
             assert_eq!((own.score, own.ci95(), own.study_cost_usd), (again.score, again.ci95(), again.study_cost_usd));
         }
+        // A further metric decides, where one is to: the letters of the answers, the fewer the better.
+        let mut task = (*outcome.workload.task).clone();
+        let letters =
+            crate::task::Then { metric: "letters".into(), direction: crate::task::Direction::Minimize, tolerance: 0.0 };
+        (task.objective.then, task.objective.tolerance) = (vec![letters], Some(1.0));
+        let short = again.iter().rfind(|row| row.standing == Standing::Eligible).unwrap().trial as u32;
+        for done in &mut run.evaluations {
+            done.metrics.insert("letters".to_owned(), if done.trial == short { 1.0 } else { 9.0 });
+        }
+        run.task = Some(task);
+        assert_eq!(run.rank()[0].trial, short as usize);
+        run.task = None;
         // With an inference budget some may be over it and some are, and what failed is told by its kind.
         let mut costs: Vec<Usd> = again.iter().filter_map(|row| row.production_cost_usd_per_instance).collect();
         costs.sort_unstable();
