@@ -16,7 +16,9 @@ use crate::money::Usd;
 use crate::provider::{Failure, FailureKind};
 use crate::report::rows::{self, RankingRow};
 use crate::space::{Configuration, Space};
+use crate::stats;
 use crate::store::{self, Fingerprint, SharedStore};
+use crate::study::claims;
 use crate::study::folder::{self, StudyFile};
 use crate::study::ranking::{self, Against, Entry};
 use crate::study::trial::Production;
@@ -195,7 +197,17 @@ impl Run {
         let names = self.parameters();
         let names: Vec<&String> = names.iter().collect();
         let baseline = self.space.as_ref().and_then(|space| space.baseline.as_ref()).map(Configuration::key);
-        let ranking = ranking::place(&entries, direction, instances, self.file.settings.inference_budget);
+        let mut ranking = ranking::place(&entries, direction, instances, self.file.settings.inference_budget);
+        if let Some(task) = &self.task {
+            claims::settle(&mut ranking, &task.objective, |trial, metric| {
+                let value = |done: &&Evaluation| match metric == task.objective.metric {
+                    true => done.score,
+                    false => done.metrics.get(metric).copied(),
+                };
+                let values: Vec<f64> = by_trial[trial].iter().copied().filter_map(|done| value(&done)).collect();
+                stats::estimate(&values).map(|estimate| estimate.mean)
+            });
+        }
         let row = |ranked: &Ranked| {
             let (configuration, all) = (&self.trials[ranked.trial], &by_trial[ranked.trial]);
             RankingRow {
@@ -511,10 +523,10 @@ mod tests {
 
     #[test]
     fn a_run_without_its_summary_is_ranked_as_it_ranked_itself() {
-        let outcome = crate::report::testing::outcome();
-        let mut run = crate::report::page::tests::run_of(&outcome);
+        let outcome = crate::report::testing::shared();
+        let mut run = crate::report::page::tests::run_of(outcome);
         run.space = Some((*outcome.space).clone());
-        let (own, again) = (rows::rows(&outcome), run.rank());
+        let (own, again) = (rows::rows(outcome), run.rank());
         assert!(own.len() > 6 && own.len() == again.len());
         for (own, again) in own.iter().zip(&again) {
             let of = |row: &RankingRow| {
@@ -525,6 +537,18 @@ mod tests {
             assert!((mean - same).abs() < 0.01, "{mean} {same}");
             assert_eq!((own.score, own.ci95(), own.study_cost_usd), (again.score, again.ci95(), again.study_cost_usd));
         }
+        // A further metric decides, where one is to: the letters of the answers, the fewer the better.
+        let mut task = (*outcome.workload.task).clone();
+        let letters =
+            crate::task::Then { metric: "letters".into(), direction: crate::task::Direction::Minimize, tolerance: 0.0 };
+        (task.objective.then, task.objective.tolerance) = (vec![letters], Some(1.0));
+        let short = again.iter().rfind(|row| row.standing == Standing::Eligible).unwrap().trial as u32;
+        for done in &mut run.evaluations {
+            done.metrics.insert("letters".to_owned(), if done.trial == short { 1.0 } else { 9.0 });
+        }
+        run.task = Some(task);
+        assert_eq!(run.rank()[0].trial, short as usize);
+        run.task = None;
         // With an inference budget some may be over it and some are, and what failed is told by its kind.
         let mut costs: Vec<Usd> = again.iter().filter_map(|row| row.production_cost_usd_per_instance).collect();
         costs.sort_unstable();
@@ -546,8 +570,8 @@ mod tests {
 
     #[test]
     fn runs_are_told_apart_and_compared_by_metric_and_direction() {
-        let outcome = crate::report::testing::outcome();
-        let mut runs = [(); 2].map(|()| crate::report::page::tests::run_of(&outcome));
+        let outcome = crate::report::testing::shared();
+        let mut runs = [(); 2].map(|()| crate::report::page::tests::run_of(outcome));
         runs[1].path = "/elsewhere/doubles-1".into();
         assert_eq!(names(&runs), ["/nowhere/doubles-1", "/elsewhere/doubles-1"]);
         runs[1].path = "/elsewhere/doubles-2".into();
@@ -561,7 +585,7 @@ mod tests {
     fn made_up_models_are_known_by_their_endpoint_not_by_their_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("farthing.toml");
-        let mut file = crate::report::page::tests::run_of(&crate::report::testing::outcome()).file;
+        let mut file = crate::report::page::tests::run_of(crate::report::testing::shared()).file;
         let configuration = Configuration([("model".to_owned(), "mock-small".into())].into());
         let record = Record { trials: vec![configuration], ..Record::default() };
         assert!(made_up(&file, &record), "without a farthing.toml");

@@ -1,5 +1,7 @@
 //! Studies and rows for the tests of this room.
 
+use std::sync::OnceLock;
+
 use serde_json::{Value, json};
 
 use crate::backend::Endpoints;
@@ -45,6 +47,12 @@ price = { input = 1.0, output = 3.0 }
 context_window = 8192
 max_output_tokens = 1024
 "#;
+
+/// The outcome of [`outcome`]'s study, which is run once for all tests.
+pub fn shared() -> &'static Outcome {
+    static OUTCOME: OnceLock<Outcome> = OnceLock::new();
+    OUTCOME.get_or_init(outcome)
+}
 
 /// A small study with the made-up model, the same every time.
 pub fn outcome() -> Outcome {

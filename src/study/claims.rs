@@ -13,8 +13,8 @@ use crate::evaluate::Workload;
 use crate::money::Usd;
 use crate::space::Configuration;
 use crate::stats::additive::{self, Observation, Posterior};
+use crate::stats::eprocess;
 use crate::stats::selection::{self, Beliefs as _, Fitted, Independent};
-use crate::stats::{self, eprocess};
 use crate::study::ranking::{self, Ranked, Standing};
 use crate::study::summary::{Holdout, Scored};
 use crate::study::trial::Trial;
@@ -326,20 +326,21 @@ pub fn frontier(trials: &[Trial], ranking: &[Ranked], objective: &Objective) -> 
 
 /// Lets the further metrics of a lexicographic objective decide: among the configurations within the tolerance of the
 /// best expected score, or, without a tolerance, among those that may still be best, the one with the best mean of the
-/// next metric, and so on. It moves to the first place; the others keep their order.
-pub fn settle(
-    ranking: &mut [Ranked],
-    trials: &[Trial],
-    objective: &Objective,
-    evidence: &Evidence,
-    p_best: &[Option<f64>],
-) {
+/// next metric, and so on. It moves to the first place; the others keep their order. `mean` is a trial's mean of a metric.
+pub fn settle(ranking: &mut [Ranked], objective: &Objective, mean: impl Fn(usize, &str) -> Option<f64>) {
     if objective.then.is_empty() || ranking::best(ranking).is_none() {
         return;
     }
     let gain =
         |row: &Ranked| objective.direction.gain(row.posterior.map_or(f64::NEG_INFINITY, |posterior| posterior.0));
-    let may = evidence.may_be_best(p_best);
+    let mut candidates: Vec<(usize, f64)> = ranking
+        .iter()
+        .filter(|row| row.standing == Standing::Eligible)
+        .map(|row| (row.trial, row.probability.unwrap_or(0.0)))
+        .collect();
+    candidates.sort_by_key(|(trial, _)| *trial);
+    let p_best: Vec<f64> = candidates.iter().map(|(_, p_best)| *p_best).collect();
+    let may: Vec<usize> = selection::credible(&p_best, CREDIBLE).into_iter().map(|at| candidates[at].0).collect();
     let top = gain(&ranking[0]);
     let equal = |row: &Ranked| match objective.tolerance {
         Some(tolerance) => gain(row) >= top - tolerance,
@@ -348,10 +349,7 @@ pub fn settle(
     let eligible = ranking.iter().filter(|row| row.standing == Standing::Eligible);
     let mut left: Vec<usize> = eligible.filter(|row| equal(row)).map(|row| row.rank - 1).collect();
     for next in &objective.then {
-        let mean = |&at: &usize| {
-            let values: Vec<f64> = trials[ranking[at].trial].scores(&next.metric).map(|(_, value)| value).collect();
-            stats::estimate(&values).map(|estimate| next.direction.gain(estimate.mean))
-        };
+        let mean = |&at: &usize| mean(ranking[at].trial, &next.metric).map(|mean| next.direction.gain(mean));
         let Some(best) = left.iter().filter_map(mean).max_by(f64::total_cmp) else { continue };
         left.retain(|at| mean(at).is_some_and(|mean| mean.total_cmp(&(best - next.tolerance)) != Ordering::Less));
     }

@@ -212,7 +212,9 @@ impl Study {
         let seed = settings::stream(settings.seed, "claims");
         let by_first = ranking::best(&ranking).cloned().filter(|_| !task.objective.then.is_empty());
         let p_best = ranking::p_best(&ranking, trials.len());
-        claims::settle(&mut ranking, &trials, &task.objective, &evidence, &p_best);
+        claims::settle(&mut ranking, &task.objective, |trial, metric| {
+            trials[trial].estimate(metric).map(|estimate| estimate.mean)
+        });
         let search = claims::Search {
             trials: &trials,
             ranking: &ranking,

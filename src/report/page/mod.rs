@@ -235,19 +235,20 @@ fn names(run: &Run) -> BTreeMap<usize, Value> {
             "id": words::cut(&row.id, 40), "rank": row.rank, "label": words::cut(&label.join(" "), 200), "score": row.score, "config": config,
         })
     };
-    let (mut longest, mut names) = (LONGEST, BTreeMap::new());
-    loop {
-        let mut size = 0;
+    let mut longest = LONGEST;
+    'shorter: loop {
+        let (mut size, mut names) = (0, BTreeMap::new());
         for (at, row) in run.rows.iter().enumerate() {
             let name = name(row, longest);
             // Of the rest only those are taken up that there is room for.
             size += if at < ROWS { embedded(&name).len() } else { 0 };
+            if size > NAMES && longest >= 100 {
+                longest /= 4;
+                continue 'shorter;
+            }
             names.insert(row.trial, name);
         }
-        if size <= NAMES || longest < 100 {
-            return names;
-        }
-        longest /= 4;
+        return names;
     }
 }
 

@@ -103,7 +103,7 @@ fn is_sound(page: &str) {
 
 #[test]
 fn the_page_of_a_run() {
-    let run = run_of(&testing::outcome());
+    let run = run_of(testing::shared());
     let page = render(&data(&run, Extent::default())).unwrap();
     is_sound(&page);
     for wanted in
@@ -128,7 +128,7 @@ fn the_page_of_a_run() {
 
 #[test]
 fn real_models_get_no_banner() {
-    let mut run = run_of(&testing::outcome());
+    let mut run = run_of(testing::shared());
     run.summary.notes.clear();
     let page = render(&data(&run, Extent::default())).unwrap();
     assert!(!page.contains("made up") && !page.contains("class=\"banner\""));
@@ -136,7 +136,7 @@ fn real_models_get_no_banner() {
 
 #[test]
 fn an_empty_study_has_a_page() {
-    let mut run = run_of(&testing::outcome());
+    let mut run = run_of(testing::shared());
     let summary = &mut run.summary;
     (summary.best, summary.baseline, summary.holdout, summary.budget_usd) = (None, None, None, None);
     (run.rows, run.trials, run.evaluations, run.instances) = Default::default();
@@ -147,7 +147,7 @@ fn an_empty_study_has_a_page() {
 
 #[test]
 fn a_later_test_is_no_part_of_the_study_and_what_was_never_asked_is_not_shown() {
-    let mut run = run_of(&testing::outcome());
+    let mut run = run_of(testing::shared());
     let summary = &mut run.summary;
     (summary.search_cost_usd, summary.study_cost_usd) = ("0.04".parse().unwrap(), "0.05".parse().unwrap());
     summary.holdout_cost_usd = "0.01".parse().unwrap();
@@ -167,13 +167,13 @@ fn a_later_test_is_no_part_of_the_study_and_what_was_never_asked_is_not_shown() 
 
 #[test]
 fn equal_winners_are_no_lead() {
-    let outcome = testing::outcome();
-    let (first, mut second) = (run_of(&outcome), run_of(&outcome));
+    let outcome = testing::shared();
+    let (first, mut second) = (run_of(outcome), run_of(outcome));
     let text = |runs: &[Run]| several::data(runs).view["answer"].as_str().unwrap().to_owned();
     second.path = "/nowhere/doubles-2".into();
-    let tie = text(&[run_of(&outcome), second]);
+    let tie = text(&[run_of(outcome), second]);
     assert!(tie.contains("All winners score the same on held-out instances") && !tie.contains("ahead on"), "{tie}");
-    let mut better = run_of(&outcome);
+    let mut better = run_of(outcome);
     better.path = "/nowhere/doubles-3".into();
     let score = &mut better.summary.holdout.as_mut().unwrap().score;
     *score = score.map(|score| score / 2.0);
@@ -183,7 +183,7 @@ fn equal_winners_are_no_lead() {
 
 #[test]
 fn a_run_that_goes_on_says_so() {
-    let mut run = run_of(&testing::outcome());
+    let mut run = run_of(testing::shared());
     run.ended = false;
     let page = render(&data(&run, Extent::default())).unwrap();
     is_sound(&page);
@@ -192,7 +192,7 @@ fn a_run_that_goes_on_says_so() {
 
 #[test]
 fn only_a_thousand_rows_are_shown() {
-    let mut run = run_of(&testing::outcome());
+    let mut run = run_of(testing::shared());
     run.rows = testing::some_rows(1234);
     let page = render(&data(&run, Extent::default())).unwrap();
     assert_eq!(page.matches("<td class=\"score\" data-v=").count(), 1000);
@@ -201,7 +201,7 @@ fn only_a_thousand_rows_are_shown() {
 
 #[test]
 fn the_matrix_is_read_back() {
-    let run = run_of(&testing::outcome());
+    let run = run_of(testing::shared());
     let page = data(&run, Extent::default());
     let matrix = &page.document["matrix"];
     let block = page.blocks.iter().find(|block| block.name == "m0").unwrap();
@@ -230,7 +230,7 @@ fn json_cannot_leave_its_script() {
 
 #[test]
 fn several_runs_on_one_page() {
-    let runs = [run_of(&testing::outcome()), run_of(&testing::outcome())];
+    let runs = [run_of(testing::shared()), run_of(testing::shared())];
     let page = several::render(&several::data(&runs)).unwrap();
     is_sound(&page);
     let shared = format!("{} of the configurations were tried in more than one run", runs[0].rows.len());
@@ -250,7 +250,7 @@ fn hostile_values_come_through_as_text() {
         "x".repeat(100_000),
     ];
     for text in hostile {
-        let mut run = run_of(&testing::outcome());
+        let mut run = run_of(testing::shared());
         let summary = &mut run.summary;
         (summary.task, summary.metric, summary.strategy) = (text.clone(), text.clone(), text.clone());
         summary.notes.push(text.clone());
@@ -280,7 +280,7 @@ fn hostile_values_come_through_as_text() {
         is_sound(&page);
         assert!(!page.contains("5332114"), "a value was run as a template");
         assert!(page.len() < 1_500_000, "{}", page.len());
-        is_sound(&several::render(&several::data(&[run_of(&testing::outcome()), run])).unwrap());
+        is_sound(&several::render(&several::data(&[run_of(testing::shared()), run])).unwrap());
     }
 }
 
@@ -289,7 +289,7 @@ fn hostile_values_come_through_as_text() {
 fn large(configurations: usize, instances: usize, share: f64, answered: bool) -> Run {
     use crate::provider::{FinishReason, Response, Sample};
     use crate::store::{Bought, Cache, Fingerprint, MemoryStore, RequestRecord, Store as _};
-    let mut run = run_of(&testing::outcome());
+    let mut run = run_of(testing::shared());
     run.rows = testing::some_rows(configurations);
     run.trials = run.rows.iter().map(crate::report::RankingRow::parameters).collect();
     run.instances = (0..instances).map(|at| format!("instance-{at}")).collect();
@@ -381,8 +381,8 @@ fn a_page_stays_below_its_size_whatever_there_is_of() {
         }
     };
     // Many configurations, and many failures with long texts.
-    let mut run = large(20_000, 4, 0.5, false);
-    fail(&mut run, 2_500);
+    let mut run = large(8_000, 2, 0.5, false);
+    fail(&mut run, 1_500);
     let page = data(&run, Extent::default());
     let text = render(&page).unwrap();
     assert!(text.len() < 5_000_000, "{}", text.len());
@@ -390,14 +390,14 @@ fn a_page_stays_below_its_size_whatever_there_is_of() {
     let named = named(&page);
     let matrix: Vec<usize> = serde_json::from_value(page.document["matrix"]["trials"].clone()).unwrap();
     assert!(matrix.len() >= 1000 && matrix.iter().all(|trial| named.contains(trial)), "{}", matrix.len());
-    assert!(page.document["matrix"]["left"].as_u64().unwrap() as usize + matrix.len() >= 19_000);
+    assert!(page.document["matrix"]["left"].as_u64().unwrap() as usize + matrix.len() >= 7_000);
     let failures = page.document["failures"].as_array().unwrap();
-    assert!(failures.len() > 500 && failures.len() <= 2_500, "{}", failures.len());
+    assert!(failures.len() > 500 && failures.len() <= 1_500, "{}", failures.len());
     // Values so long that a thousand rows would not fit.
-    let mut run = large(1_000, 4, 0.5, false);
+    let mut run = large(1_000, 2, 0.5, false);
     for row in &mut run.rows {
-        let long = |name: usize| (format!("p{name}"), Some(json!(format!("{}{}", row.rank, "<long>".repeat(400)))));
-        row.configuration = (0..30).map(long).collect();
+        let long = |name: usize| (format!("p{name}"), Some(json!(format!("{}{}", row.rank, "<long>".repeat(60)))));
+        row.configuration = (0..24).map(long).collect();
     }
     let text = render(&data(&run, Extent::default())).unwrap();
     assert!(text.len() < 5_000_000 && text.len() > 1_000_000, "{}", text.len());
