@@ -294,7 +294,7 @@ fn a_key_is_never_written_down() {
     }
     // Nor a piece of it, where a long message is cut short, or in a reply that cannot be read.
     let faults = Arc::new(|call: &Call| {
-        let message = format!("{} {KEY}", "x".repeat(150 + 5 * call.number as usize));
+        let message = format!("{} {KEY}", "x".repeat(150 + 12 * (call.number as usize % 5)));
         let mut fault = Fault::status(500).with_error("server_error", &message);
         if let (0, Kind::Status { code, body, .. }) = (call.number % 2, &mut fault.kind) {
             (*code, *body) = (200, message);
