@@ -1,10 +1,12 @@
-//! What input costs, before anything was asked: every prompt rendered on a sample of the tuning instances.
+//! What input costs, before anything was asked: every prompt rendered on the tuning instances, or where that is much text on
+//! the first of them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::evaluate::Plan;
 use crate::evaluate::plan::CountedBy;
+use crate::provider::tokens;
 use crate::runner::Runner;
 use crate::search::InputPrice;
 use crate::space::{Configuration, Space};
@@ -12,15 +14,16 @@ use crate::stats::racing::costs::Input;
 use crate::study::production::moments;
 use crate::task::Instance;
 
-/// Instances that a prompt is rendered on.
+/// A prompt is rendered on so many instances at least,
 const SAMPLE: usize = 24;
+/// and on more until that makes so many bytes: counting tokens takes its time.
+const BYTES: u64 = 1 << 16;
 
 /// The prices of prompts, worked out once for each.
 pub struct InputPrices {
     space: Arc<Space>,
-    sample: Vec<Instance>,
-    /// How many there are in all.
-    instances: usize,
+    instances: Arc<[Instance]>,
+    order: Arc<Vec<usize>>,
     runner: OnceLock<Weak<Runner>>,
     /// Tokens of a prompt by what it is rendered from.
     known: Mutex<HashMap<String, Option<Tokens>>>,
@@ -36,15 +39,8 @@ struct Tokens {
 
 impl InputPrices {
     /// Prices over the first instances of the study's order.
-    pub fn new(space: Arc<Space>, instances: &[Instance], order: &[usize]) -> Arc<InputPrices> {
-        let sample = order.iter().take(SAMPLE).map(|&at| instances[at].clone()).collect();
-        Arc::new(InputPrices {
-            space,
-            sample,
-            instances: order.len(),
-            runner: OnceLock::new(),
-            known: Mutex::default(),
-        })
+    pub fn new(space: Arc<Space>, instances: Arc<[Instance]>, order: Arc<Vec<usize>>) -> Arc<InputPrices> {
+        Arc::new(InputPrices { space, instances, order, runner: OnceLock::new(), known: Mutex::default() })
     }
 
     /// From now on models are looked up here.
@@ -72,12 +68,18 @@ impl InputPrices {
         if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return *known;
         }
-        let requests = self.sample.iter().filter_map(|instance| plan.request(instance).ok());
-        let counts: Vec<_> = requests.map(|request| plan.input_tokens(&request)).collect();
+        let (mut counts, mut bytes) = (Vec::new(), 0);
+        for request in self.order.iter().filter_map(|&at| plan.request(&self.instances[at]).ok()) {
+            if counts.len() >= SAMPLE && bytes >= BYTES {
+                break;
+            }
+            bytes += tokens::input_bound(&request);
+            counts.push(plan.input_tokens(&request));
+        }
         let sure = counts.iter().all(|count| count.counted == CountedBy::Biller);
         let values: Vec<f64> = counts.iter().map(|count| count.tokens as f64).collect();
         let (count, mean, variance) = moments(&values);
-        let unseen = 1.0 - count / (self.instances as f64).max(count);
+        let unseen = 1.0 - count / (self.order.len() as f64).max(count);
         let tokens = (count > 0.0 && mean > 0.0).then(|| Tokens {
             mean,
             counted: if sure { values.len() } else { 0 },

@@ -31,12 +31,16 @@ pub fn notes(course: &Course) -> Vec<String> {
     let Course { workload, trials, ranking, store, .. } = *course;
     let mut notes = of_money(course);
     notes.extend(nothing_right(workload, trials, store));
+    notes.extend(ranking::best(ranking).and_then(|best| few_seen(best, ranking, &workload.task.objective.metric)));
     notes.extend(no_range(workload, trials, ranking));
     notes
 }
 
 /// Fewer evaluations than this may all be wrong by chance.
 const FEW: usize = 4;
+
+/// On fewer instances than this a winner's own score says little.
+const FEW_SEEN: usize = 10;
 
 /// The longest stretch of an answer, or of what is expected, that is shown.
 const SHOWN: usize = 120;
@@ -90,6 +94,19 @@ fn shown(text: &str) -> String {
     let cut: String = text.chars().take(SHOWN).collect();
     let more = if cut.len() < text.len() { "..." } else { "" };
     format!("{}{more}", serde_json::Value::from(cut))
+}
+
+/// What is said of a winner that few instances speak for: its relatives do.
+fn few_seen(best: &Ranked, ranking: &[Ranked], metric: &str) -> Option<String> {
+    let (estimate, (mean, _)) = (best.estimate.as_ref()?, best.posterior?);
+    let more = ranking.iter().filter_map(|row| row.estimate.as_ref()).any(|other| other.count > estimate.count);
+    (more && estimate.count < FEW_SEEN).then(|| {
+        format!(
+            "The winner was looked at on {} only. Its place follows from its relatives, other settings of the same prompt or \
+             model, which were looked at on more: by them its {metric} is expected to be {mean:.3}.",
+            if estimate.count == 1 { "1 instance".to_owned() } else { format!("{} instances", estimate.count) },
+        )
+    })
 }
 
 /// Why there is no claim against the baseline, where the metric's range is what is missing.
@@ -157,6 +174,28 @@ fn of_money(course: &Course) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_winner_on_few_instances_is_said_to_stand_for_its_relatives() {
+        let of = |right: &[f64]| Ranked {
+            rank: 1,
+            trial: 0,
+            standing: Standing::Eligible,
+            reason: None,
+            estimate: crate::stats::estimate(right),
+            posterior: Some((0.8712, 0.03)),
+            probability: Some(0.3),
+        };
+        let others = [of(&[1.0; 40])];
+        let text = few_seen(&of(&[1.0; 3]), &others, "accuracy").unwrap();
+        assert!(
+            text.contains("on 3 instances only") && text.ends_with("its accuracy is expected to be 0.871."),
+            "{text}"
+        );
+        assert!(few_seen(&of(&[1.0]), &others, "accuracy").unwrap().contains("on 1 instance only"));
+        assert_eq!(few_seen(&of(&[1.0; FEW_SEEN]), &others, "accuracy"), None);
+        assert_eq!(few_seen(&of(&[1.0; 3]), &[of(&[1.0; 3])], "accuracy"), None, "nothing was looked at on more");
+    }
 
     #[test]
     fn what_was_looked_for_is_said() {

@@ -99,7 +99,7 @@ impl Study {
         let budget = self.settings.budget;
         let search_budget = budget.map(|budget| self.settings.limits(budget).0);
         let order = Arc::new(order(&self.workload, &self.workload.task.tune, self.settings.seed));
-        let inputs = input_prices::InputPrices::new(self.space.clone(), &self.workload.task.tune, &order);
+        let inputs = input_prices::InputPrices::new(self.space.clone(), self.workload.task.tune.clone(), order.clone());
         let problem = Problem {
             domain: self.space.clone(),
             inputs: Some(inputs.clone().price()),
