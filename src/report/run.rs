@@ -3,17 +3,16 @@
 //! The record of events is the source of everything that a summary does not say, so a run that goes on still, or was
 //! killed, is read the same way. What is not there (a store that was deleted, a task that changed) is left out and said.
 
+mod record;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use crate::backend::{Endpoints, ProviderKind};
 use crate::diagnostic::{Error, Result, Source};
 use crate::evaluate::Served;
-use crate::event::Event;
 use crate::money::Usd;
-use crate::provider::{Failure, FailureKind};
+use crate::provider::Failure;
 use crate::report::rows::{self, RankingRow};
 use crate::space::{Configuration, Space};
 use crate::stats;
@@ -24,6 +23,7 @@ use crate::study::ranking::{self, Against, Entry};
 use crate::study::trial::Production;
 use crate::study::{Claims, MADE_UP, Ranked, Scored, Standing, StopReason, Summary};
 use crate::task::{Instance, Task};
+use record::Record;
 
 /// One evaluation as the record tells it.
 #[derive(Clone, Debug, PartialEq)]
@@ -312,118 +312,6 @@ pub fn rows_of(path: &Path) -> Result<Vec<RankingRow>> {
     })
 }
 
-/// What a run's record says.
-#[derive(Default)]
-struct Record {
-    trials: Vec<Configuration>,
-    dropped: BTreeMap<u32, String>,
-    instances: Vec<String>,
-    evaluations: Vec<Evaluation>,
-    failures: Vec<Failure>,
-    offered: usize,
-}
-
-impl Record {
-    fn read(path: &Path, gaps: &mut Vec<String>) -> Result<Record> {
-        let mut record = Record::default();
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(_) => {
-                gaps.push("The run's record, events.jsonl, is not there: nothing is shown by instance.".to_owned());
-                return Ok(record);
-            }
-        };
-        let (mut reader, mut line, mut number) = (BufReader::new(file), Vec::new(), 0);
-        let (mut places, mut kinds) = (HashMap::new(), HashMap::new());
-        loop {
-            line.clear();
-            let read =
-                reader.read_until(b'\n', &mut line).map_err(|error| crate::diagnostic::unreadable(path, &error))?;
-            // The last line of a run that goes on may be half there.
-            if read == 0 || line.last() != Some(&b'\n') {
-                return Ok(record);
-            }
-            number += 1;
-            let event: Event = match serde_json::from_slice(&line) {
-                Ok(event) => event,
-                Err(error) => {
-                    gaps.push(format!("events.jsonl is understood only up to line {}: {error}.", number - 1));
-                    return Ok(record);
-                }
-            };
-            record.add(event, &mut places, &mut kinds);
-        }
-    }
-
-    fn add(
-        &mut self,
-        event: Event,
-        places: &mut HashMap<String, u32>,
-        kinds: &mut HashMap<(FailureKind, String), u32>,
-    ) {
-        match event {
-            Event::Started { instances, .. } => self.offered = instances,
-            // Trials are numbered as they begin; anything else is not of this program.
-            Event::TrialStarted { trial, configuration } if trial == self.trials.len() => {
-                self.trials.push(configuration);
-            }
-            Event::TrialDropped { trial, reason } => drop(self.dropped.insert(trial as u32, reason)),
-            Event::EvaluationFinished {
-                trial,
-                instance,
-                score,
-                failure,
-                cost_usd,
-                requests,
-                metrics,
-                production_usd,
-                tokens,
-                fingerprint,
-            } if trial < self.trials.len() => {
-                let next = self.instances.len() as u32;
-                let place = *places.entry(instance.clone()).or_insert(next);
-                if place == next {
-                    self.instances.push(instance);
-                }
-                let failure = failure.map(|failure| {
-                    let next = self.failures.len() as u32;
-                    let at = *kinds.entry((failure.kind, failure.message.clone())).or_insert(next);
-                    if at == next {
-                        self.failures.push(failure);
-                    }
-                    at
-                });
-                self.evaluations.push(Evaluation {
-                    trial: trial as u32,
-                    instance: place,
-                    score: score.filter(|_| failure.is_none()),
-                    failure,
-                    cost: cost_usd,
-                    production: production_usd,
-                    tokens,
-                    requests,
-                    metrics,
-                    fingerprint: fingerprint.as_deref().and_then(fingerprint_of),
-                });
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Reads 64 hexadecimal digits.
-fn fingerprint_of(text: &str) -> Option<Fingerprint> {
-    let bytes = text.as_bytes();
-    let mut print = [0; 32];
-    if bytes.len() != 64 {
-        return None;
-    }
-    for (byte, pair) in print.iter_mut().zip(bytes.chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(Fingerprint(print))
-}
-
 fn task_of(file: &StudyFile, gaps: &mut Vec<String>) -> Option<Task> {
     let path = file.inputs.task.as_ref()?;
     match crate::task::load(path) {
@@ -520,6 +408,7 @@ fn made_up(file: &StudyFile, record: &Record) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::provider::FailureKind;
 
     #[test]
     fn a_run_without_its_summary_is_ranked_as_it_ranked_itself() {
@@ -592,39 +481,5 @@ mod tests {
         std::fs::write(&path, "[endpoints.mock]\nprovider = \"openai\"\nbase_url = \"http://127.0.0.1:9/v1\"\n[models.mock-small]\nendpoint = \"mock\"\n").unwrap();
         file.inputs.endpoints = Some(path);
         assert!(!made_up(&file, &record));
-    }
-
-    #[test]
-    fn a_fingerprint_is_read_back() {
-        let print = Fingerprint(std::array::from_fn(|at| at as u8 * 7));
-        assert_eq!(fingerprint_of(&print.to_string()), Some(print));
-        assert!(fingerprint_of("00").is_none() && fingerprint_of(&"zz".repeat(32)).is_none());
-        assert!(fingerprint_of(&"é".repeat(32)).is_none());
-    }
-
-    #[test]
-    fn a_record_that_breaks_off_is_read_up_to_there() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("events.jsonl");
-        let lines = [
-            r#"{"event":"started","task":"t","strategy":"s","instances":9,"already_spent_usd":"0"}"#,
-            r#"{"event":"trial_started","trial":0,"configuration":{"model":"mock-small"}}"#,
-            r#"{"event":"evaluation_finished","trial":0,"instance":"a","score":1.0,"cost_usd":"0.5","requests":1}"#,
-            r#"{"event":"evaluation_finished","trial":7,"instance":"a","score":1.0,"cost_usd":"0.5","requests":1}"#,
-            r#"{"event":"best_changed","trial":0,"score":1.0}"#,
-            r#"{"event":"evaluation_finished","trial":0,"instance":"b","failure":{"kind":"timeout","message":"x"},"cost_usd":"0","requests":1}"#,
-        ];
-        std::fs::write(&path, lines.join("\n") + "\n{\"event\":\"evaluation_fin").unwrap();
-        let mut gaps = Vec::new();
-        let record = Record::read(&path, &mut gaps).unwrap();
-        assert!(gaps.is_empty(), "{gaps:?}");
-        assert_eq!((record.trials.len(), record.evaluations.len(), record.offered), (1, 2, 9));
-        assert_eq!(record.evaluations[0].cost, "0.5".parse().unwrap());
-        assert_eq!((record.instances.len(), record.failures.len()), (2, 1));
-        std::fs::write(&path, "{\"event\":\"nonsense\"}\n").unwrap();
-        Record::read(&path, &mut gaps).unwrap();
-        assert!(gaps[0].contains("line 0"), "{gaps:?}");
-        Record::read(&folder.path().join("none"), &mut gaps).unwrap();
-        assert!(gaps[1].contains("not there"), "{gaps:?}");
     }
 }
