@@ -58,6 +58,10 @@ fn init_looks_at_the_data() {
     assert!(home.read("here/mood/space.toml").contains("{{ text }}\\nAnswer with one of: neg, pos only."));
     assert!(home.read("here/mood/farthing.toml").contains("[endpoints.openai]\nprovider = \"openai\"\n"));
     assert!(!home.path("here/mood/data.jsonl").exists());
+    // What a space calls its own is no column.
+    home.write("asks.csv", "prompt,answer\nWhat is 1+2?,3\nWhat is 2+2?,4\n");
+    let refused = home.run("init asks --data asks.csv", &[]).ended(2);
+    assert!(refused.stderr.contains("has a column `prompt`") && !home.path("asks").exists(), "{refused:#?}");
     // It has all but a key.
     let found = home.run("doctor here/mood --offline --json", &[]).ended(5).json();
     let problems: Vec<&Value> = found.as_array().unwrap().iter().filter(|check| check["status"] == "problem").collect();
@@ -118,6 +122,10 @@ fn doctor_on_what_is_well_and_what_is_not() {
     show("a store that is none, and a typo", doctor("doctor tsak --offline --store store.db", ""), 2);
     assert_eq!(server.ledger().requests, 0, "nothing that is billed was asked");
     snapshot("doctor", &text);
+    // The endpoints beside a broken task are its own.
+    home.edit("task/task.toml", "[task]", "[task]\nodd = 1");
+    let broken = doctor("doctor task --offline", "").ended(2).stdout;
+    assert!(broken.contains("odd") && !broken.contains("there is none"), "{broken}");
 }
 
 #[cfg(unix)]

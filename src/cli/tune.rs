@@ -116,10 +116,11 @@ pub fn run(arguments: TuneArguments, embedded: &Embedded) -> Result<u8> {
     } else if !quiet {
         study.add_reader(progress::display(study.workload().task.tune.len()));
     }
+    let before = crate::report::run::summary_of(&shown).ok();
     let listener = Listener::begin(&shown, stop.clone());
     let outcome = with_runtime(quiet || live, study.run_prepared(prepared), stop);
     drop(listener);
-    let outcome = outcome.map_err(|error| match error.fault() {
+    let mut outcome = outcome.map_err(|error| match error.fault() {
         Fault::Endpoint => error.clone().help(format!(
             "{}; what was paid for is kept: farthing tune --resume {} goes on",
             error.advice().unwrap_or("see above"),
@@ -127,6 +128,9 @@ pub fn run(arguments: TuneArguments, embedded: &Embedded) -> Result<u8> {
         )),
         _ => error,
     })?;
+    if let Some(before) = before {
+        outcome.summary.keep_test(before);
+    }
     write(&folder, &outcome, pareto).map_err(|error| {
         // Money was spent by now, so this is no fault of the command line.
         Error::internal(error.message())

@@ -204,7 +204,9 @@ impl Folder {
             file.input_hash = hash(&input)?;
             replace(&draft.join(FILE), text_of(file)?.as_bytes())?;
             if let Some(out) = out {
-                return fs::rename(&draft, out).map(|()| out.to_owned()).map_err(|error| cannot_write(out, &error));
+                // A link to an empty folder stays one.
+                let place = out.canonicalize().unwrap_or_else(|_| out.to_owned());
+                return fs::rename(&draft, place).map(|()| out.to_owned()).map_err(|error| cannot_write(out, &error));
             }
             for number in 1.. {
                 let path = base.join(format!("{}-{number}", file.name));

@@ -182,6 +182,8 @@ pub fn check_free(out: &Path) -> Result<()> {
 }
 
 fn appear(path: &Path, study: &str) -> Result<()> {
+    // A link to an empty folder stays one.
+    let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(|error| cannot_write(parent, &error))?;
     let draft = parent.join(format!(".{}", files::fresh_name("new")));
@@ -250,7 +252,13 @@ mod tests {
     #[test]
     fn an_empty_folder_may_be_used() {
         let home = tempfile::tempdir().unwrap();
-        RunFolder::create(Some(home.path()), &file()).unwrap();
-        assert!(load(home.path()).is_ok());
+        let (empty, link) = (home.path().join("empty"), home.path().join("link"));
+        fs::create_dir(&empty).unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(&empty, &link).unwrap();
+        #[cfg(not(unix))]
+        let link = empty.clone();
+        RunFolder::create(Some(&link), &file()).unwrap();
+        assert!(load(&empty).is_ok() && load(&link).is_ok());
     }
 }

@@ -120,6 +120,17 @@ pub struct Holdout {
 }
 
 impl Summary {
+    /// Keeps the test of the winner that an earlier part of this run came to, where it won again.
+    pub fn keep_test(&mut self, before: Summary) {
+        let winner = |summary: &Summary| summary.best.as_ref().map(|best| best.config.key());
+        if let (None, Some(holdout)) = (&self.holdout, before.holdout.clone())
+            && winner(self) == winner(&before)
+        {
+            self.claims.hold_out(&holdout);
+            (self.holdout, self.holdout_cost_usd) = (Some(holdout), before.holdout_cost_usd);
+        }
+    }
+
     /// How many configurations the winner was chosen among: what was drawn and never judged is no part of it.
     pub fn chosen_among(&self) -> u64 {
         if self.judged_trials > 0 { self.judged_trials as u64 } else { self.trials as u64 }

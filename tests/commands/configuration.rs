@@ -67,6 +67,11 @@ fn a_winner_is_tested_and_gated() {
     assert_eq!(kept["holdout"]["score"], tested["score"]);
     assert_eq!(kept["best"], tuned["best"], "a test changes no choice");
     assert_eq!(dollars(&kept, "study_cost_usd"), dollars(&tuned, "study_cost_usd"));
+    home.run("tune --resume run --quiet", &[]).ended(0);
+    let again = home.summary("run");
+    for key in ["holdout", "holdout_cost_usd", "claims"] {
+        assert_eq!(again[key], kept[key], "the test of a winner that wins again is kept: {key}");
+    }
     home.run("test run --quiet --min-score", &[&format!("{}", score - 0.01)]).ended(0);
     home.run("test run --quiet --min-score", &[&format!("{}", score + 0.01)]).ended(4);
     // A best.toml alone, elsewhere, on other data.

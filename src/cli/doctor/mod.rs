@@ -209,10 +209,11 @@ fn space(
 }
 
 fn endpoints(arguments: &DoctorArguments, workload: Option<&Workload>, checks: &mut Vec<Check>) -> Option<Endpoints> {
-    let found = arguments
-        .endpoints
-        .clone()
-        .or_else(|| Endpoints::find(workload.map_or(Path::new("."), |workload| workload.task.folder.as_path())));
+    // Beside the task, though it be broken.
+    let asked = arguments.task.as_deref().map(|task| if task.is_dir() { task } else { task.parent().unwrap_or(task) });
+    let folder = workload.map(|workload| workload.task.folder.as_path()).or(asked);
+    let folder = folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let found = arguments.endpoints.clone().or_else(|| Endpoints::find(folder));
     match found.as_deref().map(Endpoints::load).transpose() {
         Ok(Some(endpoints)) => {
             let place = found.unwrap_or_default();

@@ -127,8 +127,11 @@ pub struct Plan {
 }
 
 /// Columns that usually are the input, and the answer.
-const INPUTS: [&str; 8] = ["problem", "question", "input", "text", "prompt", "query", "sentence", "content"];
+const INPUTS: [&str; 7] = ["problem", "question", "input", "text", "query", "sentence", "content"];
 const ANSWERS: [&str; 8] = ["answer", "label", "target", "expected", "output", "solution", "completion", "class"];
+
+/// What the space that is written varies or sets: a column cannot be called so.
+const PARAMETERS: [&str; 6] = ["prompt", "model", "temperature", "n", "max_tokens", "stop"];
 
 /// Runs it.
 pub fn run(arguments: &InitArguments) -> Result<u8> {
@@ -223,6 +226,13 @@ fn plan(arguments: &InitArguments, name: String) -> Result<Plan> {
                 .help(format!("give {flag}: there are {}", known.join(", ")))
         })
     };
+    if let Some(column) = columns.iter().find(|column| PARAMETERS.contains(&column.as_str())) {
+        return Err(Error::usage(format!(
+            "{} has a column `{column}`, and that is a parameter of every space",
+            data.display()
+        ))
+        .help("rename the column in the data: templates could not tell which is meant"));
+    }
     let answer = found(&arguments.answer, &ANSWERS, "the right answer", "--answer", None)?;
     let input = found(&arguments.input, &INPUTS, "what prompts show", "--input", Some(&answer))?;
     let answers: Vec<String> = rows.iter().filter_map(|row| row.text(&answer)).collect();
