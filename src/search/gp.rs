@@ -9,14 +9,13 @@
 //! Trials under way are taken to come out at the mean (a constant liar; Ginsbourger et al. 2010), infeasible ones below
 //! the worst score; missing ones are left out. The work of a proposal is bounded: the best 50 and the latest 50 trials.
 
-use statrs::function::erf::erf;
-
 use super::encoding::Point;
 use super::full::Full;
 use super::gaussian::Gaussian;
 use super::proposer::{Explorer, Proposer, State};
 use super::{Problem, Strategy};
 use crate::space::Configuration;
+use crate::stats::improvement;
 
 /// At least and at most so many trials cover the space before the model is asked.
 const STARTUP: (usize, usize) = (4, 10);
@@ -158,18 +157,6 @@ impl Scale {
         // Six digits: where the scores' zero lies shall not decide between candidates by its rounding.
         (((score - self.middle) / self.width).clamp(-1e3, 1e3) * 1e6).round() / 1e6
     }
-}
-
-/// The expected improvement on the best of a normal value.
-fn improvement((mean, sd): (f64, f64), best: f64) -> f64 {
-    let gap = mean - best;
-    if sd <= 1e-12 {
-        return gap.max(0.0);
-    }
-    let z = gap / sd;
-    let chance = 0.5 * (1.0 + erf(z * std::f64::consts::FRAC_1_SQRT_2));
-    // Where nothing promises to improve, the likeliest does: a little of the mean decides between zeros.
-    gap * chance + sd * (-0.5 * z * z).exp() / std::f64::consts::TAU.sqrt() + 1e-9 * z
 }
 
 /// The proposer.

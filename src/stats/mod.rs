@@ -33,6 +33,18 @@ fn scale_of(values: impl Iterator<Item = f64>) -> f64 {
     2.0_f64.powi(exponent as i32)
 }
 
+/// The expected improvement of a normal value, given by its mean and standard deviation, on the best.
+pub fn improvement((mean, sd): (f64, f64), best: f64) -> f64 {
+    let gap = mean - best;
+    if sd <= 1e-12 {
+        return gap.max(0.0);
+    }
+    let z = gap / sd;
+    let chance = 0.5 * (1.0 + statrs::function::erf::erf(z * std::f64::consts::FRAC_1_SQRT_2));
+    // Where nothing promises to improve, the likeliest does: a little of the mean decides between zeros.
+    gap * chance + sd * (-0.5 * z * z).exp() / std::f64::consts::TAU.sqrt() + 1e-9 * z
+}
+
 /// A number forced into the finite range.
 fn finite(value: f64) -> f64 {
     value.clamp(f64::MIN, f64::MAX)

@@ -17,7 +17,8 @@ use crate::space::parameter::{OUTPUT_LIMITS, output_limit};
 use crate::stats::eprocess;
 use crate::study::trial::{Evaluation, Production, Trial, short};
 
-/// How far the mean output of a relative is taken to be off, as a share.
+/// How far the mean output of a relative is taken to be off, as a share. Half of the variance is that of the one which is
+/// asked about, and however many relatives there are does not take it away.
 const RELATIVE: f64 = 0.3;
 
 /// The evidence that drops: 40 is 97.5 %.
@@ -111,6 +112,7 @@ fn cut_elsewhere(mean: f64, from: f64, to: f64) -> (f64, f64) {
 /// What the relatives of a trial say of its outputs; `None` where none was answered.
 pub fn prior(trial: &Trial, all: &[Trial]) -> Option<OutputPrior> {
     let (mut weights, mut sum, mut spreads, mut seen) = (0.0, 0.0, 0.0, 0.0);
+    let (mut chance, mut shared) = (0.0, 0.0);
     for other in all.iter().filter(|other| other.number != trial.number && relatives(other, trial)) {
         let (count, mean, variance) = moments(&outputs(other));
         if count == 0.0 || mean <= 0.0 {
@@ -118,16 +120,20 @@ pub fn prior(trial: &Trial, all: &[Trial]) -> Option<OutputPrior> {
         }
         let (least, greatest) = cut_elsewhere(mean, cut(other), cut(trial));
         let expected = f64::midpoint(least, greatest);
-        let kind = if siblings(other, trial) { 0.0 } else { RELATIVE };
-        let own = if count > 1.0 { variance / count } else { mean * mean };
-        let unsure = own + (expected * kind).powi(2) + ((greatest - least) / 4.0).powi(2);
-        let weight = 1.0 / unsure.max(1e-6 * expected * expected);
+        let kind = if siblings(other, trial) { 0.0 } else { (expected * RELATIVE).powi(2) / 2.0 };
+        let own = kind + if count > 1.0 { variance / count } else { mean * mean };
+        // What all of them are off by alike: the kind of this one, and where between its bounds a cut lets it come out.
+        let alike = kind + ((greatest - least) / 4.0).powi(2);
+        let weight = 1.0 / (own + alike).max(1e-6 * expected * expected);
         weights += weight;
         sum += weight * expected;
+        chance += weight * weight * own;
+        shared += weight * alike.sqrt();
         spreads += count * if count > 1.0 { variance / (mean * mean) } else { 1.0 };
         seen += count;
     }
-    (weights > 0.0).then(|| OutputPrior { mean: sum / weights, variance: 1.0 / weights, spread: spreads / seen })
+    let variance = (chance + shared * shared) / (weights * weights);
+    (weights > 0.0).then(|| OutputPrior { mean: sum / weights, variance, spread: spreads / seen })
 }
 
 /// What production would pay an instance, by the posterior. `None` where nothing is known of it or a relative.

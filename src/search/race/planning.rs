@@ -1,6 +1,6 @@
 //! What is looked at next: the model is fitted to everything told, and looks are bought by what they are worth for their price.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use rand::seq::SliceRandom;
 
@@ -10,18 +10,23 @@ use crate::money::Usd;
 use crate::stats::additive::{self, Observation};
 use crate::stats::racing::assess::{Assessment, Evidence, assess, scale, select};
 use crate::stats::racing::costs::{Bill, Costs, Input, SURE, normal_cdf};
+use crate::stats::racing::promise::promises;
 use crate::stats::racing::{Belief, Line, Prior};
 
 /// How many configurations are thought about at a time.
 const WORKING: usize = 96;
 /// How many of them at most were looked at.
 pub(super) const WORKING_TRIED: usize = 72;
+/// Of how many that were not looked at the most promising are sought.
+const SAMPLE: usize = 256;
 /// How many looks at most are decided between two fits.
 const MOST_LOOKS: usize = 64;
 /// The expected gain, in standard deviations of a single value, below which a look cannot pay.
 const NO_GAIN: f64 = 1e-6;
 /// What production can afford with less than this probability is not looked at.
 const OUT: f64 = 0.1;
+/// While it is unsure whether production can afford one, a plan buys no more of it than so many blocks.
+const TELLING: usize = 4;
 /// The doubt that the user's margin leaves.
 const DOUBT: f64 = 0.05;
 /// So many standard deviations above its mean a candidate is thought about for.
@@ -49,8 +54,8 @@ pub(super) struct View {
 }
 
 impl Race {
-    /// The candidates that are thought about now: those looked at that may be best by the additive model, and a changing
-    /// sample of others.
+    /// The candidates that are thought about now: those looked at that may be best by the additive model, and of a changing
+    /// sample of others the most promising and some by chance.
     fn working(&mut self) -> Vec<usize> {
         if self.candidates.len() <= WORKING {
             return (0..self.candidates.len()).collect();
@@ -76,10 +81,40 @@ impl Race {
         let mut fresh: Vec<usize> =
             (0..self.candidates.len()).filter(|&at| self.candidates[at].trial.is_none()).collect();
         let count = (WORKING - tried.len()).min(fresh.len());
-        let (some, _) = fresh.partial_shuffle(&mut self.rng, count);
-        tried.extend(some.iter());
+        let sample = SAMPLE.clamp(count, fresh.len());
+        let (sample, _) = fresh.partial_shuffle(&mut self.rng, sample);
+        let mut chosen = self.promising(&tried, sample, count / 2);
+        let others: Vec<usize> = sample.iter().copied().filter(|at| !chosen.contains(at)).collect();
+        chosen.extend(others.into_iter().take(count - chosen.len()));
+        tried.extend(chosen);
         tried.sort_unstable();
         tried
+    }
+
+    /// Of a sample of candidates that were not looked at, the most promising ones by what those that were say; one a family.
+    fn promising(&mut self, tried: &[usize], sample: &[usize], count: usize) -> Vec<usize> {
+        let rows: Vec<usize> = tried.iter().chain(sample).copied().collect();
+        let inputs: Vec<Option<Input>> = rows.iter().map(|&at| self.input(at)).collect();
+        let configurations: Vec<_> = rows.iter().map(|&at| &self.candidates[at].configuration.0).collect();
+        let production: Vec<Bill> = rows.iter().map(|&at| self.candidates[at].bill.clone()).collect();
+        let mut row_of = vec![u32::MAX; self.candidates.len()];
+        rows.iter().enumerate().for_each(|(row, &at)| row_of[at] = row as u32);
+        let scale = scale(&self.lines);
+        let lines: Vec<Line> = self.lines.iter().map(|line| select(line, &row_of, scale)).collect();
+        let evidence = Evidence {
+            configurations: &configurations,
+            lines: &lines,
+            production: &production,
+            inputs: &inputs,
+            instances: self.problem.instances,
+        };
+        let budget = self.problem.inference_budget.map(Usd::as_f64);
+        let promise = promises(&evidence, &Prior::default(), self.variances.as_ref(), budget);
+        let mut order: Vec<usize> = (tried.len()..rows.len()).collect();
+        order.sort_by(|&a, &b| promise[b].total_cmp(&promise[a]).then(rows[a].cmp(&rows[b])));
+        let mut families = HashSet::new();
+        order.retain(|&row| families.insert(self.candidates[rows[row]].family));
+        order.into_iter().take(count).map(|row| rows[row]).collect()
     }
 
     /// Decides what is looked at next. False: nothing.
@@ -220,6 +255,9 @@ impl Race {
                 false => usize::MAX,
             };
             let piece = worth(share).max(1);
+            // While it is not known whether production can afford it, a plan buys no more than tells.
+            let unsure = view.within[row] < SURE;
+            let piece = if unsure { piece.min(TELLING * self.pace.block) } else { piece };
             let instances = instances
                 .min(self.pace.block.max(instances / 4))
                 .min(piece)
@@ -238,6 +276,9 @@ impl Race {
             }
             self.buy(candidate, next + instances);
             plan.take(row, next, instances);
+            if unsure {
+                options[at].left = 0;
+            }
             looks[at] = if options[at].left == 0 { None } else { looks[at] };
             bought += price;
             room -= price;

@@ -62,10 +62,7 @@ pub struct Assessment {
 
 /// Fits the model. `known` are variances learnt before; `rounds` how often they are improved.
 pub fn assess(evidence: &Evidence, prior: &Prior, known: Option<Variances>, rounds: usize) -> Assessment {
-    let mut kinship = Kinship::new(evidence.configurations);
-    let costs = Costs::fit(&kinship, evidence.production, evidence.inputs);
-    kinship.samples = effective_samples(&kinship, evidence, prior);
-    let places = places(&kinship, costs.as_ref());
+    let (kinship, costs, places) = ground(evidence, prior);
     let sheet = Sheet::new(&kinship, evidence.lines, evidence.instances);
     let model = Model::new(&kinship, &places, prior);
     let total = if sheet.variance > 0.0 { sheet.variance } else { 1.0 };
@@ -78,6 +75,15 @@ pub fn assess(evidence: &Evidence, prior: &Prior, known: Option<Variances>, roun
     }
     let belief = model.fit(&sheet, &variances);
     Assessment { belief, costs, variances }
+}
+
+/// Who is alike, what production would pay, and where each stands on the lines of the prior mean.
+pub(super) fn ground(evidence: &Evidence, prior: &Prior) -> (Kinship, Option<Costs>, Vec<Place>) {
+    let mut kinship = Kinship::new(evidence.configurations);
+    let costs = Costs::fit(&kinship, evidence.production, evidence.inputs);
+    kinship.samples = effective_samples(&kinship, evidence, prior);
+    let places = places(&kinship, costs.as_ref());
+    (kinship, costs, places)
 }
 
 /// How many instances with samples of one and of ten what is expected of the agreement of samples weighs.

@@ -1,12 +1,14 @@
 //! What an instance costs in production, learnt as it goes: relatives predict what was not looked at yet.
 
 use super::kinship::Kinship;
-use super::linear::{Square, posterior};
+use super::linear::predict;
 use crate::money::Usd;
 
-/// Prior variances of the logarithm of a cost: the level, the main effect of each parameter, a combination, its near n.
+/// Prior variances of the logarithm of a cost: the level, the main effect of each parameter, what two parameters do together
+/// (a stop sequence spares what max_tokens would have cut off) where there are more of them, a combination, its near n.
 const LEVEL: f64 = 50.0;
 const MAIN: f64 = 3.0;
+const PAIR: f64 = 0.05;
 const FAMILY: f64 = 0.04;
 const NEAR: f64 = 0.05;
 /// The growth with n: the expected exponent and its standard deviation.
@@ -176,29 +178,25 @@ fn logs(kinship: &Kinship, bills: &[Bill], completions: bool) -> Option<(Vec<f64
         return None;
     }
     let centre = rest.iter().flatten().map(|(rest, _)| rest).sum::<f64>() / known;
-    let prior = Square::symmetric(kinship.len(), |a, b| {
-        let mut all = 1.0;
-        let mut sum = LEVEL + exponent.1 * exponent.1 * line(a) * line(b);
+    let prior = |a: usize, b: usize| {
+        let (mut all, mut one, mut squares) = (1.0, 0.0, 0.0);
         for parameter in 0..kinship.parameters.len() {
             let alike = kinship.alike(parameter, a, b);
             all *= alike;
-            sum += MAIN * alike;
+            one += alike;
+            squares += alike * alike;
         }
-        sum += all * (FAMILY + near * kinship.near(a, b));
+        let pairs = if kinship.parameters.len() > 2 { (one * one - squares) / 2.0 } else { 0.0 };
+        let sum = LEVEL
+            + exponent.1 * exponent.1 * line(a) * line(b)
+            + MAIN * one
+            + PAIR * pairs
+            + all * (FAMILY + near * kinship.near(a, b));
         if a == b { sum + 1e-6 } else { sum }
-    });
-    let precision = Square::symmetric(kinship.len(), |a, b| match rest[a] {
-        Some((_, noise)) if a == b => 1.0 / noise,
-        _ => 0.0,
-    });
-    let covariance = posterior(&prior, &precision);
-    let information: Vec<f64> =
-        rest.iter().map(|seen| seen.map_or(0.0, |(rest, noise)| (rest - centre) / noise)).collect();
-    let log = covariance.times(&information);
-    Some((
-        log.iter().enumerate().map(|(row, log)| log + centre + exponent.0 * line(row)).collect(),
-        (0..kinship.len()).map(|row| covariance.at(row, row).max(0.0)).collect(),
-    ))
+    };
+    let seen: Vec<_> = rest.iter().map(|seen| seen.map(|(rest, noise)| (rest - centre, noise))).collect();
+    let (log, variance): (Vec<f64>, Vec<f64>) = predict(&seen, prior).into_iter().unzip();
+    Some((log.iter().enumerate().map(|(row, log)| log + centre + exponent.0 * line(row)).collect(), variance))
 }
 
 /// The standard normal distribution function.

@@ -156,6 +156,26 @@ pub fn posterior(prior: &Square, precision: &Square) -> Square {
     Square::symmetric(columns.size, |a, b| dot(columns.row(a), columns.row(b)))
 }
 
+/// The posterior mean and variance of every value of a Gaussian process with mean 0 and the covariance `prior`, of which some
+/// were seen: (value, variance of its noise). Work: O(seen² × (seen + values)), so few may speak for many.
+pub fn predict(seen: &[Option<(f64, f64)>], prior: impl Fn(usize, usize) -> f64) -> Vec<(f64, f64)> {
+    let known: Vec<(usize, f64, f64)> =
+        seen.iter().enumerate().filter_map(|(at, seen)| seen.map(|(value, noise)| (at, value, noise))).collect();
+    let factor =
+        Square::symmetric(known.len(), |a, b| prior(known[a].0, known[b].0) + if a == b { known[a].2 } else { 0.0 })
+            .cholesky();
+    let mut weights: Vec<f64> = known.iter().map(|(_, value, _)| *value).collect();
+    factor.forward(&mut weights);
+    factor.backward(&mut weights);
+    let of = |at: usize| {
+        let mut shared: Vec<f64> = known.iter().map(|&(other, ..)| prior(at, other)).collect();
+        let mean = dot(&shared, &weights);
+        factor.forward(&mut shared);
+        (mean, (prior(at, at) - dot(&shared, &shared)).max(0.0))
+    };
+    (0..seen.len()).map(of).collect()
+}
+
 /// The logarithm of the likelihood of a precision-weighted sum of surprises, up to a constant: half of `sᵀ V s` with the
 /// posterior covariance V, less half the logarithm of the determinant of `1 + prior precision`.
 pub fn evidence(prior: &Square, precision: &Square, surprise: &[f64]) -> f64 {
@@ -192,6 +212,21 @@ mod tests {
         let posterior = posterior(&prior, &precision);
         assert!((posterior.at(1, 1) - (1.0 - 0.64 / 2.0)).abs() < 1e-12);
         assert!((posterior.at(0, 1) - 0.4).abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_was_not_seen_is_predicted_from_what_was_as_by_the_whole_posterior() {
+        let cell = |a: usize, b: usize| if a == b { 1.0 } else { 0.8 / (1.0 + a.abs_diff(b) as f64) };
+        let seen = [Some((2.0, 0.5)), None, Some((-1.0, 0.25))];
+        let precision =
+            Square::symmetric(3, |a, b| if a == b { seen[a].map_or(0.0, |(_, noise)| 1.0 / noise) } else { 0.0 });
+        let whole = posterior(&Square::symmetric(3, cell), &precision);
+        let information: Vec<f64> = seen.iter().map(|one| one.map_or(0.0, |(value, noise)| value / noise)).collect();
+        for (at, (mean, variance)) in predict(&seen, cell).into_iter().enumerate() {
+            assert!(
+                (mean - whole.times(&information)[at]).abs() < 1e-12 && (variance - whole.at(at, at)).abs() < 1e-12
+            );
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod kinship;
 mod learn;
 pub mod linear;
 pub mod outlook;
+pub mod promise;
 
 use std::collections::BTreeMap;
 
@@ -265,23 +266,24 @@ impl<'a> Model<'a> {
 
     /// The prior covariance of the effects.
     fn covariance(&self, variances: &Variances) -> Square {
-        let kinship = self.kinship;
+        Square::symmetric(self.kinship.len(), |a, b| self.shared(variances, a, b))
+    }
+
+    /// The prior covariance of two effects.
+    fn shared(&self, variances: &Variances, a: usize, b: usize) -> f64 {
         let (price, samples) = self.prior.slope_sds;
-        let total = variances.total;
-        Square::symmetric(kinship.len(), |a, b| {
-            let mut sum = total
-                * (1.0
-                    + price * price * self.places[a].price * self.places[b].price
-                    + samples * samples * self.places[a].samples * self.places[b].samples);
-            let mut all = 1.0;
-            for (parameter, variance) in variances.main.iter().enumerate() {
-                let alike = kinship.alike(parameter, a, b);
-                sum += variance * alike;
-                all *= alike;
-            }
-            sum += all * (variances.family + variances.near * kinship.near(a, b));
-            if a == b { sum * (1.0 + 1e-9) } else { sum }
-        })
+        let mut sum = variances.total
+            * (1.0
+                + price * price * self.places[a].price * self.places[b].price
+                + samples * samples * self.places[a].samples * self.places[b].samples);
+        let mut all = 1.0;
+        for (parameter, variance) in variances.main.iter().enumerate() {
+            let alike = self.kinship.alike(parameter, a, b);
+            sum += variance * alike;
+            all *= alike;
+        }
+        sum += all * (variances.family + variances.near * self.kinship.near(a, b));
+        if a == b { sum * (1.0 + 1e-9) } else { sum }
     }
 
     /// The prior means of the effects.
