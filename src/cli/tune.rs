@@ -401,7 +401,8 @@ fn resumed(
     if prepared.look_ahead() != file.look_ahead {
         return changed("a look-ahead of", file.look_ahead.to_string(), prepared.look_ahead().to_string());
     }
-    if file.settings.budget != was.budget || file.settings.pareto != was.pareto {
+    let of = |settings: &Settings| (settings.budget, settings.budget_changes.clone(), settings.pareto);
+    if of(&file.settings) != of(&was) {
         folder.write("study.toml", folder::to_toml(&file)?)?;
     }
     Ok((study, prepared, folder))
