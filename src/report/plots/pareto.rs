@@ -24,7 +24,6 @@ struct Point {
     interval: Option<[f64; 2]>,
     on_frontier: bool,
     instances: usize,
-    rank: usize,
     winner: bool,
     baseline: bool,
     eligible: bool,
@@ -37,9 +36,8 @@ impl Point {
             cost,
             score,
             interval,
-            on_frontier: false,
+            on_frontier: row.pareto,
             instances: row.instances,
-            rank: row.rank,
             winner: row.rank == 1 && eligible,
             baseline: row.baseline,
             eligible,
@@ -47,9 +45,8 @@ impl Point {
     }
 }
 
-/// Score against production cost: a point a configuration that was judged, its 95 % interval, the frontier (no other
-/// that was seen on at least half as many instances as the one seen most is both cheaper and better), the winner and the
-/// baseline. `None` where there is nothing to draw.
+/// Score against production cost: a point a configuration that was judged, its 95 % interval, the frontier (the ranking's:
+/// no other beats it in both expected score and price), the winner and the baseline. `None` where there is nothing to draw.
 pub fn figure(rows: &[RankingRow], frame: Frame<'_>) -> Option<Figure> {
     let mut points: Vec<Point> = rows
         .iter()
@@ -62,7 +59,6 @@ pub fn figure(rows: &[RankingRow], frame: Frame<'_>) -> Option<Figure> {
     if points.is_empty() {
         return None;
     }
-    mark_frontier(&mut points, frame.direction);
     let all_intervals = points.len() <= INTERVALS;
     for point in &mut points {
         point.interval =
@@ -117,24 +113,6 @@ fn about(points: &[Point], metric: &str, direction: Direction) -> String {
 /// True where a plot of these rows shows the intervals of some points only.
 pub fn leaves_out_intervals(rows: &[RankingRow]) -> bool {
     rows.iter().filter(|row| row.production_cost_usd_per_instance.is_some() && row.score.is_some()).count() > INTERVALS
-}
-
-/// Marks the points that no serious other is both cheaper and better than.
-fn mark_frontier(points: &mut [Point], direction: Direction) {
-    let most = points.iter().map(|point| point.instances).max().unwrap_or(0);
-    let mut order: Vec<usize> = (0..points.len()).filter(|&at| 2 * points[at].instances >= most).collect();
-    let gain = |point: &Point| direction.gain(point.score);
-    order.sort_by(|&a, &b| {
-        let (a, b) = (&points[a], &points[b]);
-        a.cost.total_cmp(&b.cost).then(gain(b).total_cmp(&gain(a))).then(a.rank.cmp(&b.rank))
-    });
-    let mut best = f64::NEG_INFINITY;
-    for at in order {
-        if gain(&points[at]) > best {
-            best = gain(&points[at]);
-            points[at].on_frontier = true;
-        }
-    }
 }
 
 fn draw(ink: &dyn Ink, points: &[Point], x: &Scale, y: &Scale, frame: Frame<'_>, narrow: bool) -> Drawn {
@@ -268,25 +246,23 @@ mod tests {
     }
 
     #[test]
-    fn the_frontier_is_what_nothing_beats() {
-        let rows: Vec<RankingRow> = [(0.9, 50), (0.8, 20), (0.7, 30), (0.6, 10), (0.99, 5)]
+    fn the_frontier_is_the_rankings() {
+        let mut rows: Vec<RankingRow> = [(0.9, 50), (0.8, 20), (0.7, 30), (0.6, 10)]
             .iter()
             .enumerate()
             .map(|(at, (score, cost))| testing::row(at, Some(*score), None, Some(Usd::from_pico(cost * 1_000_000))))
             .collect();
-        let frontier = |few: usize, direction| {
-            let mut rows = rows.clone();
-            rows[4].instances = few;
-            let point = |row: &RankingRow| {
-                Point::of(row, row.production_cost_usd_per_instance.unwrap().as_f64(), row.score.unwrap(), None)
-            };
-            let mut points: Vec<Point> = rows.iter().map(point).collect();
-            mark_frontier(&mut points, direction);
-            points.iter().filter(|point| point.on_frontier).map(|point| point.rank - 1).collect::<Vec<_>>()
-        };
-        assert_eq!(frontier(250, Direction::Maximize), [4]);
-        assert_eq!(frontier(3, Direction::Maximize), [0, 1, 3], "three instances say too little");
-        assert_eq!(frontier(250, Direction::Minimize), [3, 4]);
+        // By the expected scores, which know more than the means, the second is behind.
+        for (row, pareto) in rows.iter_mut().zip([true, false, true, true]) {
+            row.pareto = pareto;
+        }
+        let about = |rows: &[RankingRow]| figure(rows, FRAME).unwrap().about;
+        assert!(about(&rows).contains("The frontier goes from accuracy 0.6 at $0.00001 an instance to 0.9 at"));
+        let with = svg(&rows, FRAME);
+        rows[2].pareto = false;
+        assert_ne!(svg(&rows, FRAME), with, "the line goes through all of them");
+        rows.iter_mut().for_each(|row| row.pareto = false);
+        assert!(!about(&rows).contains("frontier"));
     }
 
     #[test]
