@@ -5,7 +5,7 @@
 //! margin stops by, and [`settle`], which lets further metrics decide among equals.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -266,12 +266,14 @@ fn against(
     let objective = &workload.task.objective;
     let baseline = trials.iter().find(|trial| trial.is_baseline && trial.number != winner.number)?;
     let challenger = trials.iter().filter(|trial| !trial.is_baseline && trial.number <= winner.number).count() as f64;
-    let known: BTreeMap<usize, f64> = baseline.scores(&objective.metric).collect();
-    let own: BTreeMap<usize, f64> = winner.scores(&objective.metric).collect();
-    let differences: Vec<f64> =
-        order.iter().filter_map(|instance| Some(own.get(instance)? - known.get(instance)?)).collect();
+    let pairs = winner.pairs(baseline, &objective.metric).into_iter();
+    let paired: HashMap<usize, f64> = pairs.map(|(instance, own, known)| (instance, own - known)).collect();
+    let differences: Vec<f64> = order.iter().filter_map(|instance| paired.get(instance).copied()).collect();
     // A program's values may leave a range that a user gave: then nothing can be said.
-    let within = |(low, high): &(f64, f64)| known.values().chain(own.values()).all(|v| (*low..=*high).contains(v));
+    let within = |(low, high): &(f64, f64)| {
+        let mut values = [winner, baseline].into_iter().flat_map(|trial| trial.scores(&objective.metric));
+        values.all(|(_, value)| (*low..=*high).contains(&value))
+    };
     let (low, high) = range(workload, trials).filter(within)?;
     let equal = most.map(|most| most.saturating_sub(1).max(1) as f64).filter(|most| challenger <= *most);
     let weight = 0.5 / (challenger * (challenger + 1.0)) + equal.map_or(0.0, |most| 0.5 / most);

@@ -7,13 +7,12 @@ use crate::evaluate::{Plan, Workload};
 use crate::event::Sums;
 use crate::money::Usd;
 use crate::runner::Purse;
-use crate::stats;
 use crate::study::agenda::{Agenda, Finished, Wanted};
 use crate::study::pipeline::{Ending, Pipeline};
 use crate::study::search_agenda::Readers;
 use crate::study::summary::{Holdout, Versus};
 use crate::study::trial::Trial;
-use crate::study::{order, settings};
+use crate::study::{compare, order, settings};
 use crate::task::{Instance, Objective};
 
 /// Evaluations asked ahead of those told. Decides nothing but how many can be in flight.
@@ -194,19 +193,15 @@ pub async fn test_split(
 
 /// Winner against baseline on the instances that both answered.
 fn versus(winner: &Trial, baseline: &Trial, objective: &Objective, seed: u64) -> Option<Versus> {
-    let other: std::collections::BTreeMap<usize, f64> = baseline.scores(&objective.metric).collect();
-    let pairs: Vec<(f64, f64)> = winner
-        .scores(&objective.metric)
-        .filter_map(|(instance, value)| Some((value, *other.get(&instance)?)))
-        .collect();
-    let (a, b): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
-    let comparison = stats::compare(&a, &b, settings::stream(seed, "signs"))?;
+    let pairs = winner.pairs(baseline, &objective.metric);
+    let (a, b): (Vec<f64>, Vec<f64>) = pairs.into_iter().map(|(_, winner, baseline)| (baseline, winner)).unzip();
+    let found = compare::difference(&a, &b, settings::stream(seed, "signs"))?;
     Some(Versus {
-        difference: comparison.difference,
-        ci95: [comparison.ci95.0, comparison.ci95.1],
-        p_value: comparison.p_value,
-        test: comparison.test.to_owned(),
-        pairs: comparison.pairs,
+        difference: found.difference,
+        ci95: found.ci95,
+        p_value: found.p_value,
+        test: found.test,
+        pairs: found.pairs,
         baseline_score: baseline.estimate(&objective.metric)?.mean,
     })
 }
