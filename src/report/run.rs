@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::backend::{Endpoints, ProviderKind};
 use crate::diagnostic::{Error, Result, Source};
 use crate::evaluate::Served;
+use crate::event::from_store;
 use crate::money::Usd;
 use crate::provider::Failure;
 use crate::report::rows::{self, RankingRow};
@@ -378,8 +379,7 @@ fn unfinished(file: &StudyFile, record: &Record, task: Option<&Task>) -> Summary
         judged_trials: 0,
         evaluations: record.evaluations.len() as u64,
         requests: record.evaluations.iter().map(|done| done.requests).sum(),
-        cache_hits: record.evaluations.iter().filter(|done| done.requests == 0 && done.production.is_some()).count()
-            as u64,
+        cache_hits: record.evaluations.iter().filter(|done| from_store(done.requests, done.production)).count() as u64,
         failed_evaluations: record.evaluations.iter().filter(|done| done.failure.is_some()).count() as u64,
         refused_evaluations: 0,
         tuning_instances: record.offered.max(record.instances.len()),

@@ -99,10 +99,7 @@ impl Agenda for FixedAgenda {
             self.refusal = self.refusal.take().or(words);
             return Ok(());
         }
-        self.sums.evaluations += 1;
-        self.sums.requests += finished.requests;
-        self.sums.failed += u64::from(finished.result.is_err());
-        self.sums.cache_hits += u64::from(finished.requests == 0 && finished.production.is_some());
+        finished.count(&mut self.sums);
         (self.sums.spent, self.sums.study_cost) = (self.purse.spent(), self.purse.study_cost());
         let event = finished.event(&self.instances[finished.instance].id, &self.metric);
         for reader in &mut self.readers {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::event::{Event, Sums};
+use crate::event::{Event, Sums, from_store};
 use crate::money::Usd;
 use crate::report::words;
 use crate::space::Configuration;
@@ -100,10 +100,10 @@ impl State {
             Event::TrialStarted { trial, configuration } if *trial == self.trials.len() => {
                 self.trials.push(Trial { configuration: configuration.clone(), ..Trial::default() });
             }
-            Event::EvaluationFinished { trial, score, failure, cost_usd, requests, .. } => {
+            Event::EvaluationFinished { trial, score, failure, cost_usd, requests, production_usd, .. } => {
                 self.evaluations += 1;
                 self.cost += *cost_usd;
-                self.cached += u64::from(*requests == 0 && failure.is_none());
+                self.cached += u64::from(from_store(*requests, *production_usd));
                 if let Some(failure) = failure {
                     self.failed += 1;
                     *self.failures.entry(failure.kind.to_string()).or_default() += 1;
@@ -224,7 +224,10 @@ pub mod tests {
                         one["failure"] = json!({"kind": "timeout", "message": "no answer in time"});
                         one["cost_usd"] = json!("0");
                     }
-                    _ => one["score"] = json!(f64::from(u8::from((instance + trial) % 3 > 0 && trial < 2))),
+                    _ => {
+                        one["score"] = json!(f64::from(u8::from((instance + trial) % 3 > 0 && trial < 2)));
+                        one["production_usd"] = json!("0.001");
+                    }
                 }
                 all.push(one);
             }
@@ -266,6 +269,10 @@ pub mod tests {
         assert_eq!(state.ranking(), [1, 0, 2]);
         state.settled = vec![0, 1, 2];
         assert_eq!(state.ranking(), [0, 1, 2], "an ended run has ranked them itself");
+        let odd = json!({"event": "evaluation_finished", "trial": 0, "instance": "10", "cost_usd": "0.001", "requests": 0,
+            "production_usd": "0.001", "failure": {"kind": "metric", "message": "no number"}});
+        state.read(&serde_json::from_value(odd).unwrap(), None, now, true);
+        assert_eq!((state.failed, state.cached), (7, 11), "the store had the answer, though it could not be judged");
         state.settled = vec![0, 7, 2];
         assert_eq!(state.ranking(), [1, 0, 2], "the ranking of another run says nothing");
     }
