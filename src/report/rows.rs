@@ -110,7 +110,6 @@ pub fn rows(outcome: &Outcome) -> Vec<RankingRow> {
             missing: trial.missing(),
             production_cost_usd_per_instance: trial.production_cost(),
             study_cost_usd: trial.cost(),
-            p_best: outcome.p_best.get(ranked.trial).copied().flatten(),
             pareto: outcome.summary.pareto.iter().any(|point| point.trial == trial.number),
             ..placed(ranked, &trial.configuration, &names)
         }

@@ -57,8 +57,6 @@ pub struct Outcome {
     pub trials: Vec<Trial>,
     /// The trials, best first.
     pub ranking: Vec<Ranked>,
-    /// The probability of each trial that it is the best; `None` for those that cannot be.
-    pub p_best: Vec<Option<f64>>,
     /// Where requests that failed, and may have been billed, took more of the budget than answers did, and ended it: the last
     /// of those failures.
     pub lost_to: Option<Failure>,
@@ -211,18 +209,11 @@ impl Study {
         let evidence = Evidence::of(&trials, &self.workload, |trial| stands[trial.number]);
         let seed = settings::stream(settings.seed, "claims");
         let by_first = ranking::best(&ranking).cloned().filter(|_| !task.objective.then.is_empty());
-        let p_best = ranking::p_best(&ranking, trials.len());
         claims::settle(&mut ranking, &task.objective, |trial, metric| {
             trials[trial].estimate(metric).map(|estimate| estimate.mean)
         });
-        let search = claims::Search {
-            trials: &trials,
-            ranking: &ranking,
-            workload: &self.workload,
-            order: &order,
-            most,
-            p_best: &p_best,
-        };
+        let search =
+            claims::Search { trials: &trials, ranking: &ranking, workload: &self.workload, order: &order, most };
         let mut claims = claims::claims(&evidence, search, seed);
         claims.expected_gain = converged.or(claims.expected_gain);
         let mut holdout = None;
@@ -307,6 +298,6 @@ impl Study {
             Ending::SpentOut { lost_to } => lost_to,
             _ => None,
         };
-        Ok(Outcome { summary, trials, ranking, p_best, lost_to, workload: self.workload, space: self.space })
+        Ok(Outcome { summary, trials, ranking, lost_to, workload: self.workload, space: self.space })
     }
 }

@@ -225,14 +225,6 @@ pub fn frontier(points: &[(Usd, f64)]) -> Vec<usize> {
     order
 }
 
-/// The probability of each of so many trials that it is the best; `None` for those that something stands against.
-pub fn p_best(ranking: &[Ranked], trials: usize) -> Vec<Option<f64>> {
-    let mut all = vec![None; trials];
-    let eligible = ranking.iter().filter(|row| row.standing == Standing::Eligible);
-    eligible.for_each(|row| all[row.trial] = Some(row.probability.unwrap_or(0.0)));
-    all
-}
-
 /// The best configuration: the first that nothing stands against.
 pub fn best(ranking: &[Ranked]) -> Option<&Ranked> {
     ranking.first().filter(|row| row.standing == Standing::Eligible)
