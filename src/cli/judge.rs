@@ -14,6 +14,7 @@ use crate::experiment::asked::{self, Asking, Made, Member};
 use crate::experiment::judge;
 use crate::experiment::rephrase::{self, Finish};
 use crate::experiment::{Experiment, Outcome, Scale, Settings, input};
+use crate::files::cannot_write;
 use crate::study::Stop;
 
 /// Who is asked.
@@ -125,8 +126,7 @@ struct Draft(PathBuf);
 impl Draft {
     fn new(name: &str) -> Result<Draft> {
         let folder = std::env::temp_dir().join(crate::store::fresh_name("farthing"));
-        std::fs::create_dir(&folder)
-            .map_err(|error| Error::usage(format!("cannot write {}: {error}", folder.display())))?;
+        std::fs::create_dir(&folder).map_err(|error| cannot_write(&folder, &error))?;
         Ok(Draft(folder.join(format!("{name}.jsonl"))))
     }
 

@@ -13,6 +13,7 @@ use crate::cli::arguments::store_location;
 use crate::cli::{Embedded, colour, inputs, print, print_json};
 use crate::diagnostic::{Error, Fault, Result};
 use crate::evaluate::{Workload, capability};
+use crate::files::cannot_write;
 use crate::models;
 use crate::report::table::plain_table;
 use crate::report::words;
@@ -319,7 +320,7 @@ fn store(location: &str, checks: &mut Vec<Check>) {
             .and_then(|store| store.contents())
             .and_then(|_| {
                 let opened = std::fs::OpenOptions::new().append(true).open(path);
-                opened.map_err(|error| Error::usage(format!("cannot write {}: {error}", path.display())))
+                opened.map_err(|error| cannot_write(path, &error))
             })
             .map(|_| "is there and can be written"),
         false => Ok("is not there yet and can be made"),
