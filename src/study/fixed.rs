@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::diagnostic::Result;
-use crate::evaluate::{Plan, Workload};
+use crate::evaluate::Plan;
 use crate::event::Sums;
 use crate::money::Usd;
 use crate::runner::Purse;
@@ -38,7 +38,7 @@ pub struct FixedAgenda {
 
 impl FixedAgenda {
     /// All plans on the instances of `order`.
-    pub fn new(plans: Vec<Arc<Plan>>, order: Vec<usize>, pipeline: &Pipeline<'_>, readers: Readers) -> FixedAgenda {
+    pub fn new(plans: Vec<Arc<Plan>>, order: Vec<usize>, pipeline: &Pipeline, readers: Readers) -> FixedAgenda {
         let trial = |(number, plan): (usize, &Arc<Plan>)| {
             let mut trial = Trial::new(number, plan.configuration.clone(), plan.clone(), number == 1);
             // What is not used of it takes no memory; growing would take twice as much as there is.
@@ -138,28 +138,18 @@ pub struct Tested {
 
 /// Scores a winner and a baseline on the test split, on as many instances (in one seeded order) as the budget buys.
 pub async fn holdout(
-    pipeline: &Pipeline<'_>,
-    workload: &Workload,
+    pipeline: &Pipeline,
     winner: Arc<Plan>,
     baseline: Option<Arc<Plan>>,
     seed: u64,
 ) -> Result<Tested> {
-    let instances = workload.task.test.clone();
-    let test = Pipeline {
-        instances: instances.clone(),
-        workload: workload.clone(),
-        runner: pipeline.runner.clone(),
-        purse: pipeline.purse.clone(),
-        scope: pipeline.scope.clone(),
-        recorded: pipeline.recorded,
-        stop: pipeline.stop.clone(),
-    };
+    let test = Pipeline { instances: pipeline.workload.task.test.clone(), ..pipeline.clone() };
     test_split(&test, winner, baseline, seed, Vec::new()).await
 }
 
 /// The same on a pipeline whose instances are the test split.
 pub async fn test_split(
-    pipeline: &Pipeline<'_>,
+    pipeline: &Pipeline,
     winner: Arc<Plan>,
     baseline: Option<Arc<Plan>>,
     seed: u64,

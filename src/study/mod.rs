@@ -194,7 +194,7 @@ impl Study {
             runner: runner.clone(),
             purse: purse.clone(),
             scope: self.scope.as_str().into(),
-            recorded: &recorded,
+            recorded,
             stop: self.stop.clone(),
         };
         self.stop.control().open(&settings.budget_changes);
@@ -225,7 +225,7 @@ impl Study {
             purse.set_limit(budget);
             let winner = trials[best.trial].plan.clone();
             let baseline = trials.iter().find(|trial| trial.is_baseline).map(|trial| trial.plan.clone());
-            let test = fixed::holdout(&pipeline, &self.workload, winner, baseline, settings.seed).await?;
+            let test = fixed::holdout(&pipeline, winner, baseline, settings.seed).await?;
             ending = test.ending;
             holdout_failed = test.failed;
             claims.hold_out(&test.holdout);

@@ -101,7 +101,7 @@ pub fn run(arguments: &EstimateArguments, embedded: &Embedded) -> Result<u8> {
     let EstimateArguments { place, random, output, .. } = arguments;
     let workload = inputs::workload(embedded, arguments.task.as_deref())?;
     let endpoints = inputs::endpoints(&workload, place.endpoints.as_deref())?.0.idle();
-    let seed = random.seed.unwrap_or(Settings::default().seed);
+    let seed = random.seed();
     let order = order(&workload, &workload.task.tune, seed);
     if order.is_empty() {
         return Err(Error::usage(format!("the task `{}` has no tuning instances", workload.task.name)));
