@@ -373,10 +373,7 @@ fn resumed(
         let (was, is) = (format!("{} configurations to try first", was.first.len()), "others".to_owned());
         return changed("", was, is);
     }
-    let endpoints = match &file.inputs.endpoints {
-        Some(path) => crate::backend::Endpoints::load(path)?,
-        None => crate::backend::Endpoints::standard(),
-    };
+    let endpoints = crate::backend::Endpoints::of_file(file.inputs.endpoints.as_deref())?;
     let mut study = Study::builder()
         .workload(workload)
         .space(space)

@@ -213,7 +213,7 @@ fn endpoints(arguments: &DoctorArguments, workload: Option<&Workload>, checks: &
     // Beside the task, though it be broken.
     let asked = arguments.task.as_deref().map(|task| if task.is_dir() { task } else { task.parent().unwrap_or(task) });
     let folder = workload.map(|workload| workload.task.folder.as_path()).or(asked);
-    let folder = folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder.unwrap_or(Path::new("."));
     let found = arguments.endpoints.clone().or_else(|| Endpoints::find(folder));
     match found.as_deref().map(Endpoints::load).transpose() {
         Ok(Some(endpoints)) => {
