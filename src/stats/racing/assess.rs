@@ -11,6 +11,7 @@ use super::linear::{Square, dot};
 use super::{Belief, Line, Model, Place, Prior, Sheet, Variances};
 use crate::stats::additive::{self, Observation};
 use crate::stats::selection::{self, Beliefs};
+use crate::stats::{Running, normal};
 
 /// How many configurations the model takes; of more, the rest is left to the additive model.
 const MOST: usize = 128;
@@ -92,13 +93,9 @@ fn effective_samples(kinship: &Kinship, evidence: &Evidence, prior: &Prior) -> V
     let expected = |row: usize| {
         (setting(row, "temperature").unwrap_or(1.0).min(1.0) * setting(row, "top_p").unwrap_or(1.0)).clamp(0.0, 1.0)
     };
-    let (mut count, mut mean, mut squares) = (0.0, 0.0, 0.0);
-    for (_, value) in evidence.lines.iter().flatten() {
-        count += 1.0;
-        let step = value - mean;
-        mean += step / count;
-        squares += step * (value - mean);
-    }
+    let mut values = Running::default();
+    evidence.lines.iter().flatten().for_each(|(_, value)| values.add(*value));
+    let Running { count, squares, .. } = values;
     let noise = prior.instance.1 * if count > 1.0 && squares > 0.0 { squares / count } else { 1.0 };
     let differ = |few: f64, many: f64| 2.0 * noise * (1.0 - (few / many).powf(prior.decay));
     // By family: how much values changed, and how much independent samples would have made them.
@@ -262,7 +259,7 @@ impl Beliefs for Joint {
     }
 
     fn draw(&self, rng: &mut ChaCha12Rng, into: &mut [f64]) {
-        let normals: Vec<f64> = self.mean.iter().map(|_| selection::normal(rng)).collect();
+        let normals: Vec<f64> = self.mean.iter().map(|_| normal(rng)).collect();
         for (row, place) in into.iter_mut().enumerate() {
             *place = self.mean[row] + dot(&self.factor.row(row)[..=row], &normals[..=row]);
         }
