@@ -57,8 +57,7 @@ impl Exam {
         let instances = self.workload.task.split(split);
         let purse = Purse::new(None, false, Usd::ZERO);
         let scope = "exam".into();
-        let pipeline =
-            Pipeline::fixed(&self.workload, &instances, self.runner.clone(), purse, &scope, &Arc::default());
+        let pipeline = Pipeline::fixed(&self.workload, &instances, self.runner.clone(), purse, &scope, &Arc::default());
         let mut agenda = FixedAgenda::new(vec![plan], (0..instances.len()).collect(), &pipeline, Vec::new());
         assert_eq!(pipeline.run(&mut agenda).await.unwrap(), Ending::Done);
         let trial = &agenda.trials[0];

@@ -23,6 +23,7 @@ mod help;
 mod init;
 mod inputs;
 mod judge;
+mod lead;
 mod listing;
 mod live;
 mod logging;
@@ -256,9 +257,7 @@ fn print_error(error: &Error) {
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(cannot_print(&error))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(cannot_print(&error)),
         _ => Ok(()),
     }
 }

@@ -12,9 +12,9 @@ use rand_chacha::ChaCha12Rng;
 use super::{Ask, Domain, InputPrice, Outcome, Problem, Strategy, Told};
 use crate::money::Usd;
 use crate::space::Configuration;
-use crate::stats::{Running, racing};
 use crate::stats::racing::assess::{Evidence, Standing, standings};
 use crate::stats::racing::costs::{Bill, Input, SURE};
+use crate::stats::{Running, racing};
 
 /// A recorded search space: every configuration on every instance.
 #[derive(Clone, Debug, Default)]

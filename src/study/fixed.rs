@@ -137,12 +137,7 @@ pub struct Tested {
 }
 
 /// Scores a winner and a baseline on the test split, on as many instances (in one seeded order) as the budget buys.
-pub async fn holdout(
-    pipeline: &Pipeline,
-    winner: Arc<Plan>,
-    baseline: Option<Arc<Plan>>,
-    seed: u64,
-) -> Result<Tested> {
+pub async fn holdout(pipeline: &Pipeline, winner: Arc<Plan>, baseline: Option<Arc<Plan>>, seed: u64) -> Result<Tested> {
     let test = Pipeline { instances: pipeline.workload.task.test.clone(), ..pipeline.clone() };
     test_split(&test, winner, baseline, seed, Vec::new()).await
 }

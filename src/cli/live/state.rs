@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use crate::cli::lead;
 use crate::event::{Event, Sums, from_store};
 use crate::money::Usd;
 use crate::report::words;
@@ -12,9 +13,6 @@ use crate::task::Direction;
 
 /// A rate is of the last so many seconds.
 const WINDOW: Duration = Duration::from_secs(15);
-
-/// Where few were judged, a mean is drawn towards the overall mean as if so many more had been judged at that.
-const PRIOR: f64 = 5.0;
 
 /// A configuration so far.
 #[derive(Clone, Debug, Default)]
@@ -168,17 +166,13 @@ impl State {
         if self.ended.is_some() && settled.iter().copied().eq(0..self.trials.len()) {
             return self.settled.clone();
         }
-        let (sum, count) = self
-            .trials
-            .iter()
-            .fold((0.0, 0.0), |(sum, count), trial| (sum + trial.sum, count + trial.scores.len() as f64));
-        let overall = if count > 0.0 { sum / count } else { 0.0 };
-        let gain = |trial: &Trial| {
-            let mean = (trial.sum + PRIOR * overall) / (trial.scores.len() as f64 + PRIOR);
-            (!trial.scores.is_empty() && trial.dropped.is_none()).then(|| self.direction.gain(mean))
-        };
+        let scores: Vec<(f64, u64)> = self.trials.iter().map(|trial| (trial.sum, trial.scores.len() as u64)).collect();
+        let gains = lead::gains(&scores, self.direction);
         let mut order: Vec<usize> = (0..self.trials.len()).collect();
-        let key = |at: usize| (self.trials[at].dropped.is_some(), gain(&self.trials[at]));
+        let key = |at: usize| {
+            let out = self.trials[at].dropped.is_some();
+            (out, gains[at].filter(|_| !out))
+        };
         order.sort_by(|&a, &b| {
             let ((a_out, a_gain), (b_out, b_gain)) = (key(a), key(b));
             let better = b_gain.unwrap_or(f64::NEG_INFINITY).total_cmp(&a_gain.unwrap_or(f64::NEG_INFINITY));
