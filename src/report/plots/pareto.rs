@@ -257,7 +257,7 @@ mod tests {
             row.pareto = pareto;
         }
         let about = |rows: &[RankingRow]| figure(rows, FRAME).unwrap().about;
-        assert!(about(&rows).contains("The frontier goes from accuracy 0.6 at $0.00001 an instance to 0.9 at"));
+        assert!(about(&rows).contains("The frontier goes from accuracy 0.600 at $0.00001 an instance to 0.900 at"));
         let with = svg(&rows, FRAME);
         rows[2].pareto = false;
         assert_ne!(svg(&rows, FRAME), with, "the line goes through all of them");
