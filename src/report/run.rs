@@ -17,7 +17,7 @@ use crate::provider::Failure;
 use crate::report::rows::{self, RankingRow};
 use crate::space::{Configuration, Space};
 use crate::stats;
-use crate::store::{self, Fingerprint, SharedStore};
+use crate::store::{self, Fingerprint, Place, SharedStore};
 use crate::study::claims;
 use crate::study::folder::{self, StudyFile};
 use crate::study::ranking::{self, Against, Entry};
@@ -336,7 +336,7 @@ fn space_of(file: &StudyFile) -> Option<Space> {
 /// The store of a run: where `study.toml` says, else beside a folder above the run's.
 fn store_of(file: &StudyFile, path: &Path, gaps: &mut Vec<String>) -> Option<SharedStore> {
     let location = &file.settings.store;
-    if location == "memory:" {
+    if Place::of(location).is_memory() {
         gaps.push("The run kept its responses in memory only: they are gone.".to_owned());
         return None;
     }

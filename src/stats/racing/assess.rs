@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rand_chacha::ChaCha12Rng;
 use serde_json::Value;
 
-use super::costs::{Bill, Costs, Input, normal_cdf};
+use super::costs::{Bill, Costs, Input, within};
 use super::kinship::Kinship;
 use super::linear::{Square, dot};
 use super::{Belief, Line, Model, Place, Prior, Sheet, Variances};
@@ -158,8 +158,8 @@ pub struct Standing {
 impl Standing {
     /// The probability that production can afford it on the average.
     pub fn affordable(&self, budget: f64) -> f64 {
-        let log = |dollars: f64| dollars.max(f64::MIN_POSITIVE).ln();
-        self.dollars.map_or(1.0, |dollars| normal_cdf((log(budget) - log(dollars)) / self.dollars_log_sd.max(1e-9)))
+        let log = self.dollars.map(|dollars| dollars.max(f64::MIN_POSITIVE).ln());
+        log.map_or(1.0, |log| within(log, self.dollars_log_sd, budget))
     }
 }
 
@@ -170,15 +170,7 @@ impl Standing {
 /// model says.
 pub fn standings(evidence: &Evidence, eligible: &[bool], seed: u64) -> Vec<Option<Standing>> {
     let size = evidence.configurations.len();
-    let observations: Vec<Observation> = evidence
-        .lines
-        .iter()
-        .enumerate()
-        .flat_map(|(column, line)| {
-            line.iter().map(move |&(row, value)| Observation { row: row as usize, column, value })
-        })
-        .collect();
-    let additive = additive::fit(&observations, size, evidence.instances);
+    let additive = additive::fit(&observations(evidence.lines), size, evidence.instances);
     let mut standings: Vec<Option<Standing>> = (0..size)
         .map(|row| {
             let (mean, sd) = (additive.mean[row]?, additive.sd[row]?);
@@ -231,6 +223,14 @@ pub fn standings(evidence: &Evidence, eligible: &[bool], seed: u64) -> Vec<Optio
         }
     }
     standings
+}
+
+/// Lines as the additive model takes them: a row a configuration, a column a line.
+pub fn observations(lines: &[Line]) -> Vec<Observation> {
+    let of = |(column, line): (usize, &Line)| -> Vec<Observation> {
+        line.iter().map(|&(row, value)| Observation { row: row as usize, column, value }).collect()
+    };
+    lines.iter().enumerate().flat_map(of).collect()
 }
 
 /// The observations of a line that have a place in a smaller table, divided by `scale`, sorted; the first counts where a
