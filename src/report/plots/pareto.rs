@@ -22,7 +22,8 @@ struct Point {
     cost: f64,
     score: f64,
     interval: Option<[f64; 2]>,
-    on_frontier: bool,
+    /// Where the frontier runs, if it is on it: the score expected on all instances.
+    frontier: Option<f64>,
     instances: usize,
     winner: bool,
     baseline: bool,
@@ -36,7 +37,7 @@ impl Point {
             cost,
             score,
             interval,
-            on_frontier: row.pareto,
+            frontier: row.pareto.then(|| row.posterior_mean.filter(|mean| mean.is_finite()).unwrap_or(score)),
             instances: row.instances,
             winner: row.rank == 1 && eligible,
             baseline: row.baseline,
@@ -45,8 +46,9 @@ impl Point {
     }
 }
 
-/// Score against production cost: a point a configuration that was judged, its 95 % interval, the frontier (the ranking's:
-/// no other beats it in both expected score and price), the winner and the baseline. `None` where there is nothing to draw.
+/// Score against production cost: a point a configuration that was judged, its 95 % interval, the winner, the baseline, and
+/// the frontier of the ranking (no other beats these in both expected score and price), along the expected scores. `None`
+/// where there is nothing to draw.
 pub fn figure(rows: &[RankingRow], frame: Frame<'_>) -> Option<Figure> {
     let mut points: Vec<Point> = rows
         .iter()
@@ -62,11 +64,11 @@ pub fn figure(rows: &[RankingRow], frame: Frame<'_>) -> Option<Figure> {
     let all_intervals = points.len() <= INTERVALS;
     for point in &mut points {
         point.interval =
-            point.interval.filter(|_| all_intervals || point.on_frontier || point.baseline || point.winner);
+            point.interval.filter(|_| all_intervals || point.frontier.is_some() || point.baseline || point.winner);
     }
     let mut costs: Vec<f64> = points.iter().map(|point| point.cost).collect();
     costs.extend(frame.inference_budget.map(Usd::as_f64));
-    let mut scores: Vec<f64> = points.iter().map(|point| point.score).collect();
+    let mut scores: Vec<f64> = points.iter().flat_map(|point| [Some(point.score), point.frontier]).flatten().collect();
     scores.extend(points.iter().filter_map(|point| point.interval).flatten());
     let least_paid = costs.iter().copied().filter(|cost| *cost > 0.0).fold(f64::MAX, f64::min);
     let most = costs.iter().copied().fold(0.0, f64::max);
@@ -87,21 +89,27 @@ pub fn figure(rows: &[RankingRow], frame: Frame<'_>) -> Option<Figure> {
     }))
 }
 
+/// Where the frontier runs: (price, expected score), the cheapest first.
+fn frontier(points: &[Point]) -> Vec<(f64, f64)> {
+    let mut frontier: Vec<(f64, f64)> = points.iter().filter_map(|point| Some((point.cost, point.frontier?))).collect();
+    frontier.sort_by(|a, b| a.0.total_cmp(&b.0));
+    frontier
+}
+
 /// The plot in words.
 fn about(points: &[Point], metric: &str, direction: Direction) -> String {
     let mut text = format!("Score against price of {}", words::plural(points.len() as u64, "configuration"));
-    let mut frontier: Vec<&Point> = points.iter().filter(|point| point.on_frontier).collect();
-    frontier.sort_by(|a, b| a.cost.total_cmp(&b.cost));
+    let frontier = frontier(points);
     if let (Some(cheapest), Some(dearest)) = (frontier.first(), frontier.last())
         && frontier.len() > 1
     {
         text += &format!(
-            ". The frontier goes from {} {} at ${} an instance to {} at ${}",
+            ". The frontier goes from an expected {} of {} at ${} an instance to {} at ${}",
             words::line(&words::cut(metric, 40)),
-            words::number(cheapest.score),
-            short(cheapest.cost),
-            words::number(dearest.score),
-            short(dearest.cost)
+            words::number(cheapest.1),
+            short(cheapest.0),
+            words::number(dearest.1),
+            short(dearest.0)
         );
     }
     if direction == Direction::Minimize {
@@ -125,9 +133,7 @@ fn draw(ink: &dyn Ink, points: &[Point], x: &Scale, y: &Scale, frame: Frame<'_>,
         let (anchor, aside) = if at > (left + right) / 2 { (Anchor::End, -6) } else { (Anchor::Start, 6) };
         ink.text((at + aside, bottom - 16), "inference budget", BASELINE, anchor, 16)?;
     }
-    let mut frontier: Vec<&Point> = points.iter().filter(|point| point.on_frontier).collect();
-    frontier.sort_by(|a, b| a.cost.total_cmp(&b.cost));
-    let path: Vec<(i32, i32)> = frontier.iter().map(|point| (x.pixel(point.cost), y.pixel(point.score))).collect();
+    let path: Vec<(i32, i32)> = frontier(points).iter().map(|at| (x.pixel(at.0), y.pixel(at.1))).collect();
     if path.len() > 1 {
         ink.line(&path, POINT, 0.7, 2)?;
     }
@@ -135,7 +141,7 @@ fn draw(ink: &dyn Ink, points: &[Point], x: &Scale, y: &Scale, frame: Frame<'_>,
     let mut named: Option<(i32, i32)> = None;
     let mut order: Vec<&Point> = points.iter().collect();
     // What matters is drawn last, on top.
-    order.sort_by_key(|point| (point.winner, point.baseline, point.on_frontier));
+    order.sort_by_key(|point| (point.winner, point.baseline, point.frontier.is_some()));
     for point in order {
         let at = (x.pixel(point.cost), y.pixel(point.score));
         let color: RGBColor = match point {
@@ -144,7 +150,7 @@ fn draw(ink: &dyn Ink, points: &[Point], x: &Scale, y: &Scale, frame: Frame<'_>,
             Point { eligible: true, .. } => POINT,
             _ => BARRED,
         };
-        let strong = point.winner || point.baseline || point.on_frontier;
+        let strong = point.winner || point.baseline || point.frontier.is_some();
         if let Some([low, high]) = point.interval {
             let (shade, width) = if strong { (0.8, 2) } else { (0.25, 1) };
             ink.line(&[(at.0, y.pixel(low)), (at.0, y.pixel(high))], color, shade, width)?;
@@ -257,12 +263,19 @@ mod tests {
             row.pareto = pareto;
         }
         let about = |rows: &[RankingRow]| figure(rows, FRAME).unwrap().about;
-        assert!(about(&rows).contains("The frontier goes from accuracy 0.600 at $0.00001 an instance to 0.900 at"));
-        let with = svg(&rows, FRAME);
-        rows[2].pareto = false;
-        assert_ne!(svg(&rows, FRAME), with, "the line goes through all of them");
+        assert!(
+            about(&rows)
+                .contains("The frontier goes from an expected accuracy of 0.600 at $0.00001 an instance to 0.900 at")
+        );
+        // The line is at what is expected, whatever luck made of a score.
+        let with = figure(&rows, FRAME).unwrap().about;
+        (rows[0].score, rows[0].posterior_mean) = (Some(0.95), Some(0.9));
+        assert_eq!(about(&rows), with);
+        let line = |rows: &[RankingRow]| svg(rows, FRAME).matches("stroke-width=\"2\" points").count();
+        assert_eq!(line(&rows), 1);
         rows.iter_mut().for_each(|row| row.pareto = false);
         assert!(!about(&rows).contains("frontier"));
+        assert_eq!(line(&rows), 0);
     }
 
     #[test]
