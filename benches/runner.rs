@@ -241,16 +241,9 @@ impl Run<'_> {
             Arc::new(Plan::new(&space, &configuration, &runner).expect("a plan"))
         };
         let plans: Vec<Arc<Plan>> = (1..=self.requests.div_ceil(INSTANCES)).map(plan).collect();
-        let (recorded, instances) = (HashMap::new(), workload.task.tune.clone());
-        let pipeline = Pipeline {
-            workload,
-            instances: instances.clone(),
-            runner: Arc::new(runner),
-            purse: Purse::new(Some(budget), false, Usd::ZERO),
-            scope: "bench".into(),
-            recorded: &recorded,
-            stop: Arc::default(),
-        };
+        let instances = workload.task.tune.clone();
+        let purse = Purse::new(Some(budget), false, Usd::ZERO);
+        let pipeline = Pipeline::fixed(&workload, &instances, runner, purse, &"bench".into(), &Arc::default());
         let (began, cpu) = (Instant::now(), cpu_seconds());
         let mut agenda = FixedAgenda::new(plans, (0..instances.len()).collect(), &pipeline, Vec::new());
         pipeline.run(&mut agenda).await.expect("an evaluation");

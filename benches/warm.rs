@@ -70,16 +70,9 @@ async fn evaluate(folder: &Path, evaluations: usize, warm: bool) -> (f64, f64) {
     let runner = Runner::open(store, &Endpoints::mock(), &["mock-small".to_owned()], 64, true, true).expect("a runner");
     let configuration = space.baseline.clone().expect("a baseline");
     let plan = Arc::new(Plan::new(&space, &configuration, &runner).expect("a plan"));
-    let (recorded, instances) = (HashMap::new(), workload.task.tune.clone());
-    let pipeline = Pipeline {
-        workload,
-        instances: instances.clone(),
-        runner: Arc::new(runner),
-        purse: Purse::new(Some("1000000".parse().expect("dollars")), false, Usd::ZERO),
-        scope: "bench".into(),
-        recorded: &recorded,
-        stop: Arc::default(),
-    };
+    let instances = workload.task.tune.clone();
+    let purse = Purse::new(Some("1000000".parse().expect("dollars")), false, Usd::ZERO);
+    let pipeline = Pipeline::fixed(&workload, &instances, runner, purse, &"bench".into(), &Arc::default());
     let (began, cpu) = (Instant::now(), cpu_seconds());
     let mut agenda = FixedAgenda::new(vec![plan], (0..instances.len()).collect(), &pipeline, Vec::new());
     pipeline.run(&mut agenda).await.expect("an evaluation");

@@ -112,6 +112,11 @@ pub enum Event {
     },
 }
 
+/// True of an evaluation that was answered without a request: the store had it in full.
+pub fn from_store(requests: u64, production: Option<Usd>) -> bool {
+    requests == 0 && production.is_some()
+}
+
 /// Reads a run.
 pub trait Reader: Send {
     /// One event, with the sums so far.

@@ -92,6 +92,11 @@ fn an_export_takes_what_is_asked_for() {
     assert!(!home.path("x.jsonl").exists());
     let nowhere = home.run("cache export no/folder/x.jsonl", &[]).ended(2);
     assert!(nowhere.stderr.contains("cannot write no/folder/x.jsonl"), "{nowhere:#?}");
+    #[cfg(target_os = "linux")]
+    {
+        let full = home.run("cache export /dev/full", &[]).ended(2);
+        assert!(full.stderr.contains("cannot write /dev/full"), "{full:#?}");
+    }
 }
 
 #[test]

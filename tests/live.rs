@@ -74,9 +74,12 @@ fn a_lowered_budget_holds_and_is_decided_again_the_same() {
     }
     // A budget may only rise: above what it was lowered to.
     run.home.run("tune --resume run --budget 0.0001", &[]).ended(2);
-    let more = run.home.run("tune --resume run --budget 0.1 --quiet --json", &[]).ended(0).json();
-    assert_eq!(dollars(&more, "budget_usd"), usd("0.1"));
+    // Back at what it was begun with, it is kept: to go on once more takes nothing back.
+    let more = run.home.run("tune --resume run --budget 0.2 --quiet --json", &[]).ended(0).json();
+    assert_eq!(dollars(&more, "budget_usd"), usd("0.2"));
     assert!(!run.home.read("run/study.toml").contains("budget_changes"));
+    let again = run.home.run("tune --resume run --quiet --json", &[]).ended(0).json();
+    assert_eq!(decided(again), decided(more));
 }
 
 #[test]

@@ -55,16 +55,9 @@ impl Exam {
         let plan = Arc::new(Plan::new(&self.space, &configuration, &self.runner).unwrap());
         let split = if row["split"] == "tune" { Split::Tune } else { Split::Test };
         let instances = self.workload.task.split(split);
-        let recorded = HashMap::new();
-        let pipeline = Pipeline {
-            workload: self.workload.clone(),
-            instances: instances.to_vec().into(),
-            runner: self.runner.clone(),
-            purse: Purse::new(None, false, Usd::ZERO),
-            scope: "exam".into(),
-            recorded: &recorded,
-            stop: Arc::default(),
-        };
+        let purse = Purse::new(None, false, Usd::ZERO);
+        let scope = "exam".into();
+        let pipeline = Pipeline::fixed(&self.workload, &instances, self.runner.clone(), purse, &scope, &Arc::default());
         let mut agenda = FixedAgenda::new(vec![plan], (0..instances.len()).collect(), &pipeline, Vec::new());
         assert_eq!(pipeline.run(&mut agenda).await.unwrap(), Ending::Done);
         let trial = &agenda.trials[0];

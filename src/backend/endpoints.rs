@@ -297,9 +297,19 @@ impl Endpoints {
         self.list.iter().filter(|endpoint| !endpoint.implied)
     }
 
-    /// Looks for `farthing.toml` in the task's folder and upwards to the working folder; the first found wins.
+    /// Those of the `farthing.toml` that is found from a folder (see [`Endpoints::find`]), else the standard ones.
+    pub fn near(folder: &Path) -> Result<Endpoints> {
+        Endpoints::of_file(Endpoints::find(folder).as_deref())
+    }
+
+    /// Those of a `farthing.toml` where there is one, else the standard ones.
+    pub fn of_file(path: Option<&Path>) -> Result<Endpoints> {
+        path.map_or_else(|| Ok(Endpoints::standard()), Endpoints::load)
+    }
+
+    /// Looks for `farthing.toml` in a folder and upwards to the working folder, which an empty path is; the first found wins.
     pub fn find(folder: &Path) -> Option<PathBuf> {
-        let folder = std::path::absolute(folder).ok()?;
+        let folder = std::path::absolute(if folder.as_os_str().is_empty() { Path::new(".") } else { folder }).ok()?;
         let working = std::env::current_dir().ok()?;
         let folders: Vec<&Path> = match folder.starts_with(&working) {
             true => folder.ancestors().take_while(|above| above.starts_with(&working)).collect(),

@@ -90,6 +90,13 @@ impl Where {
     }
 }
 
+impl Random {
+    /// The seed: as given, else a study's own.
+    pub fn seed(&self) -> u64 {
+        self.seed.unwrap_or(Settings::default().seed)
+    }
+}
+
 impl Asking {
     /// What is done with samples that the store has.
     pub fn cache(&self) -> Cache {

@@ -181,12 +181,9 @@ impl Kept {
 
 impl Shared {
     fn open(&self, file: Option<&Path>, existing: bool, change: impl FnOnce(&mut Options)) -> Result<Batches> {
-        let folder = file.and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
-        let found = || Endpoints::find(folder.unwrap_or(Path::new(".")));
-        let endpoints = match self.endpoints.clone().or_else(found) {
-            Some(path) => Endpoints::load(&path)?,
-            None => Endpoints::standard(),
-        };
+        let folder = file.and_then(Path::parent).unwrap_or(Path::new("."));
+        let endpoints = self.endpoints.clone().or_else(|| Endpoints::find(folder));
+        let endpoints = Endpoints::of_file(endpoints.as_deref())?;
         self.kept.open(endpoints, existing, |options| {
             options.keep_files = self.keep_files;
             options.grace = Duration::from_secs(self.grace);

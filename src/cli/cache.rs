@@ -1,6 +1,6 @@
 //! `farthing cache stats|export|prune|clear`: what the store holds, out of it, and less of it.
 
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,9 +9,9 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::cli::arguments::store_location;
-use crate::cli::{print, print_json};
+use crate::cli::{ask, print, print_json, small_runtime};
 use crate::diagnostic::{Error, Result, nearest};
-use crate::files::Output;
+use crate::files::{Output, cannot_write};
 use crate::money::Usd;
 use crate::provider::Sample;
 use crate::store::{self, Contents, Item, Kept, SharedStore, Sums};
@@ -374,7 +374,8 @@ fn export(arguments: &ExportArguments) -> Result<()> {
     let written = match write() {
         // A reader that went away (`| head`) is no error.
         Err(error) if to_stdout && error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
-        Err(error) => Err(Error::internal(format!("cannot write {name}: {error}"))),
+        Err(error) if to_stdout => Err(super::cannot_print(&error)),
+        Err(error) => Err(cannot_write(&arguments.file, &error)),
         Ok(written) => written,
     };
     written?;
@@ -445,14 +446,8 @@ fn prune(arguments: &PruneArguments) -> Result<()> {
     ))
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .map_err(|error| Error::internal(format!("no runtime can be started: {error}")))
-}
-
 fn remove(store: &SharedStore, chosen: Vec<Item>) -> Result<u64> {
-    let runtime = runtime()?;
+    let runtime = small_runtime()?;
     let mut removed = 0;
     for items in chosen.chunks(PAGE) {
         removed += runtime.block_on(store.remove(items.to_vec()))?;
@@ -472,19 +467,15 @@ fn clear(arguments: &ClearArguments) -> Result<()> {
     let all = total(&store.contents()?);
     let what = format!("{} requests with {} samples ({})", all.requests, all.samples, shown_size(all.bytes));
     if !arguments.yes {
-        if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        if !ask::possible() {
             return Err(Error::usage(format!("{what} would be removed from {location}, and nobody can be asked"))
                 .help("add --yes"));
         }
-        let question = format!("Remove {what} from {location}? They would have to be bought again. [y/N] ");
-        drop(std::io::stderr().write_all(question.as_bytes()));
-        let mut answer = String::new();
-        std::io::stdin().read_line(&mut answer).map_err(|error| Error::internal(error.to_string()))?;
-        if !["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {
+        if !ask::agreed(&format!("Remove {what} from {location}? They would have to be bought again.")) {
             return print("Nothing was removed.");
         }
     }
-    let removed = runtime()?.block_on(store.clear())?;
+    let removed = small_runtime()?.block_on(store.clear())?;
     compact(&store);
     print(&format!("{removed} requests removed from {location}. The ledger keeps what was spent."))
 }

@@ -1,6 +1,6 @@
 //! `farthing evaluate`: one configuration on every instance of a split.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -93,20 +93,11 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     if !capped && !common.output.quiet {
         say!("No --budget is given: this evaluation is not capped.");
     }
-    let seed = common.asking.random.seed.unwrap_or(1);
+    let seed = common.asking.random.seed();
     let purse = Purse::new(arguments.budget, false, Usd::ZERO);
     let scope: Arc<str> = crate::store::fresh_name("evaluate").into();
     let runner = runner.with_store(store::open_as(&common.place.store(), common.asking.cache(), &scope)?);
-    let recorded = HashMap::new();
-    let pipeline = Pipeline {
-        workload: workload.clone(),
-        instances: instances.clone(),
-        runner: Arc::new(runner),
-        purse,
-        scope: scope.clone(),
-        recorded: &recorded,
-        stop: stop.clone(),
-    };
+    let pipeline = Pipeline::fixed(&workload, &instances, runner, purse, &scope, &stop);
     let readers: Readers = if common.output.quiet { Vec::new() } else { vec![progress::display(instances.len())] };
     let order = order(&workload, &instances, seed);
     let plan = Arc::new(plan);

@@ -1,13 +1,14 @@
 //! `farthing completions` and `farthing man`: made from the command line's own declaration.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Command};
 use clap_complete::Shell;
 
 use crate::cli::print;
 use crate::diagnostic::{Error, Result};
+use crate::files::cannot_write;
 
 const COMPLETIONS: &str = "\
 Examples:
@@ -45,16 +46,14 @@ pub fn man(arguments: &ManArguments, command: Command) -> Result<u8> {
         print(&page(command, "farthing")?)?;
         return Ok(0);
     };
-    let written =
-        |path: &Path, error: &std::io::Error| Error::usage(format!("cannot write {}: {error}", path.display()));
-    std::fs::create_dir_all(folder).map_err(|error| written(folder, &error))?;
+    std::fs::create_dir_all(folder).map_err(|error| cannot_write(folder, &error))?;
     let mut pages = Vec::new();
     gather(command, "farthing".to_owned(), &mut pages)?;
     let mut names = String::new();
     for (name, page) in pages {
         let path = folder.join(format!("{name}.1"));
         let made = std::fs::File::create(&path).and_then(|mut file| file.write_all(page.as_bytes()));
-        made.map_err(|error| written(&path, &error))?;
+        made.map_err(|error| cannot_write(&path, &error))?;
         names += &format!("{}\n", path.display());
     }
     print(&names)?;

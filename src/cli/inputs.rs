@@ -78,10 +78,8 @@ pub fn no_space(workload: &Workload) -> Error {
 
 /// The endpoints and their file.
 pub fn endpoints(workload: &Workload, given: Option<&Path>) -> Result<(Endpoints, Option<PathBuf>)> {
-    match given.map(Path::to_owned).or_else(|| Endpoints::find(&workload.task.folder)) {
-        Some(path) => Ok((Endpoints::load(&path)?, Some(path))),
-        None => Ok((Endpoints::standard(), None)),
-    }
+    let path = given.map(Path::to_owned).or_else(|| Endpoints::find(&workload.task.folder));
+    Ok((Endpoints::of_file(path.as_deref())?, path))
 }
 
 /// An absolute path, for what must be found again from another folder.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Map, Value};
 
+use crate::backend::Endpoints;
 use crate::cli::arguments::{BESIDE, Common, UNUSED_SEED};
 use crate::cli::print;
 use crate::cli::run::{WhatArguments, begun, execute, finish};
@@ -14,6 +15,7 @@ use crate::experiment::asked::{self, Asking, Made, Member};
 use crate::experiment::judge;
 use crate::experiment::rephrase::{self, Finish};
 use crate::experiment::{Experiment, Outcome, Scale, Settings, input};
+use crate::files::cannot_write;
 use crate::study::Stop;
 
 /// Who is asked.
@@ -125,8 +127,7 @@ struct Draft(PathBuf);
 impl Draft {
     fn new(name: &str) -> Result<Draft> {
         let folder = std::env::temp_dir().join(crate::store::fresh_name("farthing"));
-        std::fs::create_dir(&folder)
-            .map_err(|error| Error::usage(format!("cannot write {}: {error}", folder.display())))?;
+        std::fs::create_dir(&folder).map_err(|error| cannot_write(&folder, &error))?;
         Ok(Draft(folder.join(format!("{name}.jsonl"))))
     }
 
@@ -149,7 +150,8 @@ impl Draft {
             builder = builder.out(out);
         }
         if common.place.endpoints.is_none() {
-            builder = builder.endpoints(near(about)?);
+            let folder = if about.is_dir() { about } else { about.parent().unwrap_or(Path::new(".")) };
+            builder = builder.endpoints(Endpoints::near(folder)?);
         }
         execute(builder, common, Arc::new(Stop::default()))
     }
@@ -232,16 +234,6 @@ pub fn run(arguments: JudgeArguments) -> Result<u8> {
         (settings.scale, settings.extract) = (scale, arguments.extract.clone());
     })?;
     finish(&outcome, common)
-}
-
-/// The endpoints that are found from a file's folder, as the draft has none of its own.
-fn near(path: &Path) -> Result<crate::backend::Endpoints> {
-    use crate::backend::Endpoints;
-    let folder = if path.is_dir() { Some(path) } else { path.parent().filter(|parent| !parent.as_os_str().is_empty()) };
-    match Endpoints::find(folder.unwrap_or(Path::new("."))) {
-        Some(file) => Endpoints::load(&file),
-        None => Ok(Endpoints::standard()),
-    }
 }
 
 /// Runs `farthing rephrase`.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::print;
+use crate::cli::{print, small_runtime};
 use crate::diagnostic::{Error, Result};
 use crate::serve::mock::{Answers, BatchOptions, CONDITIONS, Cassette, FAULTS, Latency, Limits, MockServer, Options};
 use crate::serve::mock::{Price, Rule};
@@ -180,10 +180,7 @@ pub fn run(arguments: &MockArguments) -> Result<u8> {
         server.url(),
         models.join(", "),
     ))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Error::internal(e.to_string()))?;
+    let runtime = small_runtime()?;
     runtime.block_on(tokio::signal::ctrl_c()).map_err(|e| Error::internal(format!("cannot wait for Ctrl-C: {e}")))?;
     let ledger = server.ledger();
     print(&format!(

@@ -10,6 +10,7 @@ macro_rules! say {
 }
 
 mod arguments;
+mod ask;
 mod batch;
 mod cache;
 mod compare;
@@ -22,6 +23,7 @@ mod help;
 mod init;
 mod inputs;
 mod judge;
+mod lead;
 mod listing;
 mod live;
 mod logging;
@@ -255,11 +257,13 @@ fn print_error(error: &Error) {
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::internal(format!("standard output cannot be written: {error}")))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(cannot_print(&error)),
         _ => Ok(()),
     }
+}
+
+fn cannot_print(error: &std::io::Error) -> Error {
+    Error::internal(format!("standard output cannot be written: {error}"))
 }
 
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
@@ -267,13 +271,19 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print(&text)
 }
 
+/// A runtime of this thread alone.
+fn small_runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)
+}
+
+fn no_runtime(error: std::io::Error) -> Error {
+    Error::internal(format!("no runtime can be started: {error}"))
+}
+
 /// A runtime that runs `work` and listens to the user's wish to stop meanwhile: once to stop gracefully, twice to stop at
 /// once. Ctrl-C says so, and so do those that end programs: `timeout`, CI, containers, a terminal that is closed.
 fn with_runtime<T>(quiet: bool, work: impl Future<Output = Result<T>>, stop: Arc<Stop>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Error::internal(format!("no runtime can be started: {error}")))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(no_runtime)?;
     let mut signals = {
         let _inside = runtime.enter();
         signals::Signals::listen()

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::cli::lead;
 use crate::event::{Event, Reader, Sums};
 use crate::money::Usd;
+use crate::report::words;
 use crate::study::trial::short;
 use crate::task::Direction;
 
@@ -22,9 +24,6 @@ pub fn display(instances: usize) -> Box<dyn Reader> {
         false => Box::new(lines),
     }
 }
-
-/// Where few were judged, a mean is drawn towards the overall mean as if so many more had been judged at that.
-const PRIOR: f64 = 5.0;
 
 /// What both displays show.
 struct State {
@@ -70,15 +69,15 @@ impl State {
         }
     }
 
-    /// Who leads, with the mean and on how many instances: by the mean drawn towards that of all, so that a few lucky
-    /// answers do not lead.
+    /// Who leads, with the mean and on how many instances.
     fn best(&self) -> Option<(usize, f64, u64)> {
-        let all = self.scores.iter().fold((0.0, 0), |all, own| (all.0 + own.0, all.1 + own.1));
-        let middle = all.0 / all.1.max(1) as f64;
-        let drawn = |own: &(f64, u64)| self.direction.gain((own.0 + PRIOR * middle) / (own.1 as f64 + PRIOR));
-        let judged = self.scores.iter().enumerate().filter(|(_, own)| own.1 > 0);
-        let best = judged.max_by(|a, b| drawn(a.1).total_cmp(&drawn(b.1)).then(b.0.cmp(&a.0)));
-        best.map(|(trial, own)| (trial, own.0 / own.1 as f64, own.1))
+        let gains = lead::gains(&self.scores, self.direction);
+        let judged = gains.iter().enumerate().filter_map(|(trial, gain)| Some((trial, (*gain)?)));
+        let best = judged.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
+        best.map(|(trial, _)| {
+            let (sum, count) = self.scores[trial];
+            (trial, sum / count as f64, count)
+        })
     }
 
     /// What matters most comes first: a narrow terminal shows the beginning.
@@ -93,9 +92,9 @@ impl State {
         }
         // What is nearly used up may take long to be told so.
         if let Some(left) = self.time_left(sums, elapsed).filter(|left| left.as_secs() > 0) {
-            parts.push(format!("about {} left", words(left)));
+            parts.push(format!("about {} left", words::span(left)));
         }
-        parts.push(format!("{} evaluations", sums.evaluations));
+        parts.push(words::plural(sums.evaluations, "evaluation"));
         parts.push(format!("{:.0}/s", sums.evaluations as f64 / elapsed));
         parts.push(format!("{} cached", sums.cache_hits));
         if sums.failed > 0 {
@@ -103,7 +102,7 @@ impl State {
         }
         let judged = self.scores.iter().filter(|own| own.1 > 0).count();
         if judged > 0 {
-            parts.push(format!("{judged} configuration{}", if judged == 1 { "" } else { "s" }));
+            parts.push(words::plural(judged as u64, "configuration"));
         }
         if self.dropped > 0 {
             parts.push(format!("{} dropped", self.dropped));
@@ -126,14 +125,6 @@ fn cents(amount: Usd) -> String {
     match amount.as_f64() {
         dollars if dollars >= 0.1 => format!("{dollars:.2}"),
         dollars => short(dollars),
-    }
-}
-
-fn words(time: Duration) -> String {
-    match time.as_secs() {
-        seconds @ 0..60 => format!("{seconds} s"),
-        seconds @ 60..3600 => format!("{} min", seconds.div_ceil(60)),
-        seconds => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::backend::Endpoints;
+use crate::cli::arguments::Common;
 use crate::cli::{Embedded, inputs};
 use crate::diagnostic::{Error, Result, similar};
 use crate::evaluate::{Plan, Served, Workload};
@@ -203,6 +204,17 @@ pub fn endpoints(given: Option<&Path>, workload: &Workload, subjects: &[&Subject
         ))
         .help("give --endpoints FILE")),
         _ => Ok(inputs::endpoints(workload, given)?.0),
+    }
+}
+
+/// The store of some subjects: as given, else the one that their runs were begun with, if it is one.
+pub fn store(common: &Common, subjects: &[&Subject]) -> String {
+    let mut stores: Vec<&String> =
+        subjects.iter().filter_map(|subject| Some(&subject.study.as_ref()?.settings.store)).collect();
+    stores.dedup();
+    match (&common.place.store, stores.as_slice()) {
+        (None, [one]) => (*one).clone(),
+        _ => common.place.store(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `farthing test`: a run's winner, or a configuration, on instances that did not choose it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::store::{self, MemoryStore};
 use crate::study::estimate::Estimator;
 use crate::study::folder::{RunFolder, StudyFile};
 use crate::study::pipeline::{Ending, Pipeline, mostly_lost};
-use crate::study::{Holdout, Readers, Settings, Stop, Summary, fixed, order};
+use crate::study::{Holdout, Readers, Stop, Summary, fixed, order};
 use crate::task::{self, Instance};
 
 /// Arguments of `farthing test`.
@@ -74,6 +74,7 @@ struct Subject {
     asked: Asked,
     workload: Workload,
     endpoints: Endpoints,
+    store: String,
     run: Option<(PathBuf, StudyFile, Summary)>,
     space: Option<Space>,
 }
@@ -95,11 +96,6 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
             Error::usage(format!("the task `{}` has no test split", workload.task.name)).help("give --data FILE")
         );
     }
-    let stored = subject.run.as_ref().map(|(_, file, _)| file.settings.store.clone());
-    let store_at = match (&common.place.store, stored) {
-        (None, Some(stored)) => stored,
-        _ => common.place.store(),
-    };
     let baseline =
         subject.run.as_ref().and_then(|(_, _, summary)| summary.baseline.as_ref()).map(|scored| scored.config.clone());
     let mut models = vec![subject.asked.model.clone()];
@@ -124,14 +120,10 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
     let locked = subject.run.as_ref().map(|(path, ..)| RunFolder::open(path)).transpose()?;
     // So is one whose ranking cannot be read.
     let rows = subject.run.as_ref().map(|(path, ..)| report::rows_of(path)).transpose()?;
-    let seed = common
-        .asking
-        .random
-        .seed
-        .or(subject.run.as_ref().map(|(_, file, _)| file.settings.seed))
-        .unwrap_or(Settings::default().seed);
+    let of_the_run = subject.run.as_ref().map(|(_, file, _)| file.settings.seed);
+    let seed = common.asking.random.seed.or(of_the_run).unwrap_or_else(|| common.asking.random.seed());
     let scope: Arc<str> = crate::store::fresh_name("test").into();
-    let runner = runner.with_store(store::open_as(&store_at, common.asking.cache(), &scope)?);
+    let runner = runner.with_store(store::open_as(&subject.store, common.asking.cache(), &scope)?);
     if arguments.budget.is_none() && !common.output.quiet {
         let instances = workload.task.test.clone();
         let order = order(&workload, &instances, seed);
@@ -141,16 +133,9 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         let estimates = plans.map(again).collect::<Result<Vec<_>>>()?;
         say!("{}", table::told(&estimate::text::test_line(&estimates)));
     }
-    let (recorded, stop) = (HashMap::new(), Arc::new(Stop::default()));
-    let pipeline = Pipeline {
-        workload: workload.clone(),
-        instances: workload.task.test.clone(),
-        runner: Arc::new(runner),
-        purse: Purse::new(arguments.budget, false, Usd::ZERO),
-        scope: scope.clone(),
-        recorded: &recorded,
-        stop: stop.clone(),
-    };
+    let stop = Arc::new(Stop::default());
+    let purse = Purse::new(arguments.budget, false, Usd::ZERO);
+    let pipeline = Pipeline::fixed(&workload, &workload.task.test, runner, purse, &scope, &stop);
     let many = workload.task.test.len() * if baseline.is_some() { 2 } else { 1 };
     let readers: Readers = if common.output.quiet { Vec::new() } else { vec![progress::display(many)] };
     let configuration = winner.configuration.clone();
@@ -231,5 +216,6 @@ fn subject(arguments: &TestArguments, embedded: &Embedded) -> Result<Subject> {
         (true, Some(file)) => Some((named.home.clone(), file.clone(), report::summary_of(&named.home)?)),
         _ => None,
     };
-    Ok(Subject { asked, workload, endpoints, run, space })
+    let store = subject::store(&arguments.common, &[&named]);
+    Ok(Subject { asked, workload, endpoints, store, run, space })
 }

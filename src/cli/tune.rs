@@ -9,7 +9,7 @@ use clap::Args;
 use crate::cli::arguments::{Common, dollars};
 use crate::cli::live::{Live, hand::Listener};
 use crate::cli::progress::{self, EventLog};
-use crate::cli::{Embedded, colour, estimate, first, inputs, print, print_json, report, with_runtime};
+use crate::cli::{Embedded, ask, colour, estimate, first, inputs, print, print_json, report, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
 use crate::evaluate::{Served, Workload};
 use crate::money::Usd;
@@ -240,10 +240,9 @@ fn confirm(arguments: &TuneArguments, study: &Study, prepared: &Prepared, budget
     // A search that looks at everything and is done spends less than it may.
     let grid = estimate.grid.and_then(|grid| grid.high).filter(|_| study.settings().test_share == 0.0);
     let most = grid.map_or(budget, |grid| grid.min(budget));
-    let (stdin, stderr) = (std::io::stdin(), std::io::stderr());
-    let asks = most > arguments.ask_above && !arguments.yes && stdin.is_terminal() && stderr.is_terminal();
+    let asks = most > arguments.ask_above && !arguments.yes && ask::possible();
     let question = format!("Up to ${most} may be spent. Begin?");
-    match asks && !estimate::agreed(&question, stdin.lock(), stderr.lock()) {
+    match asks && !ask::agreed(&question) {
         true => Err(Error::new(Fault::Interrupted, "not begun; nothing was spent").help("--yes does not ask")),
         false => Ok(()),
     }
@@ -374,10 +373,7 @@ fn resumed(
         let (was, is) = (format!("{} configurations to try first", was.first.len()), "others".to_owned());
         return changed("", was, is);
     }
-    let endpoints = match &file.inputs.endpoints {
-        Some(path) => crate::backend::Endpoints::load(path)?,
-        None => crate::backend::Endpoints::standard(),
-    };
+    let endpoints = crate::backend::Endpoints::of_file(file.inputs.endpoints.as_deref())?;
     let mut study = Study::builder()
         .workload(workload)
         .space(space)
@@ -401,7 +397,8 @@ fn resumed(
     if prepared.look_ahead() != file.look_ahead {
         return changed("a look-ahead of", file.look_ahead.to_string(), prepared.look_ahead().to_string());
     }
-    if file.settings.budget != was.budget || file.settings.pareto != was.pareto {
+    let of = |settings: &Settings| (settings.budget, settings.budget_changes.clone(), settings.pareto);
+    if of(&file.settings) != of(&was) {
         folder.write("study.toml", folder::to_toml(&file)?)?;
     }
     Ok((study, prepared, folder))

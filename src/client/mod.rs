@@ -112,10 +112,7 @@ impl ClientBuilder {
     pub fn build(self) -> Result<Client> {
         let endpoints = match self.endpoints {
             Some(endpoints) => endpoints,
-            None => match Endpoints::find(Path::new(".")) {
-                Some(file) => Endpoints::load(&file)?,
-                None => Endpoints::standard(),
-            },
+            None => Endpoints::near(Path::new("."))?,
         };
         let store = match self.store {
             Some(store) => store,

@@ -120,6 +120,11 @@ impl Plan {
         format!("{}\n{}\n{variables}\n{extras:?}", self.prompt.name, self.service.chat)
     }
 
+    /// What decides how many input tokens its requests are counted at: two plans with the same one count the same.
+    pub fn counting(&self) -> String {
+        format!("{}\n{}", self.service.model.name, self.rendering())
+    }
+
     /// The input tokens that a request is billed, as far as can be told.
     pub fn input_tokens(&self, request: &Request) -> InputTokens {
         let service = &self.service;
@@ -160,6 +165,12 @@ impl Plan {
     /// What of that is input: so many tokens a prompt.
     pub fn input_cost(&self, prompt_tokens: u64) -> Usd {
         self.service.price.at(prompt_tokens).input.times(prompt_tokens).times(self.prompts())
+    }
+
+    /// The same in dollars of an instance, where the tokens are a mean.
+    pub fn input_dollars(&self, prompt_tokens: f64) -> f64 {
+        let price = self.service.price.at(prompt_tokens.round() as u64);
+        prompt_tokens * price.input.as_f64() * self.prompts() as f64
     }
 
     /// How often production pays the prompt.

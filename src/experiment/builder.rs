@@ -233,12 +233,8 @@ impl ExperimentBuilder {
             .help("use .jsonl or .csv, each also with .gz or .zst behind it"));
         }
         if builder.endpoints.is_none() {
-            let beside =
-                builder.input.as_deref().and_then(Path::parent).filter(|parent| !parent.as_os_str().is_empty());
-            builder.endpoints = Some(match Endpoints::find(beside.unwrap_or(Path::new("."))) {
-                Some(file) => Endpoints::load(&file)?,
-                None => Endpoints::standard(),
-            });
+            let beside = builder.input.as_deref().and_then(Path::parent).unwrap_or(Path::new("."));
+            builder.endpoints = Some(Endpoints::near(beside)?);
         }
         Ok(experiment)
     }

@@ -30,20 +30,6 @@ struct Row<'a> {
     done: &'a Evaluation,
 }
 
-/// The columns before and after those of the metrics.
-const BEFORE: [&str; 3] = ["trial", "configuration", "instance"];
-const AFTER: [&str; 9] = [
-    "failure",
-    "message",
-    "cost_usd",
-    "cost_pico",
-    "production_usd",
-    "production_pico",
-    "prompt_tokens",
-    "completion_tokens",
-    "fingerprint",
-];
-
 /// Every row, trial by trial, in the order of asking.
 fn rows(outcome: &Outcome) -> impl Iterator<Item = Row<'_>> {
     outcome.trials.iter().enumerate().flat_map(|(at, trial)| {
@@ -55,17 +41,35 @@ fn rows(outcome: &Outcome) -> impl Iterator<Item = Row<'_>> {
 fn columns(outcome: &Outcome) -> Vec<(String, Column<'_>)> {
     let instances = &outcome.workload.task.tune;
     let whole = |number: u64| i64::try_from(number).ok();
-    let mut columns: Vec<(String, Column<'_>)> = Vec::new();
-    let mut add = |name: &str, column| columns.push((name.to_owned(), column));
-    add("trial", Column::Whole(Box::new(move |row| whole(row.trial.number as u64))));
     let ids: Vec<String> = outcome.trials.iter().map(|trial| trial.configuration.short_id()).collect();
-    add("configuration", Column::Text(Box::new(move |row| Some(ids[row.at].clone()))));
-    add("instance", Column::Text(Box::new(|row| Some(instances.get(row.done.instance())?.id.clone()))));
+    let before: [(&str, Column); 3] = [
+        ("trial", Column::Whole(Box::new(move |row| whole(row.trial.number as u64)))),
+        ("configuration", Column::Text(Box::new(move |row| Some(ids[row.at].clone())))),
+        ("instance", Column::Text(Box::new(|row| Some(instances.get(row.done.instance())?.id.clone())))),
+    ];
+    fn failure<'a>(row: &Row<'a>) -> Option<&'a Failure> {
+        row.done.result.as_ref().err().map(|failure| &**failure)
+    }
+    // Tokens of what was not answered are not 0 but unknown.
+    let answered = move |row: &Row<'_>, tokens: u64| row.done.production().and_then(|_| whole(tokens));
+    let fingerprint = |row: &Row<'_>| Some((*row.trial.fingerprints.get(row.number)?)?.to_string());
+    let after: [(&str, Column); 9] = [
+        ("failure", Column::Text(Box::new(|row| Some(failure(row)?.kind.word().to_owned())))),
+        ("message", Column::Text(Box::new(|row| Some(failure(row)?.message.clone())))),
+        ("cost_usd", Column::Real(Box::new(|row| Some(row.done.cost.as_f64())))),
+        ("cost_pico", Column::Whole(Box::new(|row| Some(row.done.cost.pico())))),
+        ("production_usd", Column::Real(Box::new(|row| Some(row.done.production()?.as_f64())))),
+        ("production_pico", Column::Whole(Box::new(|row| Some(row.done.production()?.pico())))),
+        ("prompt_tokens", Column::Whole(Box::new(move |row| answered(row, row.done.prompt_tokens())))),
+        ("completion_tokens", Column::Whole(Box::new(move |row| answered(row, row.done.completion_tokens())))),
+        ("fingerprint", Column::Text(Box::new(fingerprint))),
+    ];
     let mut metrics: BTreeSet<&String> = BTreeSet::new();
     for scores in rows(outcome).filter_map(|row| row.done.result.as_ref().ok()) {
         metrics.extend(scores.keys());
     }
-    let mut taken: BTreeSet<String> = BEFORE.iter().chain(&AFTER).map(|name| (*name).to_owned()).collect();
+    let mut taken: BTreeSet<String> = before.iter().chain(&after).map(|(name, _)| (*name).to_owned()).collect();
+    let mut between = Vec::new();
     for metric in metrics {
         // A metric may be named like a column of ours.
         let mut name = metric.clone();
@@ -74,23 +78,10 @@ fn columns(outcome: &Outcome) -> Vec<(String, Column<'_>)> {
         }
         let value =
             move |row: &Row<'_>| row.done.result.as_ref().ok()?.get(metric).copied().filter(|value| value.is_finite());
-        add(&name, Column::Real(Box::new(value)));
+        between.push((name, Column::Real(Box::new(value))));
     }
-    fn failure<'a>(row: &Row<'a>) -> Option<&'a Failure> {
-        row.done.result.as_ref().err().map(|failure| &**failure)
-    }
-    add("failure", Column::Text(Box::new(|row| Some(failure(row)?.kind.word().to_owned()))));
-    add("message", Column::Text(Box::new(|row| Some(failure(row)?.message.clone()))));
-    add("cost_usd", Column::Real(Box::new(|row| Some(row.done.cost.as_f64()))));
-    add("cost_pico", Column::Whole(Box::new(|row| Some(row.done.cost.pico()))));
-    add("production_usd", Column::Real(Box::new(|row| Some(row.done.production()?.as_f64()))));
-    add("production_pico", Column::Whole(Box::new(|row| Some(row.done.production()?.pico()))));
-    // Tokens of what was not answered are not 0 but unknown.
-    let answered = move |row: &Row<'_>, tokens: u64| row.done.production().and_then(|_| whole(tokens));
-    add("prompt_tokens", Column::Whole(Box::new(move |row| answered(row, row.done.prompt_tokens()))));
-    add("completion_tokens", Column::Whole(Box::new(move |row| answered(row, row.done.completion_tokens()))));
-    add("fingerprint", Column::Text(Box::new(|row| Some((*row.trial.fingerprints.get(row.number)?)?.to_string()))));
-    columns
+    let named = |(name, column): (&str, _)| (name.to_owned(), column);
+    before.into_iter().map(named).chain(between).chain(after.into_iter().map(named)).collect()
 }
 
 /// Writes the observations of a study into a folder, and gives the file's name.
@@ -155,6 +146,8 @@ mod tests {
     use crate::report::testing;
     use crate::study::agenda::Finished;
 
+    const HEADER: &str = "trial,configuration,instance,exact,metric.instance,letters,failure,message,cost_usd,cost_pico,production_usd,production_pico,prompt_tokens,completion_tokens,fingerprint";
+
     /// A study with a failure in it.
     fn outcome() -> Outcome {
         let mut outcome = testing::outcome();
@@ -184,8 +177,7 @@ mod tests {
         let outcome = outcome();
         let name = write(folder.path(), &outcome).unwrap();
         let text = std::fs::read_to_string(folder.path().join(name)).unwrap();
-        let header = "trial,configuration,instance,exact,metric.instance,letters,failure,message,cost_usd,cost_pico,production_usd,production_pico,prompt_tokens,completion_tokens,fingerprint";
-        assert_eq!(text.lines().next().unwrap(), header);
+        assert_eq!(text.lines().next().unwrap(), HEADER);
         assert_eq!(text.lines().count() - 1, outcome.trials.iter().map(|trial| trial.evaluations.len()).sum::<usize>());
         let first = text.lines().nth(1).unwrap();
         assert!(first.contains(",,,,timeout,\"no answer in 60 s, \"\"really\"\"\","), "{first}");
@@ -201,8 +193,7 @@ mod tests {
         let file = std::fs::File::open(folder.path().join(name)).unwrap();
         let frame = ParquetReader::new(file).finish().unwrap();
         let names: Vec<&str> = frame.get_column_names().into_iter().map(|name| name.as_str()).collect();
-        let metrics = ["exact", "metric.instance", "letters"];
-        assert_eq!(names, BEFORE.iter().chain(&metrics).chain(&AFTER).copied().collect::<Vec<_>>());
+        assert_eq!(names.join(","), HEADER);
         assert_eq!(frame.column("failure").unwrap().get(0).unwrap(), AnyValue::String("timeout"));
         assert!(frame.column("exact").unwrap().get(0).unwrap().is_null());
         assert_eq!(frame.column("metric.instance").unwrap().get(1).unwrap(), AnyValue::Float64(7.5));

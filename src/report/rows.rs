@@ -3,11 +3,12 @@
 //! Nothing in a row depends on time, on the cache or on where the study was run, so the file of two equal studies is the
 //! same, byte for byte.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::diagnostic::{Error, Result, suggestion};
 use crate::money::Usd;
+use crate::report::words;
 use crate::space::Configuration;
 use crate::study::{Outcome, Ranked, Standing};
 
@@ -21,7 +22,6 @@ pub struct RankingRow {
     /// Its short name, the same in every run.
     pub id: String,
     /// What stands between it and being best.
-    #[serde(serialize_with = "serialize_standing", deserialize_with = "deserialize_standing")]
     pub standing: Standing,
     /// The user's baseline.
     pub baseline: bool,
@@ -66,37 +66,20 @@ impl RankingRow {
         self.instances + self.missing > 0 || self.reason.is_some()
     }
 
+    /// Some of the parameters, by their places, as (name, value): those that are active, both cut.
+    pub fn settings(&self, at: &[usize], most: usize) -> Vec<(String, String)> {
+        let pair = |&at: &usize| {
+            let (name, value) = self.configuration.get(at)?;
+            Some((words::cut(name, most), words::value(value.as_ref()?, most)))
+        };
+        at.iter().filter_map(pair).collect()
+    }
+
     /// The active parameters.
     pub fn parameters(&self) -> Configuration {
         let active = self.configuration.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
         Configuration(active.collect())
     }
-}
-
-/// The word for a standing in files.
-pub fn standing_word(standing: Standing) -> &'static str {
-    match standing {
-        Standing::Eligible => "eligible",
-        Standing::Unsure => "unsure",
-        Standing::Unreliable => "unreliable",
-        Standing::Infeasible => "infeasible",
-        Standing::Unjudged => "unjudged",
-    }
-}
-
-/// The standing of a word.
-pub fn standing_of(word: &str) -> Option<Standing> {
-    let all = [Standing::Eligible, Standing::Unsure, Standing::Unreliable, Standing::Infeasible, Standing::Unjudged];
-    all.into_iter().find(|standing| standing_word(*standing) == word)
-}
-
-fn serialize_standing<S: Serializer>(standing: &Standing, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(standing_word(*standing))
-}
-
-fn deserialize_standing<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Standing, D::Error> {
-    let word = String::deserialize(deserializer)?;
-    standing_of(&word).ok_or_else(|| serde::de::Error::custom(format!("`{word}` is no standing")))
 }
 
 /// The rows of a study, best first.
@@ -110,7 +93,6 @@ pub fn rows(outcome: &Outcome) -> Vec<RankingRow> {
             missing: trial.missing(),
             production_cost_usd_per_instance: trial.production_cost(),
             study_cost_usd: trial.cost(),
-            p_best: outcome.p_best.get(ranked.trial).copied().flatten(),
             pareto: outcome.summary.pareto.iter().any(|point| point.trial == trial.number),
             ..placed(ranked, &trial.configuration, &names)
         }
@@ -240,7 +222,7 @@ pub fn write_csv(rows: &[RankingRow]) -> String {
             row.rank.to_string(),
             row.trial.to_string(),
             row.id.clone(),
-            standing_word(row.standing).to_owned(),
+            row.standing.word().to_owned(),
             row.baseline.to_string(),
             float(row.score),
             float(row.ci_low),
@@ -304,7 +286,7 @@ pub fn read_csv(text: &str) -> Result<Vec<RankingRow>> {
             rank: whole(0)?,
             trial: whole(1)?,
             id: cell(2).to_owned(),
-            standing: standing_of(cell(3)).ok_or_else(|| wrong(3))?,
+            standing: Standing::of(cell(3)).ok_or_else(|| wrong(3))?,
             baseline: cell(4).parse().map_err(|_| wrong(4))?,
             score: float(5)?,
             ci_low: float(6)?,

@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use crate::backend::{Endpoints, ProviderKind};
 use crate::diagnostic::{Error, Result, Source};
 use crate::evaluate::Served;
+use crate::event::from_store;
 use crate::money::Usd;
 use crate::provider::Failure;
 use crate::report::rows::{self, RankingRow};
 use crate::space::{Configuration, Space};
 use crate::stats;
-use crate::store::{self, Fingerprint, SharedStore};
+use crate::store::{self, Fingerprint, Place, SharedStore};
 use crate::study::claims;
 use crate::study::folder::{self, StudyFile};
 use crate::study::ranking::{self, Against, Entry};
@@ -335,7 +336,7 @@ fn space_of(file: &StudyFile) -> Option<Space> {
 /// The store of a run: where `study.toml` says, else beside a folder above the run's.
 fn store_of(file: &StudyFile, path: &Path, gaps: &mut Vec<String>) -> Option<SharedStore> {
     let location = &file.settings.store;
-    if location == "memory:" {
+    if Place::of(location).is_memory() {
         gaps.push("The run kept its responses in memory only: they are gone.".to_owned());
         return None;
     }
@@ -378,8 +379,7 @@ fn unfinished(file: &StudyFile, record: &Record, task: Option<&Task>) -> Summary
         judged_trials: 0,
         evaluations: record.evaluations.len() as u64,
         requests: record.evaluations.iter().map(|done| done.requests).sum(),
-        cache_hits: record.evaluations.iter().filter(|done| done.requests == 0 && done.production.is_some()).count()
-            as u64,
+        cache_hits: record.evaluations.iter().filter(|done| from_store(done.requests, done.production)).count() as u64,
         failed_evaluations: record.evaluations.iter().filter(|done| done.failure.is_some()).count() as u64,
         refused_evaluations: 0,
         tuning_instances: record.offered.max(record.instances.len()),

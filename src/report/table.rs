@@ -93,11 +93,8 @@ fn ranking_in(width: u16, rows: &[RankingRow], metric: &str, limit: usize, color
 
 /// The last cell of a row: what it is, and why it cannot be best.
 fn about(row: &RankingRow, varying: &[usize]) -> String {
-    let value = |&at: &usize| {
-        let (name, value) = row.configuration.get(at)?;
-        Some(format!("{}={}", words::line(&words::cut(name, VALUE)), words::value(value.as_ref()?, VALUE)))
-    };
-    let mut text = varying.iter().filter_map(value).collect::<Vec<_>>().join(" ");
+    let setting = |(name, value): &(String, String)| format!("{}={value}", words::line(name));
+    let mut text = row.settings(varying, VALUE).iter().map(setting).collect::<Vec<_>>().join(" ");
     if row.baseline {
         text = format!("baseline: {text}");
     }

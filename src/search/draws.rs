@@ -16,6 +16,9 @@ pub(super) const DUPLICATES: usize = 1_000;
 /// No study tries more configurations than this: it ends a search that costs nothing in a space without end.
 pub(super) const MOST_TRIALS: usize = 100_000;
 
+/// Where configurations may be dropped as too dear, a trial is judged on so many instances before the rest is asked.
+pub(super) const PROBE: usize = 16;
+
 /// Distinct configurations, one after the other.
 pub(super) struct Draws {
     next: VecDeque<Configuration>,

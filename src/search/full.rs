@@ -2,15 +2,13 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
-use super::draws::MOST_TRIALS;
+use super::draws::{MOST_TRIALS, PROBE};
 use super::proposer::{Proposer, State};
 use super::{Ask, Outcome, Problem, Strategy, Told};
 use crate::money::Usd;
 use crate::space::Configuration;
 use crate::stats::too_much_missing;
 
-/// Where configurations may be dropped as too dear, a trial is judged on so many instances before the rest is asked.
-const PROBE: usize = 16;
 /// So many evaluations shall be under way, so that replies can be waited for in parallel ...
 const UNDER_WAY: usize = 64;
 /// ... which is at least and at most so many trials: the proposer decides without knowing how they end.

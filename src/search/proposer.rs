@@ -15,6 +15,7 @@ use super::encoding::{Derived, Dimension, Kind, Point, cell, cell_middle, reach}
 use super::space::COSTLY;
 use super::{Domain, Problem};
 use crate::space::Configuration;
+use crate::stats;
 
 /// So many configurations are drawn to learn the values of a domain that does not describe itself.
 const PROBES: usize = 256;
@@ -270,10 +271,9 @@ impl Explorer {
         point.iter().map(|at| at.unwrap_or_else(|| self.rng.random())).collect()
     }
 
-    /// A standard normal number (Box & Muller 1958).
+    /// A standard normal number.
     pub fn normal(&mut self) -> f64 {
-        let (a, b): (f64, f64) = (self.rng.random(), self.rng.random());
-        (-2.0 * (1.0 - a).ln()).sqrt() * (std::f64::consts::TAU * b).cos()
+        stats::normal(&mut self.rng)
     }
 
     /// Another choice than the one at a coordinate, at random.

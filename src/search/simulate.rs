@@ -12,9 +12,9 @@ use rand_chacha::ChaCha12Rng;
 use super::{Ask, Domain, InputPrice, Outcome, Problem, Strategy, Told};
 use crate::money::Usd;
 use crate::space::Configuration;
-use crate::stats::racing;
 use crate::stats::racing::assess::{Evidence, Standing, standings};
 use crate::stats::racing::costs::{Bill, Input, SURE};
+use crate::stats::{Running, racing};
 
 /// A recorded search space: every configuration on every instance.
 #[derive(Clone, Debug, Default)]
@@ -275,7 +275,7 @@ pub fn run(
     let mut purse = Purse::new(table);
     let mut spent = Usd::ZERO;
     let limit = table.configurations.len().saturating_mul(problem.instances);
-    let mut production: HashMap<usize, (f64, f64, f64)> = HashMap::new();
+    let mut production: HashMap<usize, Running> = HashMap::new();
     let log = drive(strategy, problem, limit, |trial, configuration, place| {
         let missing = Reply { outcome: Outcome::Missing, cost: Usd::ZERO, drop: false };
         let Some(&row) = rows.get(&configuration.key()) else { return missing };
@@ -297,13 +297,10 @@ pub fn run(
         // Dropped when it is sure that production cannot afford it, by a simpler rule than the study's.
         let mut drop = false;
         if let (Some(budget), Outcome::Scored { production: cost, .. }) = (problem.inference_budget, outcome) {
-            let (count, mean, squares) = production.entry(trial).or_default();
-            let step = cost.as_f64() - *mean;
-            *count += 1.0;
-            *mean += step / *count;
-            *squares += step * (cost.as_f64() - *mean);
-            let error = (*squares / (*count - 1.0).max(1.0) / *count).sqrt();
-            drop = *count >= 8.0 && *mean - 1.96 * error > budget.as_f64();
+            let costs = production.entry(trial).or_default();
+            costs.add(cost.as_f64());
+            let error = (costs.squares / (costs.count - 1.0).max(1.0) / costs.count).sqrt();
+            drop = costs.count >= 8.0 && costs.mean - 1.96 * error > budget.as_f64();
         }
         Reply { outcome, cost, drop }
     })?;

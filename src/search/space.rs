@@ -13,7 +13,7 @@ use rand_chacha::ChaCha12Rng;
 
 use super::Domain;
 use super::encoding::{Dimension, Kind, Point, cell, cell_middle};
-use crate::space::parameter::{on_grid, rounded, same, steps};
+use crate::space::parameter::{log_ends, same, steps};
 use crate::space::{Configuration, Parameter, Space, Values};
 
 /// Parameters that cost money: the less, the cheaper.
@@ -149,11 +149,6 @@ fn siblings(space: &Space, configuration: &Configuration) -> Vec<Configuration> 
     ladder.into_iter().filter(|n| Some(n) != own).filter_map(with).collect()
 }
 
-/// The ends of the scale of logarithms of whole numbers: half a unit on either side gives the ends their full share.
-fn log_ends(low: i64, high: i64) -> (f64, f64) {
-    ((low as f64 - 0.5).max(0.5).ln(), (high as f64 + 0.5).ln())
-}
-
 fn place_of(values: &Values, value: &Value) -> Option<f64> {
     let share = |at: f64, from: f64, to: f64| {
         let share = (at - from) / (to - from);
@@ -188,28 +183,10 @@ fn place_of(values: &Values, value: &Value) -> Option<f64> {
 
 fn value_at(values: &Values, unit: f64) -> Value {
     let unit = if unit.is_finite() { unit.clamp(0.0, 1.0) } else { 0.5 };
-    match values {
-        Values::Float { low, high, step, log: true } => {
-            let value = (low.ln() + unit * (high.ln() - low.ln())).exp();
-            Value::from(match step {
-                Some(step) => on_grid(*low, *high, *step, ((value - low) / step).round()),
-                None => rounded(value, None).clamp(*low, *high),
-            })
-        }
-        Values::Float { low, high, step: None, .. } => {
-            Value::from(rounded(low + unit * (high - low), Some(high - low)).clamp(*low, *high))
-        }
-        Values::Int { low, high, step, log: true } => {
-            let (from, to) = log_ends(*low, *high);
-            let value = ((from + unit * (to - from)).exp().round() as i64).clamp(*low, *high);
-            let at = (value.abs_diff(*low) as f64 / *step as f64).round() as u128;
-            values.nth(at.min(values.count().unwrap_or(1) - 1))
-        }
-        values => match values.count() {
-            Some(count) if count > 1 => values.nth(u128::from(cell(unit, count.min(1 << 53) as u64))),
-            _ => values.first(),
-        },
-    }
+    values.along(|| unit).unwrap_or_else(|| match values.count() {
+        Some(count) if count > 1 => values.nth(u128::from(cell(unit, count.min(1 << 53) as u64))),
+        _ => values.first(),
+    })
 }
 
 #[cfg(test)]

@@ -4,11 +4,9 @@ use std::collections::VecDeque;
 
 use rand_chacha::ChaCha12Rng;
 
-use super::draws::Draws;
+use super::draws::{Draws, PROBE};
 use super::{Ask, Outcome, Problem, Strategy, Told};
 
-/// Where configurations may be dropped as too dear, a trial is judged on so many instances before the rest is asked.
-const PROBE: usize = 16;
 /// How many trials may wait for their probe at a time, so that a budget is not spent on probes alone.
 const PROBES_AHEAD: usize = 16;
 

@@ -80,32 +80,39 @@ impl Values {
         }
     }
 
-    /// Draws one value. Real numbers come with four digits of the range, which is more than an API can tell apart.
-    pub fn draw(&self, rng: &mut ChaCha12Rng) -> Value {
+    /// The value at a place from 0 to 1 of a scale: real numbers, and numbers that are drawn on the scale of logarithms. `None`
+    /// where values are counted instead; then the place is not asked for. Real numbers come with four digits of the range,
+    /// which is more than an API can tell apart.
+    pub(crate) fn along(&self, place: impl FnOnce() -> f64) -> Option<Value> {
+        let between = |(from, to): (f64, f64)| from + place() * (to - from);
         match self {
-            Values::Float { low, high, step: None, log } if low < high => {
-                let unit: f64 = rng.random();
-                Value::from(match log {
-                    true => rounded((low.ln() + unit * (high.ln() - low.ln())).exp(), None).clamp(*low, *high),
-                    false => rounded(low + unit * (high - low), Some(high - low)).clamp(*low, *high),
-                })
+            Values::Float { low, high, step: None, .. } if low >= high => None,
+            Values::Float { low, high, step, log: true } => {
+                let value = between((low.ln(), high.ln())).exp();
+                Some(Value::from(match step {
+                    Some(step) => on_grid(*low, *high, *step, ((value - low) / step).round()),
+                    None => rounded(value, None).clamp(*low, *high),
+                }))
             }
-            Values::Float { low, high, step: Some(step), log: true } => {
-                let drawn = (low.ln() + rng.random::<f64>() * (high.ln() - low.ln())).exp();
-                Value::from(on_grid(*low, *high, *step, ((drawn - low) / step).round()))
+            Values::Float { low, high, step: None, log: false } => {
+                Some(Value::from(rounded(between((*low, *high)), Some(high - low)).clamp(*low, *high)))
             }
             Values::Int { low, high, step, log: true } => {
-                // Half a unit on either side gives the ends their full share.
-                let (from, to) = ((*low as f64 - 0.5).max(0.5).ln(), (*high as f64 + 0.5).ln());
-                let drawn = (from + rng.random::<f64>() * (to - from)).exp().round() as i64;
-                let at = (drawn.clamp(*low, *high) - low + step / 2) / step;
-                Value::from((low + at * step).min(low + (high - low) / step * step))
+                let value = (between(log_ends(*low, *high)).exp().round() as i64).clamp(*low, *high);
+                let step = step.unsigned_abs().max(1);
+                let at = u128::from((value.abs_diff(*low) + step / 2) / step);
+                Some(self.nth(at.min(u128::from(high.abs_diff(*low) / step))))
             }
-            _ => match self.count() {
-                Some(count) if count > 1 => self.nth(u128::from(rng.random_range(0..count.min(1 << 62) as u64))),
-                _ => self.nth(0),
-            },
+            _ => None,
         }
+    }
+
+    /// Draws one value.
+    pub fn draw(&self, rng: &mut ChaCha12Rng) -> Value {
+        self.along(|| rng.random()).unwrap_or_else(|| match self.count() {
+            Some(count) if count > 1 => self.nth(u128::from(rng.random_range(0..count.min(1 << 62) as u64))),
+            _ => self.nth(0),
+        })
     }
 
     /// The value taken where nothing else is said: the constant, the first choice, the low end.
@@ -125,6 +132,11 @@ impl Values {
             Values::Int { low, high, .. } => whole(value).is_some_and(|int| (*low..=*high).contains(&int)),
         }
     }
+}
+
+/// The ends of the scale of logarithms of whole numbers: half a unit on either side gives the ends their full share.
+pub(crate) fn log_ends(low: i64, high: i64) -> (f64, f64) {
+    ((low as f64 - 0.5).max(0.5).ln(), (high as f64 + 0.5).ln())
 }
 
 /// Equality of values in which numbers compare as numbers.
@@ -383,6 +395,28 @@ mod tests {
         assert!(check("n", json!(0)).unwrap_err().contains("at least 1"));
         assert!(check("n", json!(3.0)).is_ok() && check("n", json!(3.5)).is_err());
         assert!(check("stop", json!([])).is_ok() && check("stop", json!([""])).is_err());
+    }
+
+    /// What is drawn decides every study: the same draws give the same values in every version.
+    #[test]
+    fn draws_are_what_they_were() {
+        let mut rng = ChaCha12Rng::seed_from_u64(7);
+        let float = |step, log| Values::Float { low: 0.001, high: 3.0, step, log };
+        let int = |step, log| Values::Int { low: 1, high: 4000, step, log };
+        let all = [
+            float(None, false),
+            float(None, true),
+            float(Some(0.1), false),
+            float(Some(0.1), true),
+            int(1, false),
+            int(1, true),
+            int(30, true),
+            Values::Float { low: 0.5, high: 0.5, step: None, log: false },
+            Values::Choices(vec![json!("a"), json!("b"), json!("c")]),
+        ];
+        let drawn: Vec<String> = (0..2).flat_map(|_| &all).map(|values| values.draw(&mut rng).to_string()).collect();
+        let wanted = r#"0.092 0.01169 0.401 0.101 1090 2579 1 0.5 "a" 0.377 0.3277 1.901 0.001 341 14 151 0.5 "c""#;
+        assert_eq!(drawn.join(" "), wanted);
     }
 
     proptest! {

@@ -14,6 +14,8 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
+use super::normal;
+
 /// Forests, and the trees of each.
 pub const REPLICATES: usize = 60;
 const TREES: usize = 6;
@@ -163,11 +165,6 @@ fn summed(all: &[f64]) -> (f64, [f64; 2]) {
     sorted.sort_by(f64::total_cmp);
     let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share).round() as usize];
     (all.iter().sum::<f64>() / all.len() as f64, [at(0.025), at(0.975)])
-}
-
-fn normal(rng: &mut ChaCha12Rng) -> f64 {
-    let (u, v): (f64, f64) = (rng.random(), rng.random());
-    (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
 }
 
 /// What a tree is grown on.

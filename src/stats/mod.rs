@@ -13,12 +13,39 @@ pub mod selection;
 pub use interval::{Estimate, estimate, mean_interval, t_interval, wilson};
 pub use paired::{Comparison, compare, mcnemar_exact, tango};
 
+use rand::RngExt;
+
 /// Missing a greater share of its instances than this, a configuration cannot be best.
 pub const TOLERATED_MISSING: f64 = 0.05;
 
 /// True where more than the tolerated share is missing.
 pub fn too_much_missing(missing: usize, asked: usize) -> bool {
     missing as f64 > TOLERATED_MISSING * asked as f64
+}
+
+/// A standard normal number (Box & Muller 1958).
+pub(crate) fn normal(rng: &mut impl RngExt) -> f64 {
+    let (u, v): (f64, f64) = (rng.random(), rng.random());
+    // 1 - u is never 0.
+    (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+}
+
+/// Values as they come: how many, their mean, and the sum of their squared differences from it (Welford 1962).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Running {
+    pub count: f64,
+    pub mean: f64,
+    pub squares: f64,
+}
+
+impl Running {
+    /// One value more.
+    pub fn add(&mut self, value: f64) {
+        self.count += 1.0;
+        let step = value - self.mean;
+        self.mean += step / self.count;
+        self.squares += step * (value - self.mean);
+    }
 }
 
 /// The power of two just above the largest magnitude: dividing by it is exact and keeps squares from overflowing.

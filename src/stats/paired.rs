@@ -237,7 +237,7 @@ mod tests {
 
     /// A difference that is as likely to be positive as negative, with a few that are much larger than the rest.
     fn difference(rng: &mut ChaCha12Rng) -> f64 {
-        let value = |rng: &mut ChaCha12Rng| super::super::selection::normal(rng).exp();
+        let value = |rng: &mut ChaCha12Rng| super::super::normal(rng).exp();
         value(rng) - value(rng)
     }
 
@@ -265,7 +265,7 @@ mod tests {
         let mut rng = ChaCha12Rng::seed_from_u64(12);
         // Better by 0.7 standard deviations of a difference: Student's t finds 96 % of that.
         let found = (0..100).filter(|&study| {
-            let a: Vec<f64> = (0..30).map(|_| 0.7 + super::super::selection::normal(&mut rng)).collect();
+            let a: Vec<f64> = (0..30).map(|_| 0.7 + super::super::normal(&mut rng)).collect();
             let comparison = compare(&a, &[0.0; 30], study).unwrap();
             comparison.p_value <= 0.05 && comparison.ci95.0 > 0.0
         });

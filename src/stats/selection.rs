@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
 use super::additive::{Observation, Posterior};
-use super::{finite, scale_of};
+use super::{finite, normal, scale_of};
 
 /// Joint draws that probabilities and expectations rest on at most: a probability is right within about 0.015.
 const DRAWS: usize = 4_000;
@@ -50,17 +50,9 @@ impl Beliefs for Independent {
 
     fn draw(&self, rng: &mut ChaCha12Rng, into: &mut [f64]) {
         for (place, (mean, sd)) in into.iter_mut().zip(&self.0) {
-            let normal = normal(rng);
-            *place = mean + sd * normal;
+            *place = mean + sd * normal(rng);
         }
     }
-}
-
-/// A standard normal number (Box & Muller 1958).
-pub(super) fn normal(rng: &mut ChaCha12Rng) -> f64 {
-    let (u, v): (f64, f64) = (rng.random(), rng.random());
-    // 1 - u is never 0.
-    (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
 }
 
 /// So many draws, fewer where there are very many candidates.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::diagnostic::Result;
 use crate::evaluate::Plan;
-use crate::event::Event;
+use crate::event::{Event, Sums, from_store};
 use crate::metric::Scores;
 use crate::money::Usd;
 use crate::provider::{Failure, FailureKind};
@@ -97,6 +97,14 @@ impl Finished {
     /// True where the budget kept it from being sent.
     pub fn refused(&self) -> bool {
         matches!(&self.result, Err(failure) if failure.kind == FailureKind::Budget)
+    }
+
+    /// Adds it to the sums of a run.
+    pub fn count(&self, sums: &mut Sums) {
+        sums.evaluations += 1;
+        sums.requests += self.requests;
+        sums.failed += u64::from(self.result.is_err());
+        sums.cache_hits += u64::from(from_store(self.requests, self.production));
     }
 
     /// The event that tells of it; `instance` is the instance's id, `metric` the objective.

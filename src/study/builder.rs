@@ -163,10 +163,7 @@ impl StudyBuilder {
         settings.check()?;
         let endpoints = match self.endpoints {
             Some(endpoints) => endpoints,
-            None => match Endpoints::find(&workload.task.folder) {
-                Some(path) => Endpoints::load(&path)?,
-                None => Endpoints::standard(),
-            },
+            None => Endpoints::near(&workload.task.folder)?,
         };
         let scope = self.scope.unwrap_or_else(|| crate::store::fresh_name("study"));
         let (store, readers, stop) = (self.store, self.readers, self.stop);

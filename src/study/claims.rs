@@ -5,7 +5,7 @@
 //! margin stops by, and [`settle`], which lets further metrics decide among equals.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -151,12 +151,15 @@ impl Evidence {
         let new = open.then_some((self.posterior.level, self.posterior.row_sd));
         Some(selection::expected_loss(&beliefs, best, new, seed)).filter(|loss| loss.is_finite())
     }
+}
 
-    /// Those that may still be best, by trial, the likeliest first.
-    fn may_be_best(&self, p_best: &[Option<f64>]) -> Vec<usize> {
-        let of: Vec<f64> = self.eligible.iter().map(|&row| p_best[row].unwrap_or(0.0)).collect();
-        selection::credible(&of, CREDIBLE).into_iter().map(|at| self.eligible[at]).collect()
-    }
+/// Those that may still be best, the likeliest first, equals in the order of trying: (trial, the probability that it is).
+fn may_be_best(ranking: &[Ranked]) -> Vec<(usize, f64)> {
+    let eligible = ranking.iter().filter(|row| row.standing == Standing::Eligible);
+    let mut all: Vec<(usize, f64)> = eligible.map(|row| (row.trial, row.probability.unwrap_or(0.0))).collect();
+    all.sort_by_key(|(trial, _)| *trial);
+    let p_best: Vec<f64> = all.iter().map(|(_, p_best)| *p_best).collect();
+    selection::credible(&p_best, CREDIBLE).into_iter().map(|at| all[at]).collect()
 }
 
 /// The objective of every judged evaluation as a gain.
@@ -181,19 +184,16 @@ pub struct Search<'a> {
     pub order: &'a [usize],
     /// How many configurations could have been tried at most, where that was known when it began.
     pub most: Option<usize>,
-    /// The probability of each trial that it is the best.
-    pub p_best: &'a [Option<f64>],
 }
 
 /// What a finished search claims.
 pub fn claims(evidence: &Evidence, search: Search<'_>, seed: u64) -> Claims {
-    let Search { trials, ranking, workload, order, most, p_best } = search;
+    let Search { trials, ranking, workload, order, most } = search;
     let open = most.is_none_or(|most| trials.len() < most);
     let gain = |value: f64| workload.task.objective.direction.gain(value);
-    let all = evidence.may_be_best(p_best);
-    let candidate = |&row: &usize| {
+    let all = may_be_best(ranking);
+    let candidate = |&(row, p_best): &(usize, f64)| {
         let scored = Scored::of(&trials[row], trials[row].estimate(&workload.task.objective.metric).as_ref());
-        let p_best = p_best[row].unwrap_or(0.0);
         Candidate {
             trial: scored.trial,
             id: scored.id,
@@ -216,7 +216,7 @@ pub fn claims(evidence: &Evidence, search: Search<'_>, seed: u64) -> Claims {
         claims.nothing_differs = claims.difference_p_value.is_none_or(|p| p > CHANCE);
     }
     let Some(best) = ranking::best(ranking) else { return claims };
-    claims.p_best = p_best[best.trial];
+    claims.p_best = best.probability;
     let mut chosen_from = vec![false; trials.len()];
     evidence.eligible.iter().for_each(|&row| chosen_from[row] = true);
     let fitted = Fitted::of(&evidence.posterior, &evidence.cells);
@@ -266,12 +266,14 @@ fn against(
     let objective = &workload.task.objective;
     let baseline = trials.iter().find(|trial| trial.is_baseline && trial.number != winner.number)?;
     let challenger = trials.iter().filter(|trial| !trial.is_baseline && trial.number <= winner.number).count() as f64;
-    let known: BTreeMap<usize, f64> = baseline.scores(&objective.metric).collect();
-    let own: BTreeMap<usize, f64> = winner.scores(&objective.metric).collect();
-    let differences: Vec<f64> =
-        order.iter().filter_map(|instance| Some(own.get(instance)? - known.get(instance)?)).collect();
+    let pairs = winner.pairs(baseline, &objective.metric).into_iter();
+    let paired: HashMap<usize, f64> = pairs.map(|(instance, own, known)| (instance, own - known)).collect();
+    let differences: Vec<f64> = order.iter().filter_map(|instance| paired.get(instance).copied()).collect();
     // A program's values may leave a range that a user gave: then nothing can be said.
-    let within = |(low, high): &(f64, f64)| known.values().chain(own.values()).all(|v| (*low..=*high).contains(v));
+    let within = |(low, high): &(f64, f64)| {
+        let mut values = [winner, baseline].into_iter().flat_map(|trial| trial.scores(&objective.metric));
+        values.all(|(_, value)| (*low..=*high).contains(&value))
+    };
     let (low, high) = range(workload, trials).filter(within)?;
     let equal = most.map(|most| most.saturating_sub(1).max(1) as f64).filter(|most| challenger <= *most);
     let weight = 0.5 / (challenger * (challenger + 1.0)) + equal.map_or(0.0, |most| 0.5 / most);
@@ -333,18 +335,11 @@ pub fn settle(ranking: &mut [Ranked], objective: &Objective, mean: impl Fn(usize
     }
     let gain =
         |row: &Ranked| objective.direction.gain(row.posterior.map_or(f64::NEG_INFINITY, |posterior| posterior.0));
-    let mut candidates: Vec<(usize, f64)> = ranking
-        .iter()
-        .filter(|row| row.standing == Standing::Eligible)
-        .map(|row| (row.trial, row.probability.unwrap_or(0.0)))
-        .collect();
-    candidates.sort_by_key(|(trial, _)| *trial);
-    let p_best: Vec<f64> = candidates.iter().map(|(_, p_best)| *p_best).collect();
-    let may: Vec<usize> = selection::credible(&p_best, CREDIBLE).into_iter().map(|at| candidates[at].0).collect();
+    let may = may_be_best(ranking);
     let top = gain(&ranking[0]);
     let equal = |row: &Ranked| match objective.tolerance {
         Some(tolerance) => gain(row) >= top - tolerance,
-        None => may.contains(&row.trial),
+        None => may.iter().any(|(trial, _)| *trial == row.trial),
     };
     let eligible = ranking.iter().filter(|row| row.standing == Standing::Eligible);
     let mut left: Vec<usize> = eligible.filter(|row| equal(row)).map(|row| row.rank - 1).collect();

@@ -135,12 +135,11 @@ pub fn trials(
     by: Option<&str>,
     seed: u64,
 ) -> Compared {
-    let other: BTreeMap<usize, f64> = b.scores(&objective.metric).collect();
-    let pair = |(instance, score): (usize, f64)| {
+    let pair = |(instance, a, b): (usize, f64, f64)| {
         let row = &instances[instance];
-        Some(Pair { id: row.id.clone(), group: by.map(|by| group_of(row, by)), a: score, b: *other.get(&instance)? })
+        Pair { id: row.id.clone(), group: by.map(|by| group_of(row, by)), a, b }
     };
-    let pairs: Vec<Pair> = a.scores(&objective.metric).filter_map(pair).collect();
+    let pairs: Vec<Pair> = a.pairs(b, &objective.metric).into_iter().map(pair).collect();
     let paid: BTreeMap<usize, Usd> =
         b.evaluations.iter().filter_map(|e| Some((e.instance(), e.production()?))).collect();
     let costs =
@@ -162,7 +161,8 @@ pub fn pairs_and_costs(
     direction: Direction,
     seed: u64,
 ) -> Compared {
-    let difference = difference(&pairs.iter().collect::<Vec<_>>(), settings::stream(seed, "compare"));
+    let (a, b): (Vec<f64>, Vec<f64>) = pairs.iter().map(|pair| (pair.a, pair.b)).unzip();
+    let difference = difference(&a, &b, settings::stream(seed, "compare"));
     let verdict = difference
         .as_ref()
         .map_or(Verdict::NotToldApart, |known| Verdict::of(known.difference, known.ci95, known.p_value, direction));
@@ -186,12 +186,12 @@ pub fn pairs_and_costs(
     }
 }
 
-fn difference(pairs: &[&Pair], seed: u64) -> Option<Difference> {
-    let (a, b): (Vec<f64>, Vec<f64>) = pairs.iter().map(|pair| (pair.a, pair.b)).unzip();
-    let found = stats::compare(&b, &a, seed)?;
+/// The paired difference of scores, the second less the first.
+pub(super) fn difference(a: &[f64], b: &[f64], seed: u64) -> Option<Difference> {
+    let found = stats::compare(b, a, seed)?;
     Some(Difference {
-        a: stats::estimate(&a)?.mean,
-        b: stats::estimate(&b)?.mean,
+        a: stats::estimate(a)?.mean,
+        b: stats::estimate(b)?.mean,
         difference: found.difference,
         ci95: [found.ci95.0, found.ci95.1],
         p_value: found.p_value,
@@ -211,7 +211,8 @@ fn groups(pairs: &[Pair], seed: u64) -> Vec<Group> {
         .into_iter()
         .map(|(value, pairs)| {
             let seed = settings::stream(seed, &format!("compare {value}"));
-            let difference = difference(&pairs, seed);
+            let (a, b): (Vec<f64>, Vec<f64>) = pairs.iter().map(|pair| (pair.a, pair.b)).unzip();
+            let difference = difference(&a, &b, seed);
             Group { value: value.to_owned(), pairs: pairs.len(), difference, p_adjusted: None }
         })
         .collect();

@@ -306,12 +306,11 @@ impl<'a> Estimator<'a> {
 
     /// Input tokens of each request, counted once for each rendered text.
     fn counts(&mut self, plan: &Plan, requests: &[Option<Request>]) -> Counts {
-        let key = format!("{}\n{}", plan.service.model.name, plan.rendering());
         let count = |request: &Option<Request>| {
             let InputTokens { tokens, counted } = plan.input_tokens(request.as_ref()?);
             Some((tokens, if counted == CountedBy::Bytes { Counted::Bytes } else { Counted::Tokenizer }))
         };
-        self.inputs.entry(key).or_insert_with(|| Arc::new(requests.iter().map(count).collect())).clone()
+        self.inputs.entry(plan.counting()).or_insert_with(|| Arc::new(requests.iter().map(count).collect())).clone()
     }
 
     /// The mean length of a completion, and what it is taken from.

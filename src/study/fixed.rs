@@ -3,17 +3,16 @@
 use std::sync::Arc;
 
 use crate::diagnostic::Result;
-use crate::evaluate::{Plan, Workload};
+use crate::evaluate::Plan;
 use crate::event::Sums;
 use crate::money::Usd;
 use crate::runner::Purse;
-use crate::stats;
 use crate::study::agenda::{Agenda, Finished, Wanted};
 use crate::study::pipeline::{Ending, Pipeline};
 use crate::study::search_agenda::Readers;
 use crate::study::summary::{Holdout, Versus};
 use crate::study::trial::Trial;
-use crate::study::{order, settings};
+use crate::study::{compare, order, settings};
 use crate::task::{Instance, Objective};
 
 /// Evaluations asked ahead of those told. Decides nothing but how many can be in flight.
@@ -39,7 +38,7 @@ pub struct FixedAgenda {
 
 impl FixedAgenda {
     /// All plans on the instances of `order`.
-    pub fn new(plans: Vec<Arc<Plan>>, order: Vec<usize>, pipeline: &Pipeline<'_>, readers: Readers) -> FixedAgenda {
+    pub fn new(plans: Vec<Arc<Plan>>, order: Vec<usize>, pipeline: &Pipeline, readers: Readers) -> FixedAgenda {
         let trial = |(number, plan): (usize, &Arc<Plan>)| {
             let mut trial = Trial::new(number, plan.configuration.clone(), plan.clone(), number == 1);
             // What is not used of it takes no memory; growing would take twice as much as there is.
@@ -100,10 +99,7 @@ impl Agenda for FixedAgenda {
             self.refusal = self.refusal.take().or(words);
             return Ok(());
         }
-        self.sums.evaluations += 1;
-        self.sums.requests += finished.requests;
-        self.sums.failed += u64::from(finished.result.is_err());
-        self.sums.cache_hits += u64::from(finished.requests == 0 && finished.production.is_some());
+        finished.count(&mut self.sums);
         (self.sums.spent, self.sums.study_cost) = (self.purse.spent(), self.purse.study_cost());
         let event = finished.event(&self.instances[finished.instance].id, &self.metric);
         for reader in &mut self.readers {
@@ -141,29 +137,14 @@ pub struct Tested {
 }
 
 /// Scores a winner and a baseline on the test split, on as many instances (in one seeded order) as the budget buys.
-pub async fn holdout(
-    pipeline: &Pipeline<'_>,
-    workload: &Workload,
-    winner: Arc<Plan>,
-    baseline: Option<Arc<Plan>>,
-    seed: u64,
-) -> Result<Tested> {
-    let instances = workload.task.test.clone();
-    let test = Pipeline {
-        instances: instances.clone(),
-        workload: workload.clone(),
-        runner: pipeline.runner.clone(),
-        purse: pipeline.purse.clone(),
-        scope: pipeline.scope.clone(),
-        recorded: pipeline.recorded,
-        stop: pipeline.stop.clone(),
-    };
+pub async fn holdout(pipeline: &Pipeline, winner: Arc<Plan>, baseline: Option<Arc<Plan>>, seed: u64) -> Result<Tested> {
+    let test = Pipeline { instances: pipeline.workload.task.test.clone(), ..pipeline.clone() };
     test_split(&test, winner, baseline, seed, Vec::new()).await
 }
 
 /// The same on a pipeline whose instances are the test split.
 pub async fn test_split(
-    pipeline: &Pipeline<'_>,
+    pipeline: &Pipeline,
     winner: Arc<Plan>,
     baseline: Option<Arc<Plan>>,
     seed: u64,
@@ -194,19 +175,15 @@ pub async fn test_split(
 
 /// Winner against baseline on the instances that both answered.
 fn versus(winner: &Trial, baseline: &Trial, objective: &Objective, seed: u64) -> Option<Versus> {
-    let other: std::collections::BTreeMap<usize, f64> = baseline.scores(&objective.metric).collect();
-    let pairs: Vec<(f64, f64)> = winner
-        .scores(&objective.metric)
-        .filter_map(|(instance, value)| Some((value, *other.get(&instance)?)))
-        .collect();
-    let (a, b): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
-    let comparison = stats::compare(&a, &b, settings::stream(seed, "signs"))?;
+    let pairs = winner.pairs(baseline, &objective.metric);
+    let (a, b): (Vec<f64>, Vec<f64>) = pairs.into_iter().map(|(_, winner, baseline)| (baseline, winner)).unzip();
+    let found = compare::difference(&a, &b, settings::stream(seed, "signs"))?;
     Some(Versus {
-        difference: comparison.difference,
-        ci95: [comparison.ci95.0, comparison.ci95.1],
-        p_value: comparison.p_value,
-        test: comparison.test.to_owned(),
-        pairs: comparison.pairs,
+        difference: found.difference,
+        ci95: found.ci95,
+        p_value: found.p_value,
+        test: found.test,
+        pairs: found.pairs,
         baseline_score: baseline.estimate(&objective.metric)?.mean,
     })
 }

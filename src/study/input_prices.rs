@@ -58,13 +58,11 @@ impl InputPrices {
         let runner = self.runner.get()?.upgrade()?;
         let plan = Plan::new(&self.space, configuration, &runner).ok()?;
         let tokens = self.tokens(&plan)?;
-        let price = plan.service.price.at(tokens.mean.round() as u64);
-        let dollars = tokens.mean * price.input.as_f64() * plan.prompts() as f64;
-        Some(Input { dollars, counted: tokens.counted, error: tokens.error })
+        Some(Input { dollars: plan.input_dollars(tokens.mean), counted: tokens.counted, error: tokens.error })
     }
 
     fn tokens(&self, plan: &Plan) -> Option<Tokens> {
-        let key = format!("{}\n{}", plan.service.model.name, plan.rendering());
+        let key = plan.counting();
         if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return *known;
         }

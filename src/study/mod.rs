@@ -57,8 +57,6 @@ pub struct Outcome {
     pub trials: Vec<Trial>,
     /// The trials, best first.
     pub ranking: Vec<Ranked>,
-    /// The probability of each trial that it is the best; `None` for those that cannot be.
-    pub p_best: Vec<Option<f64>>,
     /// Where requests that failed, and may have been billed, took more of the budget than answers did, and ended it: the last
     /// of those failures.
     pub lost_to: Option<Failure>,
@@ -196,7 +194,7 @@ impl Study {
             runner: runner.clone(),
             purse: purse.clone(),
             scope: self.scope.as_str().into(),
-            recorded: &recorded,
+            recorded,
             stop: self.stop.clone(),
         };
         self.stop.control().open(&settings.budget_changes);
@@ -211,18 +209,11 @@ impl Study {
         let evidence = Evidence::of(&trials, &self.workload, |trial| stands[trial.number]);
         let seed = settings::stream(settings.seed, "claims");
         let by_first = ranking::best(&ranking).cloned().filter(|_| !task.objective.then.is_empty());
-        let p_best = ranking::p_best(&ranking, trials.len());
         claims::settle(&mut ranking, &task.objective, |trial, metric| {
             trials[trial].estimate(metric).map(|estimate| estimate.mean)
         });
-        let search = claims::Search {
-            trials: &trials,
-            ranking: &ranking,
-            workload: &self.workload,
-            order: &order,
-            most,
-            p_best: &p_best,
-        };
+        let search =
+            claims::Search { trials: &trials, ranking: &ranking, workload: &self.workload, order: &order, most };
         let mut claims = claims::claims(&evidence, search, seed);
         claims.expected_gain = converged.or(claims.expected_gain);
         let mut holdout = None;
@@ -234,7 +225,7 @@ impl Study {
             purse.set_limit(budget);
             let winner = trials[best.trial].plan.clone();
             let baseline = trials.iter().find(|trial| trial.is_baseline).map(|trial| trial.plan.clone());
-            let test = fixed::holdout(&pipeline, &self.workload, winner, baseline, settings.seed).await?;
+            let test = fixed::holdout(&pipeline, winner, baseline, settings.seed).await?;
             ending = test.ending;
             holdout_failed = test.failed;
             claims.hold_out(&test.holdout);
@@ -307,6 +298,6 @@ impl Study {
             Ending::SpentOut { lost_to } => lost_to,
             _ => None,
         };
-        Ok(Outcome { summary, trials, ranking, p_best, lost_to, workload: self.workload, space: self.space })
+        Ok(Outcome { summary, trials, ranking, lost_to, workload: self.workload, space: self.space })
     }
 }

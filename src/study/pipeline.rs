@@ -38,7 +38,8 @@ pub enum Ending {
 }
 
 /// Everything a pipeline works with.
-pub struct Pipeline<'a> {
+#[derive(Clone)]
+pub struct Pipeline {
     /// The task and its metrics.
     pub workload: Workload,
     /// The instances that indices mean.
@@ -50,7 +51,7 @@ pub struct Pipeline<'a> {
     /// The name in the ledger.
     pub scope: Arc<str>,
     /// Failures that an earlier part of the study recorded: they are not tried again.
-    pub recorded: &'a HashMap<(Fingerprint, u32), Failure>,
+    pub recorded: Arc<HashMap<(Fingerprint, u32), Failure>>,
     /// The user's wish to stop.
     pub stop: Arc<Stop>,
 }
@@ -78,8 +79,8 @@ struct Slot {
     recalled: bool,
 }
 
-struct Driver<'a, 'p> {
-    pipeline: &'a Pipeline<'p>,
+struct Driver<'a> {
+    pipeline: &'a Pipeline,
     workload: Arc<Workload>,
     slots: VecDeque<Slot>,
     /// The number of the first slot held.
@@ -119,7 +120,27 @@ pub fn mostly_lost(failure: &Failure) -> Error {
     ))
 }
 
-impl Pipeline<'_> {
+impl Pipeline {
+    /// One of work that nothing was done of before.
+    pub fn fixed(
+        workload: &Workload,
+        instances: &Arc<[Instance]>,
+        runner: impl Into<Arc<Runner>>,
+        purse: Arc<Purse>,
+        scope: &Arc<str>,
+        stop: &Arc<Stop>,
+    ) -> Pipeline {
+        Pipeline {
+            workload: workload.clone(),
+            instances: instances.clone(),
+            runner: runner.into(),
+            purse,
+            scope: scope.clone(),
+            recorded: Arc::default(),
+            stop: stop.clone(),
+        }
+    }
+
     /// Runs an agenda to its end.
     pub async fn run(&self, agenda: &mut dyn Agenda) -> Result<Ending> {
         let (sender, mut landed) = mpsc::unbounded_channel();
@@ -226,7 +247,7 @@ impl Pipeline<'_> {
     }
 }
 
-impl Driver<'_, '_> {
+impl Driver<'_> {
     fn stopping(&self) -> bool {
         self.pipeline.stop.asked() || self.spent_out || self.hopeless.is_some()
     }
@@ -325,7 +346,7 @@ impl Driver<'_, '_> {
                 agenda.change_budget(change);
             }
             let purse = self.pipeline.purse.clone();
-            let (used, chains, recorded, failed) = (&self.used, &self.chains, self.pipeline.recorded, &self.failed);
+            let (used, chains, recorded, failed) = (&self.used, &self.chains, &self.pipeline.recorded, &self.failed);
             let slot = &mut self.slots[number - self.base];
             let refused = |failure: Failure| Some(Finished::failed(slot.trial, slot.instance, failure));
             let prepared = match &mut slot.prepared {

@@ -26,7 +26,7 @@ pub struct Prepared {
     pub(super) order: Arc<Vec<usize>>,
     pub(super) strategy: Box<dyn search::Strategy>,
     pub(super) look_ahead: usize,
-    pub(super) recorded: HashMap<(Fingerprint, u32), Failure>,
+    pub(super) recorded: Arc<HashMap<(Fingerprint, u32), Failure>>,
     pub(super) already: Usd,
 }
 
@@ -145,7 +145,7 @@ impl Study {
         let spent_limit = budget.map(|budget| self.settings.limits(budget).1);
         let purse = Purse::with_limits(search_budget, spent_limit, reuse, already);
         let look_ahead = search_agenda::look_ahead(strategy.as_ref(), self.settings.margin, self.settings.batch);
-        Ok(Prepared { store, runner, purse, order, strategy, look_ahead, recorded, already })
+        Ok(Prepared { store, runner, purse, order, strategy, look_ahead, recorded: Arc::new(recorded), already })
     }
 
     /// Who buys this study's requests in rounds.

@@ -59,12 +59,6 @@ fn per_token(trial: &Trial) -> f64 {
     f64::from(trial.plan.n.max(1)) * trial.plan.service.price.at(0).output.as_f64()
 }
 
-/// Dollars of so many input tokens an instance.
-fn input_dollars(trial: &Trial, tokens: f64) -> f64 {
-    let price = trial.plan.service.price.at(tokens.round() as u64);
-    tokens * price.input.as_f64() * trial.plan.prompts() as f64
-}
-
 /// The count, the mean and the sample variance.
 pub(super) fn moments(values: &[f64]) -> (f64, f64, f64) {
     let n = values.len() as f64;
@@ -158,7 +152,7 @@ pub fn production(trial: &Trial, bounds: Option<&[u64]>, prior: Option<OutputPri
     };
     let per_token = per_token(trial);
     Some(Production {
-        mean: input_dollars(trial, input(trial, bounds)?.mean) + mean * per_token,
+        mean: trial.plan.input_dollars(input(trial, bounds)?.mean) + mean * per_token,
         output: mean * per_token,
         error: error.sqrt() * per_token,
         seen: lengths.len(),
@@ -221,7 +215,7 @@ pub fn too_dear(trial: &Trial, bounds: Option<&[u64]>, all: &[Trial], budget: Us
     } else {
         // Siblings have the same inputs: the one that was answered most knows them best.
         let knowing = std::iter::once(trial).chain(family.iter().copied()).max_by_key(|of| answered(of).count())?;
-        let room = budget.as_f64() - input_dollars(trial, input(knowing, bounds)?.least);
+        let room = budget.as_f64() - trial.plan.input_dollars(input(knowing, bounds)?.least);
         let per_token = per_token(trial);
         let factor = |other: &Trial| cut_elsewhere(1.0, cut(other), cut(trial)).0;
         let others: Vec<(Vec<f64>, f64)> = family

@@ -1,6 +1,7 @@
 //! The ranking: which configuration is best, as far as is known, and who cannot be best and why.
 
-use serde::Serialize;
+use serde::de::IntoDeserializer as _;
+use serde::{Deserialize, Serialize};
 
 use crate::money::Usd;
 use crate::provider::FailureKind;
@@ -14,7 +15,7 @@ use crate::study::trial::{Production, Trial, short};
 use crate::task::{Direction, Objective};
 
 /// What stands between a trial and being best.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
     /// Nothing.
@@ -27,6 +28,25 @@ pub enum Standing {
     Infeasible,
     /// No instance was judged.
     Unjudged,
+}
+
+impl Standing {
+    /// The word in files.
+    pub fn word(self) -> &'static str {
+        match self {
+            Standing::Eligible => "eligible",
+            Standing::Unsure => "unsure",
+            Standing::Unreliable => "unreliable",
+            Standing::Infeasible => "infeasible",
+            Standing::Unjudged => "unjudged",
+        }
+    }
+
+    /// The standing of a word in files.
+    pub fn of(word: &str) -> Option<Standing> {
+        let read: Result<Standing, serde::de::value::Error> = Standing::deserialize(word.into_deserializer());
+        read.ok()
+    }
 }
 
 /// One row of the ranking.
@@ -225,14 +245,6 @@ pub fn frontier(points: &[(Usd, f64)]) -> Vec<usize> {
     order
 }
 
-/// The probability of each of so many trials that it is the best; `None` for those that something stands against.
-pub fn p_best(ranking: &[Ranked], trials: usize) -> Vec<Option<f64>> {
-    let mut all = vec![None; trials];
-    let eligible = ranking.iter().filter(|row| row.standing == Standing::Eligible);
-    eligible.for_each(|row| all[row.trial] = Some(row.probability.unwrap_or(0.0)));
-    all
-}
-
 /// The best configuration: the first that nothing stands against.
 pub fn best(ranking: &[Ranked]) -> Option<&Ranked> {
     ranking.first().filter(|row| row.standing == Standing::Eligible)
@@ -259,6 +271,16 @@ mod tests {
             cost: Some(cost),
             against: Against { production: Production::billed(&[cost; 40], 40), asked: 40, ..Against::default() },
         }
+    }
+
+    #[test]
+    fn a_standing_is_its_word() {
+        use Standing::{Eligible, Infeasible, Unjudged, Unreliable, Unsure};
+        for standing in [Eligible, Unsure, Unreliable, Infeasible, Unjudged] {
+            assert_eq!(json!(standing), standing.word());
+            assert_eq!(Standing::of(standing.word()), Some(standing));
+        }
+        assert_eq!(Standing::of("Eligible"), None);
     }
 
     #[test]

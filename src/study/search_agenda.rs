@@ -364,10 +364,7 @@ impl Agenda for SearchAgenda {
             self.trials[number].refused += 1;
         } else {
             self.refused_in_row = 0;
-            self.sums.evaluations += 1;
-            self.sums.requests += finished.requests;
-            self.sums.failed += u64::from(finished.result.is_err());
-            self.sums.cache_hits += u64::from(finished.requests == 0 && finished.production.is_some());
+            finished.count(&mut self.sums);
             let event = finished.event(&self.workload.task.tune[finished.instance].id, &objective.metric);
             self.trials[number].keep_with_fingerprint(finished);
             self.announce(&event);

@@ -182,6 +182,14 @@ impl Trial {
         self.evaluations.iter().filter_map(|done| Some((done.instance(), *done.result.as_ref().ok()?.get(metric)?)))
     }
 
+    /// A metric on the instances that both this and another trial were judged on, in this one's order: (instance, this,
+    /// other).
+    pub fn pairs(&self, other: &Trial, metric: &str) -> Vec<(usize, f64, f64)> {
+        let theirs: HashMap<usize, f64> = other.scores(metric).collect();
+        let pair = |(instance, own)| Some((instance, own, *theirs.get(&instance)?));
+        self.scores(metric).filter_map(pair).collect()
+    }
+
     /// The mean of the objective with its 95 % interval.
     pub fn estimate(&self, metric: &str) -> Option<stats::Estimate> {
         let values: Vec<f64> = self.scores(metric).map(|(_, value)| value).collect();

@@ -2,7 +2,7 @@
 
 mod text;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::store::{self, MemoryStore};
 use crate::study::compare::{self, Compared, Gate};
 use crate::study::fixed::FixedAgenda;
 use crate::study::pipeline::{Ending, Pipeline, mostly_lost};
-use crate::study::{Readers, Scored, Settings, Stop, Trial, order};
+use crate::study::{Readers, Scored, Stop, Trial, order};
 use crate::task::{self, Direction, Instance, Split};
 
 const EXAMPLES: &str = "\
@@ -159,20 +159,13 @@ pub fn run(arguments: CompareArguments, embedded: &Embedded) -> Result<u8> {
     if !capped && !common.output.quiet {
         say!("No --budget is given: this comparison is not capped.");
     }
-    let seed = common.asking.random.seed.unwrap_or(Settings::default().seed);
+    let seed = common.asking.random.seed();
     let scope: Arc<str> = crate::store::fresh_name("compare").into();
-    let runner = runner.with_store(store::open_as(&store_of(common, &subjects), common.asking.cache(), &scope)?);
-    let (recorded, stop) = (HashMap::new(), Arc::new(Stop::default()));
-    let pipeline = Pipeline {
-        workload: workload.clone(),
-        instances: instances.clone(),
-        runner: Arc::new(runner),
-        // What was paid for before is free: only new money is limited.
-        purse: Purse::new(arguments.budget, true, Usd::ZERO),
-        scope: scope.clone(),
-        recorded: &recorded,
-        stop: stop.clone(),
-    };
+    let runner = runner.with_store(store::open_as(&subject::store(common, &[a, b]), common.asking.cache(), &scope)?);
+    let stop = Arc::new(Stop::default());
+    // What was paid for before is free: only new money is limited.
+    let purse = Purse::new(arguments.budget, true, Usd::ZERO);
+    let pipeline = Pipeline::fixed(&workload, &instances, runner, purse, &scope, &stop);
     let readers: Readers = if common.output.quiet { Vec::new() } else { vec![progress::display(instances.len() * 2)] };
     let order = order(&workload, &instances, seed);
     let mut agenda = FixedAgenda::new(plans, order, &pipeline, readers);
@@ -254,17 +247,6 @@ fn check_field(by: Option<&str>, instances: &[Instance]) -> Result<()> {
         true => Err(Error::usage(format!("every instance has a `{by}` of its own, so it makes no subgroups"))
             .help("give a field that several instances share, like a topic or a source")),
         false => Ok(()),
-    }
-}
-
-/// The store: as given, else the one that the runs were begun with, if it is one.
-fn store_of(common: &Common, subjects: &[Subject; 2]) -> String {
-    let mut stores: Vec<&String> =
-        subjects.iter().filter_map(|subject| Some(&subject.study.as_ref()?.settings.store)).collect();
-    stores.dedup();
-    match (&common.place.store, stores.as_slice()) {
-        (None, [one]) => (*one).clone(),
-        _ => common.place.store(),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::cli::arguments::store_location;
 use crate::cli::{Embedded, colour, inputs, print, print_json};
 use crate::diagnostic::{Error, Fault, Result};
 use crate::evaluate::{Workload, capability};
+use crate::files::cannot_write;
 use crate::models;
 use crate::report::table::plain_table;
 use crate::report::words;
@@ -212,7 +213,7 @@ fn endpoints(arguments: &DoctorArguments, workload: Option<&Workload>, checks: &
     // Beside the task, though it be broken.
     let asked = arguments.task.as_deref().map(|task| if task.is_dir() { task } else { task.parent().unwrap_or(task) });
     let folder = workload.map(|workload| workload.task.folder.as_path()).or(asked);
-    let folder = folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder.unwrap_or(Path::new("."));
     let found = arguments.endpoints.clone().or_else(|| Endpoints::find(folder));
     match found.as_deref().map(Endpoints::load).transpose() {
         Ok(Some(endpoints)) => {
@@ -319,7 +320,7 @@ fn store(location: &str, checks: &mut Vec<Check>) {
             .and_then(|store| store.contents())
             .and_then(|_| {
                 let opened = std::fs::OpenOptions::new().append(true).open(path);
-                opened.map_err(|error| Error::usage(format!("cannot write {}: {error}", path.display())))
+                opened.map_err(|error| cannot_write(path, &error))
             })
             .map(|_| "is there and can be written"),
         false => Ok("is not there yet and can be made"),

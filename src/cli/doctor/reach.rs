@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 use super::Check;
 use crate::backend::http::{Http, needs_key};
 use crate::backend::{Endpoint, Endpoints, ProviderKind, replay};
+use crate::cli::small_runtime;
 use crate::diagnostic::{Error, Result};
 use crate::provider::FailureKind;
 use crate::report::words;
@@ -23,10 +24,7 @@ pub fn all(
     endpoints: &Endpoints,
     offline: bool,
 ) -> Result<Vec<Check>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Error::internal(format!("no runtime can be started: {error}")))?;
+    let runtime = small_runtime()?;
     let ids = |at: usize| -> BTreeMap<String, String> {
         let served = models.iter().filter_map(|name| endpoints.model(name).ok());
         served.filter(|model| model.endpoints.contains(&at)).map(|model| (model.id, model.name)).collect()

@@ -2,7 +2,7 @@
 
 pub mod text;
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,7 +101,7 @@ pub fn run(arguments: &EstimateArguments, embedded: &Embedded) -> Result<u8> {
     let EstimateArguments { place, random, output, .. } = arguments;
     let workload = inputs::workload(embedded, arguments.task.as_deref())?;
     let endpoints = inputs::endpoints(&workload, place.endpoints.as_deref())?.0.idle();
-    let seed = random.seed.unwrap_or(Settings::default().seed);
+    let seed = random.seed();
     let order = order(&workload, &workload.task.tune, seed);
     if order.is_empty() {
         return Err(Error::usage(format!("the task `{}` has no tuning instances", workload.task.name)));
@@ -240,29 +240,4 @@ fn buys(
         bar.finish_and_clear();
     }
     Ok(Some(Buys { budget_usd: budget, strategy, at_least, expected }))
-}
-
-/// Asks whether to go on; what is not a yes is a no.
-pub fn agreed(question: &str, mut answers: impl BufRead, mut out: impl Write) -> bool {
-    let mut answer = String::new();
-    let asked = write!(out, "{question} [y/N] ").and_then(|()| out.flush());
-    asked.is_ok()
-        && answers.read_line(&mut answer).is_ok()
-        && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_yes_is_a_yes() {
-        for (answer, yes) in
-            [("y\n", true), (" YES \n", true), ("\n", false), ("n\n", false), ("", false), ("yep\n", false)]
-        {
-            let mut shown = Vec::new();
-            assert_eq!(agreed("Go on?", answer.as_bytes(), &mut shown), yes, "{answer:?}");
-            assert_eq!(shown, b"Go on? [y/N] ");
-        }
-    }
 }

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use crate::cli::{inputs, print};
+use crate::cli::{ask, inputs, print};
 use crate::diagnostic::{Error, Result, suggestion};
 use crate::files::{cannot_write, write_new};
 use crate::models;
@@ -146,7 +146,7 @@ pub fn run(arguments: &InitArguments) -> Result<u8> {
             .help("give another name, or take it away first"));
     }
     let mut arguments = arguments.clone();
-    if questions::possible() && !arguments.yes {
+    if ask::possible() && !arguments.yes {
         questions::ask(&mut arguments)?;
     }
     let plan = plan(&arguments, name)?;
@@ -159,9 +159,8 @@ pub fn run(arguments: &InitArguments) -> Result<u8> {
         let rows: String = SAMPLE.lines().take(SAMPLE_ROWS).map(|line| format!("{line}\n")).collect();
         written.push(("data.jsonl", rows));
     }
-    let cannot = |path: &Path, error: std::io::Error| cannot_write(path, &error);
     let made = !folder.exists();
-    std::fs::create_dir_all(folder).map_err(|error| cannot(folder, error))?;
+    std::fs::create_dir_all(folder).map_err(|error| cannot_write(folder, &error))?;
     let mut shown = String::new();
     for (at, (file, text)) in written.iter().enumerate() {
         let path = folder.join(file);
@@ -171,7 +170,7 @@ pub fn run(arguments: &InitArguments) -> Result<u8> {
             if made {
                 drop(std::fs::remove_dir(folder));
             }
-            cannot(&path, error)
+            cannot_write(&path, &error)
         })?;
         shown += &format!("  {}\n", path.display());
     }

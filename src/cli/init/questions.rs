@@ -1,6 +1,5 @@
 //! What `farthing init` asks on a terminal.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
@@ -9,11 +8,6 @@ use dialoguer::{Input, Select};
 use super::{ANSWERS, INPUTS, InitArguments, Judged, MODEL, columns, judged};
 use crate::diagnostic::{Error, Fault, Result};
 use crate::task;
-
-/// Somebody can be asked.
-pub fn possible() -> bool {
-    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
-}
 
 /// Asks for what was not given. An empty answer takes the default.
 pub fn ask(arguments: &mut InitArguments) -> Result<()> {

@@ -103,22 +103,12 @@ fn figures(state: &mut State, now: Duration) -> Vec<Line<'static>> {
         second.push(format!("{} billed", words::dollars(spent)));
     }
     if let Some(left) = state.left(now) {
-        second.push(format!("the budget lasts about {}", span(left)));
+        second.push(format!("the budget lasts about {}", words::span(left)));
     }
     let quiet =
         state.last.map(|last| now.saturating_sub(last)).filter(|quiet| quiet.as_secs() >= 10 && state.ended.is_none());
-    second.extend(quiet.map(|quiet| format!("nothing happened for {}", span(quiet))));
+    second.extend(quiet.map(|quiet| format!("nothing happened for {}", words::span(quiet))));
     [first, second].map(|parts| Line::raw(parts.join(", "))).into()
-}
-
-/// A length of time in words.
-pub fn span(time: Duration) -> String {
-    match time.as_secs() {
-        seconds @ 0..60 => format!("{seconds} s"),
-        seconds @ 60..3600 => format!("{} min", seconds.div_ceil(60)),
-        seconds @ 3600..172_800 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-        seconds => format!("{} days", seconds / 86_400),
-    }
 }
 
 /// Below so many columns what a configuration cost and what failed of it is left out, and below so many the interval.

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::event::{Event, Sums};
+use crate::cli::lead;
+use crate::event::{Event, Sums, from_store};
 use crate::money::Usd;
 use crate::report::words;
 use crate::space::Configuration;
@@ -12,9 +13,6 @@ use crate::task::Direction;
 
 /// A rate is of the last so many seconds.
 const WINDOW: Duration = Duration::from_secs(15);
-
-/// Where few were judged, a mean is drawn towards the overall mean as if so many more had been judged at that.
-const PRIOR: f64 = 5.0;
 
 /// A configuration so far.
 #[derive(Clone, Debug, Default)]
@@ -100,10 +98,10 @@ impl State {
             Event::TrialStarted { trial, configuration } if *trial == self.trials.len() => {
                 self.trials.push(Trial { configuration: configuration.clone(), ..Trial::default() });
             }
-            Event::EvaluationFinished { trial, score, failure, cost_usd, requests, .. } => {
+            Event::EvaluationFinished { trial, score, failure, cost_usd, requests, production_usd, .. } => {
                 self.evaluations += 1;
                 self.cost += *cost_usd;
-                self.cached += u64::from(*requests == 0 && failure.is_none());
+                self.cached += u64::from(from_store(*requests, *production_usd));
                 if let Some(failure) = failure {
                     self.failed += 1;
                     *self.failures.entry(failure.kind.to_string()).or_default() += 1;
@@ -168,17 +166,13 @@ impl State {
         if self.ended.is_some() && settled.iter().copied().eq(0..self.trials.len()) {
             return self.settled.clone();
         }
-        let (sum, count) = self
-            .trials
-            .iter()
-            .fold((0.0, 0.0), |(sum, count), trial| (sum + trial.sum, count + trial.scores.len() as f64));
-        let overall = if count > 0.0 { sum / count } else { 0.0 };
-        let gain = |trial: &Trial| {
-            let mean = (trial.sum + PRIOR * overall) / (trial.scores.len() as f64 + PRIOR);
-            (!trial.scores.is_empty() && trial.dropped.is_none()).then(|| self.direction.gain(mean))
-        };
+        let scores: Vec<(f64, u64)> = self.trials.iter().map(|trial| (trial.sum, trial.scores.len() as u64)).collect();
+        let gains = lead::gains(&scores, self.direction);
         let mut order: Vec<usize> = (0..self.trials.len()).collect();
-        let key = |at: usize| (self.trials[at].dropped.is_some(), gain(&self.trials[at]));
+        let key = |at: usize| {
+            let out = self.trials[at].dropped.is_some();
+            (out, gains[at].filter(|_| !out))
+        };
         order.sort_by(|&a, &b| {
             let ((a_out, a_gain), (b_out, b_gain)) = (key(a), key(b));
             let better = b_gain.unwrap_or(f64::NEG_INFINITY).total_cmp(&a_gain.unwrap_or(f64::NEG_INFINITY));
@@ -224,7 +218,10 @@ pub mod tests {
                         one["failure"] = json!({"kind": "timeout", "message": "no answer in time"});
                         one["cost_usd"] = json!("0");
                     }
-                    _ => one["score"] = json!(f64::from(u8::from((instance + trial) % 3 > 0 && trial < 2))),
+                    _ => {
+                        one["score"] = json!(f64::from(u8::from((instance + trial) % 3 > 0 && trial < 2)));
+                        one["production_usd"] = json!("0.001");
+                    }
                 }
                 all.push(one);
             }
@@ -266,6 +263,10 @@ pub mod tests {
         assert_eq!(state.ranking(), [1, 0, 2]);
         state.settled = vec![0, 1, 2];
         assert_eq!(state.ranking(), [0, 1, 2], "an ended run has ranked them itself");
+        let odd = json!({"event": "evaluation_finished", "trial": 0, "instance": "10", "cost_usd": "0.001", "requests": 0,
+            "production_usd": "0.001", "failure": {"kind": "metric", "message": "no number"}});
+        state.read(&serde_json::from_value(odd).unwrap(), None, now, true);
+        assert_eq!((state.failed, state.cached), (7, 11), "the store had the answer, though it could not be judged");
         state.settled = vec![0, 7, 2];
         assert_eq!(state.ranking(), [1, 0, 2], "the ranking of another run says nothing");
     }

@@ -84,11 +84,8 @@ fn line(row: &RankingRow, varying: &[usize]) -> String {
         (false, true) => "**baseline** ",
         _ => "",
     };
-    let pair = |&at: &usize| {
-        let (name, value) = row.configuration.get(at)?;
-        Some(format!("{}={}", plain(name, 40), plain(&words::value(value.as_ref()?, 40), 40)))
-    };
-    let mut config: Vec<String> = varying.iter().filter_map(pair).collect();
+    let pair = |(name, value): &(String, String)| format!("{}={}", plain(name, 40), plain(value, 40));
+    let mut config: Vec<String> = row.settings(varying, 40).iter().map(pair).collect();
     config.extend(row.reason.as_ref().map(|reason| format!("(cannot be best: {})", plain(reason, 120))));
     format!(
         "| {place} | {} | {} | {} | {} | {} | {mark}{} |\n",

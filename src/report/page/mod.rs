@@ -149,7 +149,7 @@ fn figures(
             .map(|figure| ("progress", figure, (380, 340))),
     );
     if let Some(figure) = matters.and_then(|matters| plots::importance::figure(matters, 960)) {
-        let height = 56 + 30 * (matters.map_or(0, |matters| matters.parameters.len().min(20)) as u32 + 1);
+        let height = figure.size.1;
         all.push(("importance", figure, (380, height)));
     }
     all.extend(
@@ -219,13 +219,8 @@ fn names(run: &Run) -> BTreeMap<usize, Value> {
     let shown: Vec<&_> = run.rows.iter().collect();
     let varying = words::varying(&shown);
     let name = |row: &RankingRow, longest: usize| {
-        let label: Vec<String> = varying
-            .iter()
-            .filter_map(|&at| {
-                let (name, value) = row.configuration.get(at)?;
-                Some(format!("{}={}", words::cut(name, 40), words::value(value.as_ref()?, 40)))
-            })
-            .collect();
+        let label: Vec<String> =
+            row.settings(&varying, 40).iter().map(|(name, value)| format!("{name}={value}")).collect();
         let config: Map<String, Value> = row
             .configuration
             .iter()

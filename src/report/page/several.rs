@@ -162,15 +162,11 @@ fn top(run: &Run, name: &str) -> Value {
     let shown: Vec<&RankingRow> = asked().take(TOP).collect();
     let varying = words::varying(&shown);
     let line = |row: &&RankingRow| {
-        let pair = |&at: &usize| {
-            let (name, value) = row.configuration.get(at)?;
-            Some(json!([words::cut(name, 40), words::value(value.as_ref()?, 40)]))
-        };
         json!({
             "rank": if row.standing == Standing::Eligible { row.rank.to_string() } else { "–".to_owned() },
             "score": words::scored(row.score, row.ci95()),
             "price": row.production_cost_usd_per_instance.map_or("-".to_owned(), words::dollars),
-            "config": varying.iter().filter_map(pair).collect::<Vec<_>>(),
+            "config": row.settings(&varying, 40),
             "baseline": row.baseline,
         })
     };
@@ -194,11 +190,7 @@ fn shared(runs: &[Run]) -> Value {
         several.iter().take(SHARED).filter_map(|(_, own)| own.iter().flatten().next().copied()).collect();
     let varying = words::varying(&rows);
     let line = |(id, own): &(&str, Vec<Option<&RankingRow>>)| {
-        let row = own.iter().flatten().next();
-        let pair = |&at: &usize| {
-            let (name, value) = row?.configuration.get(at)?;
-            Some(json!([words::cut(name, 40), words::value(value.as_ref()?, 40)]))
-        };
+        let config = own.iter().flatten().next().map_or_else(Vec::new, |row| row.settings(&varying, 40));
         let cell = |row: &Option<&RankingRow>| match row {
             None => json!({"score": "-", "v": "", "instances": ""}),
             Some(row) => json!({
@@ -207,7 +199,7 @@ fn shared(runs: &[Run]) -> Value {
                 "instances": words::plural(row.instances as u64, "instance"),
             }),
         };
-        json!({"id": words::cut(id, 40), "config": varying.iter().filter_map(pair).collect::<Vec<_>>(), "cells": own.iter().map(cell).collect::<Vec<_>>()})
+        json!({"id": words::cut(id, 40), "config": config, "cells": own.iter().map(cell).collect::<Vec<_>>()})
     };
     json!({"rows": several.iter().take(SHARED).map(line).collect::<Vec<_>>(), "total": words::count(total as u64), "left": total.saturating_sub(SHARED)})
 }

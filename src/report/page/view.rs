@@ -239,10 +239,6 @@ fn table_row(row: &RankingRow, varying: &[usize], track: &Track) -> Value {
         (_, _, true) => "baseline",
         _ => "",
     };
-    let pair = |&at: &usize| {
-        let (name, value) = row.configuration.get(at)?;
-        Some(json!([words::cut(name, SHORT), words::value(value.as_ref()?, SHORT)]))
-    };
     let missing =
         if row.missing > 0 { format!(" + {} missing", words::count(row.missing as u64)) } else { String::new() };
     let reason = (!eligible).then(|| match &row.reason {
@@ -266,11 +262,11 @@ fn table_row(row: &RankingRow, varying: &[usize], track: &Track) -> Value {
         "cost_v": sorted(Some(row.study_cost_usd.as_f64())),
         "p_best": row.p_best.map_or("–".to_owned(), words::probability),
         "p_best_v": sorted(row.p_best),
-        "standing": crate::report::rows::standing_word(row.standing),
+        "standing": row.standing.word(),
         "pareto": row.pareto,
         "best": winner,
         "baseline": row.baseline,
-        "config": varying.iter().filter_map(pair).collect::<Vec<_>>(),
+        "config": row.settings(varying, SHORT),
         "reason": reason,
     })
 }

@@ -121,7 +121,7 @@ type Draw = Box<dyn Fn(&dyn Ink, (i32, i32)) -> Drawn>;
 
 /// A plot that can be drawn.
 pub struct Figure {
-    size: (u32, u32),
+    pub(in crate::report) size: (u32, u32),
     /// The same in words, for those who cannot see it.
     pub about: String,
     draw: Draw,

@@ -22,9 +22,9 @@ struct Point {
     cost: f64,
     score: f64,
     interval: Option<[f64; 2]>,
-    on_frontier: bool,
+    /// Where the frontier runs, if it is on it: the score expected on all instances.
+    frontier: Option<f64>,
     instances: usize,
-    rank: usize,
     winner: bool,
     baseline: bool,
     eligible: bool,
@@ -37,9 +37,8 @@ impl Point {
             cost,
             score,
             interval,
-            on_frontier: false,
+            frontier: row.pareto.then(|| row.posterior_mean.filter(|mean| mean.is_finite()).unwrap_or(score)),
             instances: row.instances,
-            rank: row.rank,
             winner: row.rank == 1 && eligible,
             baseline: row.baseline,
             eligible,
@@ -47,9 +46,9 @@ impl Point {
     }
 }
 
-/// Score against production cost: a point a configuration that was judged, its 95 % interval, the frontier (no other
-/// that was seen on at least half as many instances as the one seen most is both cheaper and better), the winner and the
-/// baseline. `None` where there is nothing to draw.
+/// Score against production cost: a point a configuration that was judged, its 95 % interval, the winner, the baseline, and
+/// the frontier of the ranking (no other beats these in both expected score and price), along the expected scores. `None`
+/// where there is nothing to draw.
 pub fn figure(rows: &[RankingRow], frame: Frame<'_>) -> Option<Figure> {
     let mut points: Vec<Point> = rows
         .iter()
@@ -62,15 +61,14 @@ pub fn figure(rows: &[RankingRow], frame: Frame<'_>) -> Option<Figure> {
     if points.is_empty() {
         return None;
     }
-    mark_frontier(&mut points, frame.direction);
     let all_intervals = points.len() <= INTERVALS;
     for point in &mut points {
         point.interval =
-            point.interval.filter(|_| all_intervals || point.on_frontier || point.baseline || point.winner);
+            point.interval.filter(|_| all_intervals || point.frontier.is_some() || point.baseline || point.winner);
     }
     let mut costs: Vec<f64> = points.iter().map(|point| point.cost).collect();
     costs.extend(frame.inference_budget.map(Usd::as_f64));
-    let mut scores: Vec<f64> = points.iter().map(|point| point.score).collect();
+    let mut scores: Vec<f64> = points.iter().flat_map(|point| [Some(point.score), point.frontier]).flatten().collect();
     scores.extend(points.iter().filter_map(|point| point.interval).flatten());
     let least_paid = costs.iter().copied().filter(|cost| *cost > 0.0).fold(f64::MAX, f64::min);
     let most = costs.iter().copied().fold(0.0, f64::max);
@@ -91,21 +89,27 @@ pub fn figure(rows: &[RankingRow], frame: Frame<'_>) -> Option<Figure> {
     }))
 }
 
+/// Where the frontier runs: (price, expected score), the cheapest first.
+fn frontier(points: &[Point]) -> Vec<(f64, f64)> {
+    let mut frontier: Vec<(f64, f64)> = points.iter().filter_map(|point| Some((point.cost, point.frontier?))).collect();
+    frontier.sort_by(|a, b| a.0.total_cmp(&b.0));
+    frontier
+}
+
 /// The plot in words.
 fn about(points: &[Point], metric: &str, direction: Direction) -> String {
     let mut text = format!("Score against price of {}", words::plural(points.len() as u64, "configuration"));
-    let mut frontier: Vec<&Point> = points.iter().filter(|point| point.on_frontier).collect();
-    frontier.sort_by(|a, b| a.cost.total_cmp(&b.cost));
+    let frontier = frontier(points);
     if let (Some(cheapest), Some(dearest)) = (frontier.first(), frontier.last())
         && frontier.len() > 1
     {
         text += &format!(
-            ". The frontier goes from {} {} at ${} an instance to {} at ${}",
+            ". The frontier goes from an expected {} of {} at ${} an instance to {} at ${}",
             words::line(&words::cut(metric, 40)),
-            words::number(cheapest.score),
-            short(cheapest.cost),
-            words::number(dearest.score),
-            short(dearest.cost)
+            words::number(cheapest.1),
+            short(cheapest.0),
+            words::number(dearest.1),
+            short(dearest.0)
         );
     }
     if direction == Direction::Minimize {
@@ -119,24 +123,6 @@ pub fn leaves_out_intervals(rows: &[RankingRow]) -> bool {
     rows.iter().filter(|row| row.production_cost_usd_per_instance.is_some() && row.score.is_some()).count() > INTERVALS
 }
 
-/// Marks the points that no serious other is both cheaper and better than.
-fn mark_frontier(points: &mut [Point], direction: Direction) {
-    let most = points.iter().map(|point| point.instances).max().unwrap_or(0);
-    let mut order: Vec<usize> = (0..points.len()).filter(|&at| 2 * points[at].instances >= most).collect();
-    let gain = |point: &Point| direction.gain(point.score);
-    order.sort_by(|&a, &b| {
-        let (a, b) = (&points[a], &points[b]);
-        a.cost.total_cmp(&b.cost).then(gain(b).total_cmp(&gain(a))).then(a.rank.cmp(&b.rank))
-    });
-    let mut best = f64::NEG_INFINITY;
-    for at in order {
-        if gain(&points[at]) > best {
-            best = gain(&points[at]);
-            points[at].on_frontier = true;
-        }
-    }
-}
-
 fn draw(ink: &dyn Ink, points: &[Point], x: &Scale, y: &Scale, frame: Frame<'_>, narrow: bool) -> Drawn {
     let axes = Axes { x, y, metric: frame.metric, direction: frame.direction, narrow };
     axes.draw(ink, "price of an instance in production", &|tick| format!("${}", short(tick)))?;
@@ -147,9 +133,7 @@ fn draw(ink: &dyn Ink, points: &[Point], x: &Scale, y: &Scale, frame: Frame<'_>,
         let (anchor, aside) = if at > (left + right) / 2 { (Anchor::End, -6) } else { (Anchor::Start, 6) };
         ink.text((at + aside, bottom - 16), "inference budget", BASELINE, anchor, 16)?;
     }
-    let mut frontier: Vec<&Point> = points.iter().filter(|point| point.on_frontier).collect();
-    frontier.sort_by(|a, b| a.cost.total_cmp(&b.cost));
-    let path: Vec<(i32, i32)> = frontier.iter().map(|point| (x.pixel(point.cost), y.pixel(point.score))).collect();
+    let path: Vec<(i32, i32)> = frontier(points).iter().map(|at| (x.pixel(at.0), y.pixel(at.1))).collect();
     if path.len() > 1 {
         ink.line(&path, POINT, 0.7, 2)?;
     }
@@ -157,7 +141,7 @@ fn draw(ink: &dyn Ink, points: &[Point], x: &Scale, y: &Scale, frame: Frame<'_>,
     let mut named: Option<(i32, i32)> = None;
     let mut order: Vec<&Point> = points.iter().collect();
     // What matters is drawn last, on top.
-    order.sort_by_key(|point| (point.winner, point.baseline, point.on_frontier));
+    order.sort_by_key(|point| (point.winner, point.baseline, point.frontier.is_some()));
     for point in order {
         let at = (x.pixel(point.cost), y.pixel(point.score));
         let color: RGBColor = match point {
@@ -166,7 +150,7 @@ fn draw(ink: &dyn Ink, points: &[Point], x: &Scale, y: &Scale, frame: Frame<'_>,
             Point { eligible: true, .. } => POINT,
             _ => BARRED,
         };
-        let strong = point.winner || point.baseline || point.on_frontier;
+        let strong = point.winner || point.baseline || point.frontier.is_some();
         if let Some([low, high]) = point.interval {
             let (shade, width) = if strong { (0.8, 2) } else { (0.25, 1) };
             ink.line(&[(at.0, y.pixel(low)), (at.0, y.pixel(high))], color, shade, width)?;
@@ -268,25 +252,30 @@ mod tests {
     }
 
     #[test]
-    fn the_frontier_is_what_nothing_beats() {
-        let rows: Vec<RankingRow> = [(0.9, 50), (0.8, 20), (0.7, 30), (0.6, 10), (0.99, 5)]
+    fn the_frontier_is_the_rankings() {
+        let mut rows: Vec<RankingRow> = [(0.9, 50), (0.8, 20), (0.7, 30), (0.6, 10)]
             .iter()
             .enumerate()
             .map(|(at, (score, cost))| testing::row(at, Some(*score), None, Some(Usd::from_pico(cost * 1_000_000))))
             .collect();
-        let frontier = |few: usize, direction| {
-            let mut rows = rows.clone();
-            rows[4].instances = few;
-            let point = |row: &RankingRow| {
-                Point::of(row, row.production_cost_usd_per_instance.unwrap().as_f64(), row.score.unwrap(), None)
-            };
-            let mut points: Vec<Point> = rows.iter().map(point).collect();
-            mark_frontier(&mut points, direction);
-            points.iter().filter(|point| point.on_frontier).map(|point| point.rank - 1).collect::<Vec<_>>()
-        };
-        assert_eq!(frontier(250, Direction::Maximize), [4]);
-        assert_eq!(frontier(3, Direction::Maximize), [0, 1, 3], "three instances say too little");
-        assert_eq!(frontier(250, Direction::Minimize), [3, 4]);
+        // By the expected scores, which know more than the means, the second is behind.
+        for (row, pareto) in rows.iter_mut().zip([true, false, true, true]) {
+            row.pareto = pareto;
+        }
+        let about = |rows: &[RankingRow]| figure(rows, FRAME).unwrap().about;
+        assert!(
+            about(&rows)
+                .contains("The frontier goes from an expected accuracy of 0.600 at $0.00001 an instance to 0.900 at")
+        );
+        // The line is at what is expected, whatever luck made of a score.
+        let with = figure(&rows, FRAME).unwrap().about;
+        (rows[0].score, rows[0].posterior_mean) = (Some(0.95), Some(0.9));
+        assert_eq!(about(&rows), with);
+        let line = |rows: &[RankingRow]| svg(rows, FRAME).matches("stroke-width=\"2\" points").count();
+        assert_eq!(line(&rows), 1);
+        rows.iter_mut().for_each(|row| row.pareto = false);
+        assert!(!about(&rows).contains("frontier"));
+        assert_eq!(line(&rows), 0);
     }
 
     #[test]

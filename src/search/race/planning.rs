@@ -7,8 +7,8 @@ use rand::seq::SliceRandom;
 use super::Race;
 use super::value::{Look, Option_, Plan};
 use crate::money::Usd;
-use crate::stats::additive::{self, Observation};
-use crate::stats::racing::assess::{Assessment, Evidence, assess, scale, select};
+use crate::stats::additive;
+use crate::stats::racing::assess::{Assessment, Evidence, assess, observations, scale, select};
 use crate::stats::racing::costs::{Bill, Costs, Input, SURE, normal_cdf};
 use crate::stats::racing::promise::promises;
 use crate::stats::racing::{Belief, Line, Prior};
@@ -62,15 +62,7 @@ impl Race {
         }
         let mut tried: Vec<usize> = self.trials.iter().copied().filter(|&at| !self.candidates[at].closed).collect();
         if tried.len() > WORKING_TRIED {
-            let cells: Vec<Observation> = self
-                .lines
-                .iter()
-                .enumerate()
-                .flat_map(|(column, line)| {
-                    line.iter().map(move |&(at, value)| Observation { row: at as usize, column, value })
-                })
-                .collect();
-            let simple = additive::fit(&cells, self.candidates.len(), self.problem.instances);
+            let simple = additive::fit(&observations(&self.lines), self.candidates.len(), self.problem.instances);
             let reach = |at: usize| match (simple.mean[at], simple.sd[at]) {
                 (Some(mean), Some(sd)) => mean + REACH * sd,
                 _ => f64::MIN,

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use rand_chacha::ChaCha12Rng;
 use serde_json::Value;
 
-use super::costs::{Bill, Costs, Input, normal_cdf};
+use super::costs::{Bill, Costs, Input, within};
 use super::kinship::Kinship;
 use super::linear::{Square, dot};
 use super::{Belief, Line, Model, Place, Prior, Sheet, Variances};
 use crate::stats::additive::{self, Observation};
 use crate::stats::selection::{self, Beliefs};
+use crate::stats::{Running, normal};
 
 /// How many configurations the model takes; of more, the rest is left to the additive model.
 const MOST: usize = 128;
@@ -98,13 +99,9 @@ fn effective_samples(kinship: &Kinship, evidence: &Evidence, prior: &Prior) -> V
     let expected = |row: usize| {
         (setting(row, "temperature").unwrap_or(1.0).min(1.0) * setting(row, "top_p").unwrap_or(1.0)).clamp(0.0, 1.0)
     };
-    let (mut count, mut mean, mut squares) = (0.0, 0.0, 0.0);
-    for (_, value) in evidence.lines.iter().flatten() {
-        count += 1.0;
-        let step = value - mean;
-        mean += step / count;
-        squares += step * (value - mean);
-    }
+    let mut values = Running::default();
+    evidence.lines.iter().flatten().for_each(|(_, value)| values.add(*value));
+    let Running { count, squares, .. } = values;
     let noise = prior.instance.1 * if count > 1.0 && squares > 0.0 { squares / count } else { 1.0 };
     let differ = |few: f64, many: f64| 2.0 * noise * (1.0 - (few / many).powf(prior.decay));
     // By family: how much values changed, and how much independent samples would have made them.
@@ -167,8 +164,8 @@ pub struct Standing {
 impl Standing {
     /// The probability that production can afford it on the average.
     pub fn affordable(&self, budget: f64) -> f64 {
-        let log = |dollars: f64| dollars.max(f64::MIN_POSITIVE).ln();
-        self.dollars.map_or(1.0, |dollars| normal_cdf((log(budget) - log(dollars)) / self.dollars_log_sd.max(1e-9)))
+        let log = self.dollars.map(|dollars| dollars.max(f64::MIN_POSITIVE).ln());
+        log.map_or(1.0, |log| within(log, self.dollars_log_sd, budget))
     }
 }
 
@@ -179,15 +176,7 @@ impl Standing {
 /// model says.
 pub fn standings(evidence: &Evidence, eligible: &[bool], seed: u64) -> Vec<Option<Standing>> {
     let size = evidence.configurations.len();
-    let observations: Vec<Observation> = evidence
-        .lines
-        .iter()
-        .enumerate()
-        .flat_map(|(column, line)| {
-            line.iter().map(move |&(row, value)| Observation { row: row as usize, column, value })
-        })
-        .collect();
-    let additive = additive::fit(&observations, size, evidence.instances);
+    let additive = additive::fit(&observations(evidence.lines), size, evidence.instances);
     let mut standings: Vec<Option<Standing>> = (0..size)
         .map(|row| {
             let (mean, sd) = (additive.mean[row]?, additive.sd[row]?);
@@ -242,6 +231,14 @@ pub fn standings(evidence: &Evidence, eligible: &[bool], seed: u64) -> Vec<Optio
     standings
 }
 
+/// Lines as the additive model takes them: a row a configuration, a column a line.
+pub fn observations(lines: &[Line]) -> Vec<Observation> {
+    let of = |(column, line): (usize, &Line)| -> Vec<Observation> {
+        line.iter().map(|&(row, value)| Observation { row: row as usize, column, value }).collect()
+    };
+    lines.iter().enumerate().flat_map(of).collect()
+}
+
 /// The observations of a line that have a place in a smaller table, divided by `scale`, sorted; the first counts where a
 /// configuration was observed twice.
 pub fn select(line: &Line, place: &[u32], scale: f64) -> Line {
@@ -268,7 +265,7 @@ impl Beliefs for Joint {
     }
 
     fn draw(&self, rng: &mut ChaCha12Rng, into: &mut [f64]) {
-        let normals: Vec<f64> = self.mean.iter().map(|_| selection::normal(rng)).collect();
+        let normals: Vec<f64> = self.mean.iter().map(|_| normal(rng)).collect();
         for (row, place) in into.iter_mut().enumerate() {
             *place = self.mean[row] + dot(&self.factor.row(row)[..=row], &normals[..=row]);
         }

@@ -155,9 +155,13 @@ impl Costs {
 
     /// The probability that a configuration's mean cost is within an inference budget.
     pub fn within(&self, row: usize, budget: f64) -> f64 {
-        let z = (budget.max(f64::MIN_POSITIVE).ln() - self.log[row]) / self.sd[row].max(1e-9);
-        normal_cdf(z)
+        within(self.log[row], self.sd[row], budget)
     }
+}
+
+/// The probability that a cost is within a budget, by the expectation and the standard deviation of its logarithm.
+pub fn within(log: f64, sd: f64, budget: f64) -> f64 {
+    normal_cdf((budget.max(f64::MIN_POSITIVE).ln() - log) / sd.max(1e-9))
 }
 
 /// Expected logarithms and their variances: of what one completion costs, or of all that an instance costs. `None` where

@@ -27,6 +27,7 @@ pub mod promise;
 
 use std::collections::BTreeMap;
 
+use super::Running;
 use kinship::Kinship;
 use linear::{Square, dot, posterior};
 use outlook::{Outlook, Seen};
@@ -156,15 +157,12 @@ impl<'a> Sheet<'a> {
         let mut groups: Vec<Group> = Vec::new();
         let mut latest: Option<usize> = None;
         let (mut count, mut sum) = (vec![0; kinship.len()], vec![0.0; kinship.len()]);
-        let (mut total, mut mean, mut squares) = (0.0, 0.0, 0.0);
+        let mut values = Running::default();
         for (at, line) in lines.iter().enumerate().filter(|(_, line)| !line.is_empty()) {
             for &(row, value) in line {
                 count[row as usize] += 1;
                 sum[row as usize] += value;
-                total += 1.0;
-                let step = value - mean;
-                mean += step / total;
-                squares += step * (value - mean);
+                values.add(value);
             }
             let same = |group: &Group| {
                 let first = &lines[group.lines[0]];
@@ -187,8 +185,8 @@ impl<'a> Sheet<'a> {
                 kinship.family[a].cmp(&kinship.family[b]).then(samples).then(a.cmp(&b))
             });
         }
-        let variance = if total > 1.0 { squares / total } else { 0.0 };
-        Sheet { lines, groups, instances, count, sum, mean, variance }
+        let variance = if values.count > 1.0 { values.squares / values.count } else { 0.0 };
+        Sheet { lines, groups, instances, count, sum, mean: values.mean, variance }
     }
 }
 

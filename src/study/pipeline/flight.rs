@@ -13,7 +13,7 @@ use crate::store::{Fingerprint, Stored};
 use crate::study::agenda::Finished;
 use crate::study::work::{Landed, Unjudged, Verdict, judge, judges};
 
-impl Driver<'_, '_> {
+impl Driver<'_> {
     /// Starts an admitted evaluation, behind an earlier one of the same request if there is one.
     pub(super) fn start(&mut self, number: usize) {
         self.in_flight += 1;
