@@ -233,11 +233,7 @@ impl Experiment {
             Err(error) => {
                 // Nothing was sent: a folder that was just made says nothing.
                 if fresh {
-                    let path = folder.path().to_owned();
-                    drop(folder);
-                    drop(std::fs::remove_dir_all(&path));
-                    // Only where it is empty.
-                    drop(path.parent().map(std::fs::remove_dir));
+                    folder.take_back();
                 }
                 return Err(error);
             }
