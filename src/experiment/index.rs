@@ -138,12 +138,10 @@ impl Looking<'_> {
             Ok(request) => request,
             Err(fault) => return Ok(Err(fault)),
         };
-        if self.look.capped && !serving.bounded(&request) {
-            return Ok(Err(Fault::new(format!(
-                "nothing bounds what a completion of `{}` may cost",
-                asked.who.model()
-            ))
-            .help("set max_tokens, or max_output_tokens of the model in farthing.toml")));
+        if self.look.capped
+            && let Err(error) = serving.check_bounded(&request)
+        {
+            return Ok(Err(error.into()));
         }
         self.repeat(number, &request, &asked, service);
         let model = &self.index.services[service as usize].model;

@@ -382,7 +382,7 @@ impl Experiment {
         let defaults = row::Defaults { reads_all, ..defaults(&settings)? };
         let endpoints = self.builder.endpoints.take().ok_or_else(|| Error::internal("an experiment has endpoints"))?;
         let capped = self.builder.budget.is_some();
-        let runner = Runner::open(MemoryStore::new(), &endpoints, &[], self.builder.concurrency, capped, true)?;
+        let runner = Runner::new(MemoryStore::new(), self.builder.concurrency);
         let mut apis = Apis::new(endpoints);
         let look = Look { input: &input, settings: &settings, defaults: &defaults, runner: &runner, capped };
         // Records of rows that are wrong, unless they have one.

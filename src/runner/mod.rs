@@ -271,19 +271,11 @@ fn check_equals(model: &Model, endpoints: &[&Endpoint], seats: &[Seat]) -> Resul
 }
 
 impl Runner {
-    /// Opens what answers for these models. Under a budget each needs a price and a bound on its output (`bounded` says
-    /// that every request sets max_tokens).
-    pub fn open(
-        store: SharedStore,
-        endpoints: &Endpoints,
-        models: &[String],
-        concurrency: usize,
-        budget: bool,
-        bounded: bool,
-    ) -> Result<Runner> {
+    /// One that sends so many requests at once at most. Models are opened as they are asked for.
+    pub fn new(store: SharedStore, concurrency: usize) -> Runner {
         let concurrency = concurrency.clamp(1, Semaphore::MAX_PERMITS);
         let opening = Opening::new(concurrency);
-        let runner = Runner {
+        Runner {
             store,
             services: RwLock::default(),
             flights: Mutex::default(),
@@ -295,15 +287,33 @@ impl Runner {
             bulk: OnceLock::new(),
             stop: AtomicBool::new(false),
             stopped: Notify::new(),
-        };
+        }
+    }
+
+    /// Opens what answers for these models. Under a budget each needs a price and a bound on its output (`bounded` says
+    /// that every request sets max_tokens).
+    pub fn open(
+        store: SharedStore,
+        endpoints: &Endpoints,
+        models: &[String],
+        concurrency: usize,
+        budget: bool,
+        bounded: bool,
+    ) -> Result<Runner> {
+        let runner = Runner::new(store, concurrency);
         for name in models {
-            runner.open_model(endpoints, name, budget, bounded)?;
+            runner.open_named(endpoints, name, (budget, bounded))?;
         }
         Ok(runner)
     }
 
-    /// The service of a model, opened if it was not. The endpoints must be the same every time.
-    pub fn open_model(&self, endpoints: &Endpoints, name: &str, budget: bool, bounded: bool) -> Result<Arc<Service>> {
+    /// The service of a model, opened if it was not. The endpoints must be the same every time. Under a budget the model
+    /// needs a price; whether a request's cost is bounded is the caller's to ask ([`Service::check_bounded`]).
+    pub fn open_model(&self, endpoints: &Endpoints, name: &str, budget: bool) -> Result<Arc<Service>> {
+        self.open_named(endpoints, name, (budget, true))
+    }
+
+    fn open_named(&self, endpoints: &Endpoints, name: &str, budget: (bool, bool)) -> Result<Arc<Service>> {
         if let Some(service) = self.service(name) {
             return Ok(service);
         }
@@ -311,14 +321,14 @@ impl Runner {
         if let Some(service) = self.service(name) {
             return Ok(service);
         }
-        let service = self.open_service(&mut opening, endpoints, endpoints.model(name)?, None, (budget, bounded))?;
+        let service = self.open_service(&mut opening, endpoints, endpoints.model(name)?, None, budget)?;
         self.services.write().unwrap_or_else(PoisonError::into_inner).push(service.clone());
         Ok(service)
     }
 
     /// A service of its own of a model, whose requests also pass a limit that all who name it share: for groups of rows. It
     /// is not among those that [`service`](Self::service) finds. Whether a request's cost is bounded is the caller's to ask
-    /// ([`Service::bounded`]).
+    /// ([`Service::check_bounded`]).
     pub fn open_under(
         &self,
         endpoints: &Endpoints,
@@ -362,8 +372,8 @@ impl Runner {
         if budget && !bounded && !limited && !knows_the_bill && (kind != ModelKind::Text || !vendor) {
             let space =
                 if unsent { "drop_params takes max_tokens out; set" } else { "set max_tokens in the space, or" };
-            return Err(Error::usage(format!("nothing bounds what a completion of `{name}` may cost"))
-                .help(format!("{space} in {file}: [models.\"{name}\"] max_output_tokens = ...")));
+            let help = format!("{space} in {file}: [models.\"{name}\"] max_output_tokens = ...");
+            return Err(service::unbounded(name, help));
         }
         let service = Arc::new(Service {
             price: model.price.unwrap_or(Price::FREE),

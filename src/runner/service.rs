@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::backend::Model;
+use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
 use crate::price::Price;
 use crate::provider::tokens;
@@ -198,6 +199,17 @@ impl Service {
         self.output_limit(request).is_some() || self.foretell(request).is_some()
     }
 
+    /// Says what to do where nothing bounds what a request may cost: no budget could hold.
+    pub fn check_bounded(&self, request: &Request) -> Result<()> {
+        if self.bounded(request) {
+            return Ok(());
+        }
+        let name = &self.model.name;
+        let help =
+            format!("set max_tokens in the request, or max_output_tokens under [models.\"{name}\"] in farthing.toml");
+        Err(unbounded(name, help))
+    }
+
     /// Most output tokens of one completion of a request; `None` where nothing bounds it.
     pub fn output_limit(&self, request: &Request) -> Option<u64> {
         // What one of the endpoints is not sent does not hold it back.
@@ -349,6 +361,11 @@ impl Service {
             );
         }
     }
+}
+
+/// What is said where a budget cannot hold, because completions of a model may be of any length.
+pub(super) fn unbounded(model: &str, help: String) -> Error {
+    Error::usage(format!("nothing bounds what a completion of `{model}` may cost")).help(help)
 }
 
 /// The fingerprint of a request: what is sent and changes what a model may answer (all but n), and who answers. A service
