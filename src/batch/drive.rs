@@ -15,8 +15,8 @@ use super::{Batch, Inner};
 use crate::diagnostic::{Error, Result};
 use crate::provider::tokens;
 use crate::provider::{Failure, FailureKind, Input, Request};
-use crate::store::batches::{BatchLine, BatchRecord, LineFailure, Outcome, Progress, Stage};
-use crate::store::{Cache, Closing, RequestRecord, fresh_name};
+use crate::store::batches::{BatchId, BatchLine, BatchRecord, LineFailure, Outcome, Progress, Stage};
+use crate::store::{Closing, RequestRecord, fresh_name};
 
 /// Lines that are read from the store, or written to it, in one go.
 pub(super) const PAGE: usize = 512;
@@ -189,12 +189,10 @@ impl Inner {
         if notes.counted {
             return Ok(record);
         }
-        let (mut sum, mut from) = (0_u64, 0);
-        loop {
-            let page = self.store.batch_page(record.id, from, PAGE)?;
-            let Some(last) = page.last() else { break };
-            from = last.number + 1;
-            let requests = page.iter().filter(|line| !line.closed).filter_map(|line| request_of(line).ok());
+        let mut sum = 0_u64;
+        for page in self.open_pages(record.id) {
+            let page = page?;
+            let requests = page.iter().filter_map(|line| request_of(line).ok());
             sum = sum.saturating_add(requests.map(|request| queue_tokens(&request)).sum());
         }
         (notes.tokens, notes.counted) = (sum, true);
@@ -270,12 +268,8 @@ impl Inner {
         if anthropic {
             body.extend_from_slice(b"{\"requests\":[");
         }
-        let mut from = 0;
-        loop {
-            let page = self.store.batch_page(record.id, from, PAGE)?;
-            let Some(last) = page.last() else { break };
-            from = last.number + 1;
-            for line in page.iter().filter(|line| !line.closed) {
+        for page in self.open_pages(record.id) {
+            for line in &page? {
                 let call =
                     request_of(line).and_then(|request| link.http.wire().encode(&link.http.sendable(&request), line.n));
                 let call = match call {
@@ -300,7 +294,7 @@ impl Inner {
             body.extend_from_slice(b"]}");
         }
         if !refused.is_empty() {
-            self.store.land_lines(record.id, Cache::Use, refused).await?;
+            self.store.land_lines(record.id, refused).await?;
         }
         Ok((body, count))
     }
@@ -422,17 +416,32 @@ impl Inner {
 
     /// Gives every open line of a batch the same outcome.
     pub(super) async fn close_open(&self, record: &BatchRecord, failure: &LineFailure, closing: Closing) -> Result<()> {
-        let mut from = 0;
-        loop {
-            let page = self.store.batch_page(record.id, from, PAGE)?;
-            let Some(last) = page.last() else { return Ok(()) };
-            from = last.number + 1;
-            let open = page.iter().filter(|line| !line.closed);
-            let outcomes: Vec<_> = open.map(|line| (line.number, Outcome::Failed(failure.clone(), closing))).collect();
-            if !outcomes.is_empty() {
-                self.store.land_lines(record.id, Cache::Use, outcomes).await?;
-            }
+        for page in self.open_pages(record.id) {
+            let outcome = |line: &BatchLine| (line.number, Outcome::Failed(failure.clone(), closing));
+            self.store.land_lines(record.id, page?.iter().map(outcome).collect()).await?;
         }
+        Ok(())
+    }
+
+    /// The open lines of a batch, in order, page by page.
+    pub(super) fn open_pages(&self, id: BatchId) -> impl Iterator<Item = Result<Vec<BatchLine>>> + '_ {
+        let mut from = Some(0);
+        std::iter::from_fn(move || {
+            loop {
+                let mut page = match self.store.batch_page(id, from?, PAGE) {
+                    Ok(page) => page,
+                    Err(error) => {
+                        from = None;
+                        return Some(Err(error));
+                    }
+                };
+                from = page.last().map(|last| last.number + 1);
+                page.retain(|line| !line.closed);
+                if !page.is_empty() {
+                    return Some(Ok(page));
+                }
+            }
+        })
     }
 
     /// The link to an endpoint of a name, opened once.

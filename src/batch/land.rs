@@ -14,7 +14,7 @@ use crate::price::Price;
 use crate::provider::{Failure, FailureKind};
 use crate::runner::Service;
 use crate::store::batches::{BatchLine, BatchRecord, LineFailure, Outcome, Progress, Stage};
-use crate::store::{Cache, Closing, fresh_name};
+use crate::store::{Closing, fresh_name};
 
 /// How often results that are not whole are read anew at one look.
 const READINGS: u32 = 5;
@@ -193,7 +193,7 @@ impl Inner {
                 match self.outcomes(link, service, price, record, page) {
                     Ok(outcomes) if notes.grouped => reading.outcomes.extend(outcomes),
                     Ok(outcomes) => {
-                        if let Err(error) = self.store.land_lines(record.id, Cache::Use, outcomes).await {
+                        if let Err(error) = self.store.land_lines(record.id, outcomes).await {
                             return Ok(Err(error));
                         }
                     }
@@ -211,12 +211,9 @@ impl Inner {
             return Ok(outcomes);
         }
         let known: HashSet<u32> = outcomes.iter().map(|(number, _)| *number).collect();
-        let (mut requests, mut lacking, mut from) = (HashMap::new(), HashSet::new(), 0);
-        loop {
-            let page = self.store.batch_page(record.id, from, PAGE)?;
-            let Some(last) = page.last() else { break };
-            from = last.number + 1;
-            for line in page.into_iter().filter(|line| !line.closed) {
+        let (mut requests, mut lacking) = (HashMap::new(), HashSet::new());
+        for page in self.open_pages(record.id) {
+            for line in page? {
                 match known.contains(&line.number) {
                     true => drop(requests.insert(line.number, line.fingerprint)),
                     false => drop(lacking.insert(line.fingerprint)),
@@ -233,7 +230,7 @@ impl Inner {
         outcomes.dedup_by_key(|(number, _)| *number);
         while !outcomes.is_empty() {
             let rest = outcomes.split_off(PAGE.min(outcomes.len()));
-            self.store.land_lines(record.id, Cache::Use, std::mem::replace(&mut outcomes, rest)).await?;
+            self.store.land_lines(record.id, std::mem::replace(&mut outcomes, rest)).await?;
         }
         Ok(())
     }
@@ -299,7 +296,7 @@ impl Inner {
                 (line.number, Outcome::Failed(LineFailure { failure, retryable: false }, Closing::Released))
             };
             let outcomes = lines.into_iter().map(outcome).collect();
-            self.store.land_lines(record.id, Cache::Use, outcomes).await?;
+            self.store.land_lines(record.id, outcomes).await?;
             tracing::warn!(model = record.model, "a batch was refused for some of its lines; the others go again");
         }
         if let Some(input) = notes.input.take().filter(|_| !self.options.keep_files)
@@ -327,14 +324,14 @@ impl Inner {
             errors.iter().filter(own).filter_map(|error| Some((error.line?.checked_sub(1)?, error))).collect();
         wrong.sort_by_key(|(line, _)| *line);
         wrong.dedup_by_key(|(line, _)| *line);
-        let (mut found, mut place, mut from) = (Vec::new(), 0, 0);
+        let (mut found, mut place) = (Vec::new(), 0);
         let mut wrong = wrong.into_iter().peekable();
         // The provider counts the lines that were sent: the open ones.
-        while wrong.peek().is_some() {
-            let page = self.store.batch_page(record.id, from, PAGE)?;
-            let Some(last) = page.last() else { break };
-            from = last.number + 1;
-            for line in page.into_iter().filter(|line| !line.closed) {
+        for page in self.open_pages(record.id) {
+            if wrong.peek().is_none() {
+                break;
+            }
+            for line in page? {
                 if let Some((_, error)) = wrong.next_if(|(at, _)| *at == place) {
                     found.push((line, error));
                 }

@@ -206,7 +206,7 @@ impl BatchBook for MemoryStore {
         Ok(numbers.iter().filter_map(|&at| Some(lines.get(at as usize)?.shown(at as usize))).collect())
     }
 
-    fn land_lines(&self, id: BatchId, cache: Cache, outcomes: Vec<(u32, Outcome)>) -> Durable<u64> {
+    fn land_lines_as(&self, cache: Cache, id: BatchId, outcomes: Vec<(u32, Outcome)>) -> Durable<u64> {
         at_once(land(&mut self.write(), id, cache, outcomes))
     }
 

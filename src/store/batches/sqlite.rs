@@ -246,7 +246,7 @@ impl BatchBook for SqliteStore {
         })
     }
 
-    fn land_lines(&self, id: BatchId, cache: Cache, outcomes: Vec<(u32, Outcome)>) -> Durable<u64> {
+    fn land_lines_as(&self, cache: Cache, id: BatchId, outcomes: Vec<(u32, Outcome)>) -> Durable<u64> {
         let encode = |(number, outcome): (u32, Outcome)| {
             let (samples, extra) = match &outcome {
                 Outcome::Answered(response, bill) => {
