@@ -9,7 +9,7 @@ use super::Ask;
 use crate::data;
 use crate::diagnostic::{Error, Result, Source, nearest};
 use crate::provider::{Input, Message, Request};
-use crate::space::parameter::{api_parameter, whole};
+use crate::space::parameter::{check_all, completions};
 
 /// Reads requests from a JSON Lines file, gzip or zstd by its ending.
 ///
@@ -187,18 +187,9 @@ fn request(mut fields: Map<String, Value>) -> Result<Request, Problem> {
     };
     let n = match fields.remove("n") {
         None | Some(Value::Null) => 1,
-        Some(n) => whole(&n)
-            .and_then(|n| u32::try_from(n).ok())
-            .filter(|n| api_parameter("n").is_none_or(|api| api.check(&Value::from(*n)).is_ok()) && *n > 0)
-            .ok_or_else(|| {
-                Problem::new(format!("n = {n} is no number of completions that can be asked for"), "\"n\"")
-            })?,
+        Some(n) => completions(&n).map_err(|problem| Problem::new(problem, "\"n\""))?,
     };
-    for (name, value) in &fields {
-        if let Some(Err(problem)) = api_parameter(name).filter(|_| !value.is_null()).map(|api| api.check(value)) {
-            return Err(Problem::new(problem, &format!("\"{name}\"")));
-        }
-    }
+    check_all(&fields).map_err(|(name, problem)| Problem::new(problem, &format!("\"{name}\"")))?;
     let params: BTreeMap<String, Value> = fields.into_iter().filter(|(_, value)| !value.is_null()).collect();
     Ok(Request { model, input, params, n })
 }
