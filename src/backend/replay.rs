@@ -185,6 +185,10 @@ impl Backend for Cassette {
         Some(self.answer(request, first))
     }
 
+    fn knows_bills(&self) -> bool {
+        true
+    }
+
     fn in_process(&self) -> bool {
         true
     }

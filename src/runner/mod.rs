@@ -26,10 +26,10 @@ use tokio::time::Instant;
 pub use budget::{Admission, Hold, Purse};
 pub use service::{Service, fingerprint};
 
-use crate::backend::{self, Backend, Endpoint, Endpoints, Equivalence, Model, ModelKind, ProviderKind, Rates};
+use crate::backend::{self, Backend, Endpoint, Endpoints, Equivalence, Model, ModelKind, Rates};
 use crate::diagnostic::{Error, Result};
 use crate::price::Price;
-use crate::provider::{Failure, FailureKind, Request};
+use crate::provider::{Failure, FailureKind, Request, openai};
 use crate::space::parameter::OUTPUT_LIMITS;
 use crate::store::{Fingerprint, SharedStore, Stored};
 use bulk::{Bulk, Delivered, Delivery, Order, PriceOf};
@@ -227,8 +227,7 @@ impl Opening {
             let backend = backend.of_model(model)?.unwrap_or(backend);
             let groups = [self.group(endpoints, endpoint.group.as_ref()), self.group(endpoints, model.group.as_ref())];
             let limits = [Some(self.run.0), Some(limit), own, further].into_iter().chain(groups).flatten().collect();
-            // Ollama loads a model when it is asked for, and puts another out of memory for it.
-            let swaps = (endpoint.provider == ProviderKind::Ollama).then_some(limit);
+            let swaps = endpoint.provider.loads_one_model().then_some(limit);
             let lane: Lane = self.throttle.add_lane(limits, swaps);
             let new = || Arc::new(Health::new(&endpoint.name, &model.name));
             let health = self.healths.entry((at, model.id.clone())).or_insert_with(new).clone();
@@ -358,18 +357,17 @@ impl Runner {
         let seats = opening.seats(endpoints, &model, limit)?;
         let learnt = opening.learnt(&model);
         check_equals(&model, &serving, &seats)?;
-        // Only OpenAI's own tokenizers and defaults are known.
-        let openai = |endpoint: &&Endpoint| endpoint.vendor && endpoint.provider == ProviderKind::Openai;
-        let (backend, vendor) = (&seats[0].backend, serving.iter().all(openai));
+        let known = |endpoint: &&Endpoint| endpoint.vendor && endpoint.provider.counts_known();
+        let (backend, vendor) = (&seats[0].backend, serving.iter().all(known));
         let kind = model.kind.or_else(|| backend.kind(name)).unwrap_or(ModelKind::Chat);
         let limited = model.max_output_tokens.is_some() || model.context_window.is_some();
-        let knows_the_bill = backend.in_process() && serving[0].provider == ProviderKind::Replay;
+        let unsaid = (kind == ModelKind::Text && vendor).then_some(openai::TEXT_TOKENS);
         // Requests do not bound what they cost by a parameter that is not sent.
         let dropped =
             |endpoint: &&Endpoint| endpoint.drop_params.iter().any(|name| OUTPUT_LIMITS.contains(&name.as_str()));
         let unsent = serving.iter().any(dropped);
         let bounded = bounded && !unsent;
-        if budget && !bounded && !limited && !knows_the_bill && (kind != ModelKind::Text || !vendor) {
+        if budget && !bounded && !limited && !backend.knows_bills() && unsaid.is_none() {
             let space =
                 if unsent { "drop_params takes max_tokens out; set" } else { "set max_tokens in the space, or" };
             let help = format!("{space} in {file}: [models.\"{name}\"] max_output_tokens = ...");
@@ -379,6 +377,7 @@ impl Runner {
             price: model.price.unwrap_or(Price::FREE),
             chat: kind != ModelKind::Text,
             vendor,
+            unsaid,
             by_family: serving[0].equivalence == Equivalence::Major,
             model,
             seats,

@@ -31,6 +31,8 @@ pub struct Service {
     pub chat: bool,
     /// The endpoint is the vendor's own, so that its tokenizer tells what will be billed.
     pub vendor: bool,
+    /// Most output tokens of a request that says nothing, where the vendor has such a default.
+    pub(super) unsaid: Option<u64>,
     /// A dated snapshot of it is the same as its family.
     pub(super) by_family: bool,
     /// Its endpoints, at least one; all are the same source.
@@ -214,9 +216,7 @@ impl Service {
     pub fn output_limit(&self, request: &Request) -> Option<u64> {
         // What one of the endpoints is not sent does not hold it back.
         let said = output_limit(|name| request.params.get(name).filter(|_| !self.drops(name)));
-        // OpenAI's default for completions; other servers have none.
-        let legacy = (!self.chat && self.vendor).then_some(16);
-        said.or(legacy).or(self.model.max_output_tokens).or(self.model.context_window)
+        said.or(self.unsaid).or(self.model.max_output_tokens).or(self.model.context_window)
     }
 
     /// What samples `first..request.n` of a request may cost at most: input at a bound from bytes (or, `tight`, counted
