@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::backend::ProviderKind;
 use crate::provider::wire::Call;
-use crate::provider::{Failure, FailureKind, Wire};
+use crate::provider::{Failure, FailureKind, Wire, anthropic};
 
 /// Which batch API an endpoint has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,27 +270,11 @@ fn anthropic_result(line: &[u8]) -> std::result::Result<(String, Result), Failur
         "errored" => {
             let error: Value = serde_json::from_slice(&bytes(result.error)).unwrap_or_default();
             let inner = if error["error"].is_object() { &error["error"] } else { &error };
-            Result::Reply(status_of(inner["type"].as_str().unwrap_or_default()), bytes(result.error))
+            Result::Reply(anthropic::status_of(inner["type"].as_str().unwrap_or_default()), bytes(result.error))
         }
         kind => Result::None(kind.to_owned(), String::new()),
     };
     Ok((custom_id, outcome))
-}
-
-/// The status that Anthropic sends with an error of this type (its page of errors).
-fn status_of(kind: &str) -> u16 {
-    match kind {
-        "invalid_request_error" => 400,
-        "authentication_error" => 401,
-        "billing_error" => 402,
-        "permission_error" => 403,
-        "not_found_error" => 404,
-        "request_too_large" => 413,
-        "rate_limit_error" => 429,
-        "timeout_error" => 504,
-        "overloaded_error" => 529,
-        _ => 500,
-    }
 }
 
 /// A file as a form, for `POST /files`: the content type and the parts before and after the file.

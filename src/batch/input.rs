@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::Ask;
 use crate::data;
 use crate::diagnostic::{Error, Result, Source, nearest};
-use crate::provider::{Input, Message, Request};
+use crate::provider::{Input, Message, Request, responses};
 use crate::space::parameter::{check_all, completions};
 
 /// Reads requests from a JSON Lines file, gzip or zstd by its ending.
@@ -124,7 +124,7 @@ fn read_openai(mut fields: Map<String, Value>) -> Result<Ask, Problem> {
     match kind {
         "/chat/completions" if body.contains_key("messages") => {}
         "/completions" if body.contains_key("prompt") => {}
-        "/responses" => from_responses(&mut body)?,
+        "/responses" => responses::as_chat(&mut body).map_err(|what| Problem::new(what, "\"body\""))?,
         "/chat/completions" | "/completions" => {
             let wanted = if kind == "/completions" { "prompt" } else { "messages" };
             return Err(Problem::new(format!("a body for {url} needs `{wanted}`"), &url));
@@ -135,27 +135,6 @@ fn read_openai(mut fields: Map<String, Value>) -> Result<Ask, Problem> {
         }
     }
     Ok(Ask { url: Some(kind.to_owned()), ..Ask::new(id, request(body)?) })
-}
-
-/// The body of OpenAI's Responses API under the names of its chat API.
-fn from_responses(body: &mut Map<String, Value>) -> Result<(), Problem> {
-    let turn = |role: &str, content: Value| serde_json::json!({"role": role, "content": content});
-    let mut messages = match body.remove("instructions") {
-        Some(Value::String(text)) => vec![turn("system", text.into())],
-        _ => Vec::new(),
-    };
-    match body.remove("input") {
-        Some(Value::String(text)) => messages.push(turn("user", text.into())),
-        Some(Value::Array(turns)) => messages.extend(turns),
-        _ => return Err(Problem::new("a body for /v1/responses needs `input`", "\"body\"")),
-    }
-    body.insert("messages".to_owned(), Value::Array(messages));
-    if let Some(most) = body.remove("max_output_tokens") {
-        body.insert("max_tokens".to_owned(), most);
-    }
-    // farthing says so by itself.
-    body.remove("store");
-    Ok(())
 }
 
 /// A request from a model, messages or a prompt, and parameters side by side.
