@@ -6,7 +6,6 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::link::{Link, Made, unusable};
 use super::plan::Notes;
@@ -16,16 +15,10 @@ use crate::diagnostic::{Error, Result};
 use crate::provider::tokens;
 use crate::provider::{Failure, FailureKind, Input, Request};
 use crate::store::batches::{BatchId, BatchLine, BatchRecord, LineFailure, Outcome, Progress, Stage};
-use crate::store::{Closing, RequestRecord, fresh_name};
+use crate::store::{Closing, RequestRecord, fresh_name, now};
 
 /// Lines that are read from the store, or written to it, in one go.
 pub(super) const PAGE: usize = 512;
-
-/// Seconds since 1970.
-pub(super) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
 
 /// The endpoint cannot be reached just now, or not yet: what is out stays out.
 fn passing(failure: &Failure) -> bool {

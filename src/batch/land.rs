@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::Inner;
 use super::dialect::{self, Wrong};
-use super::drive::{PAGE, line_of, now, request_of};
+use super::drive::{PAGE, line_of, request_of};
 use super::link::{Link, unusable};
 use super::plan::{self, Notes};
 use super::state::{Phase, State};
@@ -14,7 +14,7 @@ use crate::price::Price;
 use crate::provider::{Failure, FailureKind};
 use crate::runner::Service;
 use crate::store::batches::{BatchLine, BatchRecord, LineFailure, Outcome, Progress, Stage};
-use crate::store::{Closing, fresh_name};
+use crate::store::{Closing, fresh_name, now};
 
 /// How often results that are not whole are read anew at one look.
 const READINGS: u32 = 5;

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::drive::now;
 use super::plan::{self, Need};
 use super::{Batches, addressed};
 use crate::diagnostic::{Error, Result};
@@ -20,7 +19,7 @@ use crate::price::Price;
 use crate::provider::{FailureKind, Request};
 use crate::runner::bulk::{Bulk, Delivered, Delivery, Order};
 use crate::store::batches::{BatchId, BatchRecord, Stage};
-use crate::store::{Fingerprint, Stored};
+use crate::store::{Fingerprint, Stored, now};
 
 pub use super::plan::price;
 

@@ -24,6 +24,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 pub use budget::{Admission, Hold, Purse};
+pub(crate) use purchase::until;
 pub use service::{Service, fingerprint};
 
 use crate::backend::{self, Backend, Endpoint, Endpoints, Equivalence, Model, ModelKind, Rates};

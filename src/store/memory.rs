@@ -6,10 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::batches::Shelf;
 use super::contents::{PURCHASE_BYTES, REQUEST_BYTES};
-use super::queries::now;
 use super::{
     Bought, Cache, Closing, Contents, Durable, EntryId, Fingerprint, Item, Kept, Purchase, RequestRecord, Spent, Store,
-    Stored, already_settled, at_once, check_amount, check_response, codec, no_entry, not_open, sum_of,
+    Stored, already_settled, at_once, check_amount, check_response, codec, no_entry, not_open, now, sum_of,
 };
 use crate::diagnostic::Result;
 use crate::money::Usd;

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -277,6 +278,12 @@ fn path_of(location: &str) -> Result<&Path> {
         Place::Url(scheme) => Err(Error::usage(format!("stores at `{scheme}://` are not supported")).help(supported)),
         Place::File(_) | Place::Memory => Ok(Path::new(location)),
     }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// A future that has its answer.

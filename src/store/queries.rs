@@ -1,7 +1,5 @@
 //! What is asked of the database, in SQL.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, Rows, params};
 
@@ -9,17 +7,11 @@ use super::connection::Trouble;
 use super::contents::{PURCHASE_BYTES, REQUEST_BYTES, Sums};
 use super::{
     Cache, Closing, Contents, EntryId, Fingerprint, Item, Kept, Purchase, RequestRecord, Spent, Stored,
-    already_settled, codec, no_entry, not_open, sum_of,
+    already_settled, codec, no_entry, not_open, now, sum_of,
 };
 use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
 use crate::provider::{Failure, FailureKind, Response};
-
-/// Seconds since 1970, for people who look into the file: nothing is decided by it.
-pub(super) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
 
 /// What a run finds under a fingerprint; see [`super::Store::stored_as`].
 pub(super) fn stored(
@@ -254,11 +246,16 @@ pub(super) fn failures(conn: &Connection, scope: &str) -> Result<Vec<(Fingerprin
     while let Some(row) = rows.next()? {
         let fingerprint = Fingerprint(row.get(0)?);
         let word: String = row.get(2)?;
-        let kind: FailureKind = serde_json::from_value(word.as_str().into())
-            .map_err(|_| Error::internal(format!("the store has a failure of an unknown kind, `{word}`")))?;
-        failures.push((fingerprint, row.get(1)?, Failure { kind, message: row.get(3)? }));
+        failures.push((fingerprint, row.get(1)?, failure(&word, row.get(3)?)?));
     }
     Ok(failures)
+}
+
+/// A failure as it is kept: the word for its kind, and its message.
+pub(super) fn failure(word: &str, message: String) -> Result<Failure> {
+    let kind: FailureKind = serde_json::from_value(word.into())
+        .map_err(|_| Error::internal(format!("the store has a failure of an unknown kind, `{word}`")))?;
+    Ok(Failure { kind, message })
 }
 
 /// See [`super::Store::page`].

@@ -8,9 +8,8 @@ use super::{
 };
 use crate::diagnostic::Result;
 use crate::store::memory::{MemoryStore, State};
-use crate::store::queries::now;
 use crate::store::{
-    Bought, Cache, Durable, EntryId, Fingerprint, RequestRecord, at_once, check_amount, check_response,
+    Bought, Cache, Durable, EntryId, Fingerprint, RequestRecord, at_once, check_amount, check_response, now,
 };
 
 /// All batches and jobs.
