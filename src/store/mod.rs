@@ -111,11 +111,9 @@ pub use crate::files::fresh_name;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EntryId(pub i64);
 
-/// How an open reservation ended.
+/// How an open reservation ended without a response; with one, [`Store::record`] settles it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closing {
-    /// The endpoint billed this much.
-    Settled(Usd),
     /// Surely nothing was billed.
     Released,
     /// It may have been billed: the reservation counts as spent for good.

@@ -186,13 +186,12 @@ pub(super) fn add_entry(
 
 /// Closes an open entry.
 pub(super) fn close(conn: &Connection, entry: EntryId, closing: Closing) -> Result<(), Trouble> {
-    let (state, settled) = match closing {
-        Closing::Settled(bill) => ("settled", Some(bill)),
-        Closing::Released => ("released", None),
-        Closing::Lost => ("lost", None),
+    let state = match closing {
+        Closing::Released => "released",
+        Closing::Lost => "lost",
     };
-    let update = "UPDATE ledger SET state = ?2, settled = ?3 WHERE id = ?1 AND state = 'open'";
-    let closed = conn.prepare_cached(update)?.execute(params![entry.0, state, settled.map(Usd::pico)])?;
+    let update = "UPDATE ledger SET state = ?2 WHERE id = ?1 AND state = 'open'";
+    let closed = conn.prepare_cached(update)?.execute(params![entry.0, state])?;
     if closed == 1 { Ok(()) } else { Err(not_open(entry).into()) }
 }
 

@@ -110,11 +110,6 @@ impl Store for SqliteStore {
     }
 
     fn close(&self, entry: EntryId, closing: Closing) -> Durable<()> {
-        if let Closing::Settled(bill) = closing
-            && let Err(error) = check_amount(bill)
-        {
-            return at_once(Err(error));
-        }
         self.writer.submit(move |conn| queries::close(conn, entry, closing))
     }
 

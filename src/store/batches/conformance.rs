@@ -124,10 +124,10 @@ async fn lines_land_once(store: &dyn Store) {
         (0, failed(false, Closing::Lost)),
         (9, answered(["no", "line"], 1)),
         (4, answered(["c", "d"], 200)),
-        (2, failed(true, Closing::Settled(pico(5)))),
+        (2, failed(true, Closing::Released)),
     ];
     assert_eq!(store.land_lines(id, rest).await.unwrap(), 3, "a line that is not there landed");
-    assert_eq!(store.spent("job").unwrap(), spent(212, 100, 4));
+    assert_eq!(store.spent("job").unwrap(), spent(207, 100, 3));
     let record = store.batch(id).unwrap().unwrap();
     assert_eq!(record.lines, [5, 2, 3], "all, answered, failed");
     let closed = |line: &BatchLine| line.closed && line.request.body.is_empty();

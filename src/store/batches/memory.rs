@@ -7,7 +7,7 @@ use super::{
     UnderWay, no_batch,
 };
 use crate::diagnostic::Result;
-use crate::store::memory::{MemoryStore, State};
+use crate::store::memory::{EntryState, MemoryStore, State};
 use crate::store::{
     Bought, Cache, Durable, EntryId, Fingerprint, RequestRecord, at_once, check_amount, check_response, now,
 };
@@ -83,7 +83,7 @@ fn open(state: &mut State, new: NewBatch, after: Option<BatchId>) -> Result<Opti
     let id = state.shelf.new_id();
     let NewBatch { intent, scope, endpoint, model, notes, lines } = new;
     let lines = lines.into_iter().map(|line| Line {
-        entry: state.reserve(&scope, &line.fingerprint, line.worst, None),
+        entry: state.reserve(&scope, &line.fingerprint, line.worst, EntryState::Open),
         fingerprint: line.fingerprint,
         n: line.n,
         request: line.request,
