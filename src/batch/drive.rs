@@ -203,9 +203,9 @@ impl Inner {
             return self.tidy(record).await;
         }
         let intent = record.progress.intent.clone();
-        let body = match link.dialect {
-            super::dialect::Dialect::Anthropic => body,
-            super::dialect::Dialect::OpenAi { .. } => {
+        let body = match link.dialect.has_files() {
+            false => body,
+            true => {
                 let name = format!("{intent}.jsonl");
                 let found = match notes.uploading && notes.input.is_none() {
                     true => link.find_file(&name, body.len()).await,
@@ -255,12 +255,9 @@ impl Inner {
 
     /// The open lines of a batch as they are sent, and how many there are. What cannot be sent gets its error at once.
     async fn encode(&self, link: &Link, record: &BatchRecord) -> Result<(Vec<u8>, usize)> {
-        let anthropic = link.dialect == super::dialect::Dialect::Anthropic;
-        let (mut body, mut count) = (Vec::new(), 0);
+        let [before, between, behind] = link.dialect.frame();
+        let (mut body, mut count) = (before.to_vec(), 0);
         let mut refused = Vec::new();
-        if anthropic {
-            body.extend_from_slice(b"{\"requests\":[");
-        }
         for page in self.open_pages(record.id) {
             for line in &page? {
                 let call =
@@ -273,19 +270,14 @@ impl Inner {
                         continue;
                     }
                 };
-                if anthropic && count > 0 {
-                    body.push(b',');
+                if count > 0 {
+                    body.extend_from_slice(between);
                 }
                 count += 1;
                 body.extend_from_slice(&link.dialect.line(&custom_id(&record.progress.intent, line.number), &call));
-                if !anthropic {
-                    body.push(b'\n');
-                }
             }
         }
-        if anthropic {
-            body.extend_from_slice(b"]}");
-        }
+        body.extend_from_slice(behind);
         if !refused.is_empty() {
             self.store.land_lines(record.id, refused).await?;
         }
@@ -296,7 +288,7 @@ impl Inner {
     /// is submitted again only when a while has passed and the provider does not list it.
     async fn reconcile(&self, link: &Link, record: BatchRecord) -> Result<BatchRecord> {
         let mut notes = Notes::read(&record.progress.notes);
-        let anthropic = link.dialect == super::dialect::Dialect::Anthropic;
+        let marked = link.dialect.has_marks();
         // Clocks differ; what is ours is told by more than its age.
         let listed = match link.list(record.changed_at.saturating_sub(90_000)).await {
             Ok(listed) => listed,
@@ -306,11 +298,9 @@ impl Inner {
             }
             Err(failure) => return Err(unusable(&record.endpoint, &failure)),
         };
-        let mut ours: Vec<_> = match anthropic {
+        let mut ours: Vec<_> = match marked {
+            true => listed.into_iter().filter(|seen| seen.intent.as_deref() == Some(&record.progress.intent)).collect(),
             false => {
-                listed.into_iter().filter(|seen| seen.intent.as_deref() == Some(&record.progress.intent)).collect()
-            }
-            true => {
                 let known = self.store.batches(false)?;
                 let known: HashSet<&str> = known.iter().filter_map(|batch| batch.progress.remote.as_deref()).collect();
                 let open = record.lines[0] - record.lines[1] - record.lines[2];
@@ -324,13 +314,13 @@ impl Inner {
         let mut ours = ours.into_iter();
         if let Some(found) = ours.next() {
             tracing::info!(batch = found.id, "found a batch that was being submitted");
-            if !anthropic {
+            if marked {
                 for twin in ours {
                     tracing::warn!(batch = twin.id, "the provider made this batch twice: the second one is cancelled");
                     drop(link.cancel(&twin.id).await);
                 }
             }
-            notes.tentative = anthropic;
+            notes.tentative = !marked;
             let (stage, remote) = (Stage::Out, Some(found.id));
             let to = Progress { stage, word: found.word, remote, notes: notes.write(), ..record.progress.clone() };
             return self.step(record, to).await;
@@ -351,9 +341,9 @@ impl Inner {
         if !(self.options.keep_files || notes.keep)
             && State::of(record.progress.stage, &record.progress.word).phase != Phase::Lost
         {
-            let gone: Vec<&String> = match link.dialect {
-                super::dialect::Dialect::Anthropic => record.progress.remote.iter().collect(),
-                super::dialect::Dialect::OpenAi { .. } => notes.input.iter().chain(&notes.results).collect(),
+            let gone: Vec<&String> = match link.dialect.has_files() {
+                true => notes.input.iter().chain(&notes.results).collect(),
+                false => record.progress.remote.iter().collect(),
             };
             for file in gone {
                 match link.delete(file).await {
@@ -388,7 +378,7 @@ impl Inner {
                 "whether {} is ours is known only when it has ended, so it is not cancelled",
                 record.progress.remote.as_deref().unwrap_or("this batch")
             ))
-            .help("the program ended while it was submitted, and Anthropic's batches bear no mark")),
+            .help("the program ended while it was submitted, and this provider's batches bear no mark")),
             Stage::Out => {
                 let link = self.link(&record.endpoint)?;
                 let Some(remote) = record.progress.remote.clone() else { return Ok(()) };

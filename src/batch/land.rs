@@ -23,6 +23,10 @@ const LOOKS: u32 = 12;
 /// How often a batch that was refused is submitted again, without what was wrong with it.
 const REFUSALS: u32 = 4;
 
+/// What is said of a request that the batch did not come to.
+const EXPIRED: &str = "the batch expired before this was worked on";
+const CANCELLED: &str = "the batch was cancelled before this was worked on";
+
 /// Sent again, a request that failed so may be answered: the reason was not its own.
 pub(super) fn retryable(kind: FailureKind) -> bool {
     kind.transient() || kind.fatal() || kind == FailureKind::Interrupted
@@ -241,26 +245,12 @@ impl Inner {
             (LineFailure { failure: Failure::new(kind, message), retryable }, closing)
         };
         match phase {
-            Phase::Expired => line(
-                FailureKind::Timeout,
-                "the batch expired before this was worked on".into(),
-                true,
-                Closing::Released,
-            ),
-            Phase::Cancelled => line(
-                FailureKind::Interrupted,
-                "the batch was cancelled before this was worked on".into(),
-                true,
-                Closing::Released,
-            ),
+            Phase::Expired => line(FailureKind::Timeout, EXPIRED.into(), true, Closing::Released),
+            Phase::Cancelled => line(FailureKind::Interrupted, CANCELLED.into(), true, Closing::Released),
             Phase::Failed => {
                 let errors = Notes::read(&record.progress.notes).errors;
                 let first = errors.first().cloned().unwrap_or_default();
-                let kind = if first.code.contains("model_not_found") {
-                    FailureKind::UnknownModel
-                } else {
-                    FailureKind::BadRequest
-                };
+                let kind = if first.no_model() { FailureKind::UnknownModel } else { FailureKind::BadRequest };
                 line(kind, format!("the batch was refused: {}", shown(&first)), retryable(kind), Closing::Released)
             }
             Phase::Lost => line(
@@ -277,7 +267,7 @@ impl Inner {
     /// True where it does.
     async fn refused(&self, link: &Link, record: BatchRecord, mut notes: Notes) -> Result<(BatchRecord, bool)> {
         let errors = std::mem::take(&mut notes.errors);
-        let full = errors.iter().find(|error| error.code == "token_limit_exceeded");
+        let full = errors.iter().find(|error| error.full());
         notes.refusals += 1;
         if let Some(full) = full {
             notes.limit = dialect::queue_limit(&full.message).or(notes.limit).or(Some(notes.tokens / 2));
@@ -319,7 +309,7 @@ impl Inner {
     /// The open lines that validation found something wrong with.
     fn wrong_lines<'e>(&self, record: &BatchRecord, errors: &'e [Wrong]) -> Result<Vec<(BatchLine, &'e Wrong)>> {
         // What is wrong with the batch as such is told of some line, too.
-        let own = |error: &&Wrong| !error.code.contains("model") && !error.code.contains("url");
+        let own = |error: &&Wrong| !error.of_all();
         let mut wrong: Vec<(u64, &Wrong)> =
             errors.iter().filter(own).filter_map(|error| Some((error.line?.checked_sub(1)?, error))).collect();
         wrong.sort_by_key(|(line, _)| *line);
@@ -409,20 +399,12 @@ fn one(link: &Link, service: &Service, price: &Price, line: &BatchLine, result: 
         dialect::Result::Reply(status, body) => {
             failed(link.http.wire().decode_error(status, &body).failure, Closing::Released)
         }
-        dialect::Result::None(code, message) => match code.as_str() {
-            "batch_expired" | "expired" => failed(
-                Failure::new(FailureKind::Timeout, "the batch expired before this was worked on"),
-                Closing::Released,
-            ),
-            "batch_cancelled" | "batch_canceled" | "canceled" | "cancelled" => failed(
-                Failure::new(FailureKind::Interrupted, "the batch was cancelled before this was worked on"),
-                Closing::Released,
-            ),
-            _ => {
-                let words = [code, message].into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(": ");
-                let words = if words.is_empty() { "no reply and no reason".to_owned() } else { words };
-                failed(Failure::new(FailureKind::Server, words), Closing::Lost)
-            }
-        },
+        dialect::Result::Expired => failed(Failure::new(FailureKind::Timeout, EXPIRED), Closing::Released),
+        dialect::Result::Cancelled => failed(Failure::new(FailureKind::Interrupted, CANCELLED), Closing::Released),
+        dialect::Result::None(code, message) => {
+            let words = [code, message].into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(": ");
+            let words = if words.is_empty() { "no reply and no reason".to_owned() } else { words };
+            failed(Failure::new(FailureKind::Server, words), Closing::Lost)
+        }
     }
 }

@@ -371,10 +371,7 @@ impl Inner {
                         let request = addressed(&service, &ask.request);
                         let call = link.http.wire().encode(&request, 1);
                         let own = call.map_or(String::new(), |call| link.dialect.url(&call));
-                        if !own.is_empty()
-                            && !own.ends_with(url.as_str())
-                            && link.dialect != dialect::Dialect::Anthropic
-                        {
+                        if !own.is_empty() && !own.ends_with(url.as_str()) && link.dialect.has_urls() {
                             return Err(Error::usage(format!(
                                 "the request `{}` says /v1{url}, but `{name}` is asked at {own}",
                                 ask.id
