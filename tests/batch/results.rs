@@ -2,8 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::support::server;
@@ -269,11 +269,11 @@ fn another_model_that_answers_is_named_once() {
         };
         lines.into_iter().map(spoilt).collect()
     };
-    let log = Arc::new(Mutex::new(Vec::new()));
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(log.clone()).finish();
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(Arc::new(log.reopen().unwrap())).finish();
     let (report, ..) =
         tracing::subscriber::with_default(subscriber, || run("openai", &[ask("a", 1), ask("bb", 1)], spoil));
     assert_eq!(outcomes(&report), [Ok(1), Ok(1)]);
-    let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+    let log = std::fs::read_to_string(log.path()).unwrap();
     assert_eq!(log.matches("`mock-small` was asked and `a-stranger` answered").count(), 1, "{log}");
 }

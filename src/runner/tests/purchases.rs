@@ -125,9 +125,12 @@ fn a_snapshot_may_be_its_family() {
 
 #[tokio::test(start_paused = true)]
 async fn attempts_are_traced_and_oddities_said_once() {
-    let log = Arc::new(Mutex::new(Vec::new()));
-    let subscriber =
-        tracing_subscriber::fmt().with_env_filter("farthing=debug").with_ansi(false).with_writer(log.clone()).finish();
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter("farthing=debug")
+        .with_ansi(false)
+        .with_writer(Arc::new(log.reopen().unwrap()))
+        .finish();
     let guard = tracing::subscriber::set_default(subscriber);
     let plot = |number| match number {
         1 => Does::Fail(FailureKind::Server),
@@ -139,7 +142,7 @@ async fn attempts_are_traced_and_oddities_said_once() {
         stage.ask(text, 2).await.unwrap();
     }
     drop(guard);
-    let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+    let log = std::fs::read_to_string(log.path()).unwrap();
     for field in [
         "gen_ai.operation.name=\"chat\"",
         "gen_ai.provider.name=\"openai\"",
