@@ -12,6 +12,71 @@ use crate::diagnostic::{Error, Result, bad_utf8, unreadable};
 /// A compressed file may unpack to so many bytes where all of them are in memory then.
 pub const IN_MEMORY: u64 = 2 << 30;
 
+/// The formats that files of rows have, each by the ending of its name, behind which `.gz` or `.zst` may stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// JSON Lines.
+    Lines,
+    /// CSV with a header.
+    Csv,
+    /// Parquet.
+    Parquet,
+}
+
+impl Format {
+    /// The format of a file; `None` where its name does not tell it.
+    pub fn of(path: &Path) -> Option<Format> {
+        let name = path.file_name()?.to_string_lossy().to_lowercase();
+        match without_packing(&name).rsplit_once('.')? {
+            ("", _) => None,
+            (_, "jsonl" | "ndjson") => Some(Format::Lines),
+            (_, "csv") => Some(Format::Csv),
+            (_, "parquet") => Some(Format::Parquet),
+            _ => None,
+        }
+    }
+
+    /// The same of a file that is known by `name`, or the error that says which there are.
+    pub fn known(path: &Path, name: &str) -> Result<Format> {
+        Format::of(path).ok_or_else(|| {
+            Error::usage(format!("{name}: the ending tells the format, and this one is not known"))
+                .help("use .jsonl, .csv or .parquet, each also with .gz or .zst behind it")
+        })
+    }
+}
+
+/// A file's name without what says that it is compressed.
+pub fn without_packing(name: &str) -> &str {
+    name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(name)
+}
+
+/// The columns of a CSV file, each with a name of its own; `text` is the line that names them.
+pub fn headers<'a>(name: &str, text: &str, columns: impl IntoIterator<Item = &'a str>) -> Result<Vec<String>> {
+    let wrong = |what: String| Err(Error::usage(what).at_line(name, 0, text, 0..text.len(), "in this header"));
+    let mut headers: Vec<String> = Vec::new();
+    for (column, header) in columns.into_iter().enumerate() {
+        if header.is_empty() {
+            return wrong(format!("column {} has no name", column + 1));
+        }
+        if headers.iter().any(|known| known == header) {
+            return wrong(format!("the column `{header}` is there twice"));
+        }
+        headers.push(header.to_owned());
+    }
+    Ok(headers)
+}
+
+/// What is said of a CSV file's row that has more or fewer cells than its header.
+pub fn unequal(columns: u64, header: u64) -> String {
+    format!("this row has {columns} columns where the header has {header}")
+}
+
+/// What is wrong with a JSON text, without the place, which is told otherwise.
+pub fn json_problem(error: &serde_json::Error) -> String {
+    let what = error.to_string();
+    what.split(" at line ").next().unwrap_or_default().to_owned()
+}
+
 /// The bytes of a file, decompressed where its ending says .gz or .zst: up to `limit` of them, behind which reading fails.
 /// [`broken`] makes an error of what fails.
 pub fn unpacked(path: &Path, limit: u64) -> Result<Unpacked> {
@@ -246,6 +311,15 @@ mod tests {
         unpacked(&plain, 5).unwrap().read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes, text, "a plain file has no bound");
         assert!(unpacked(folder.path(), 5).err().unwrap().message().contains("is a folder"));
+    }
+
+    #[test]
+    fn the_ending_tells_the_format() {
+        let of = |name: &str| Format::of(Path::new(name));
+        assert_eq!(["a.jsonl", "a.JSONL.zst", "b/a.ndjson"].map(of), [Some(Format::Lines); 3]);
+        assert_eq!((of("a.b.csv.gz"), of("a.parquet")), (Some(Format::Csv), Some(Format::Parquet)));
+        // Only what is packed once is unpacked.
+        assert_eq!(["a.txt", ".jsonl", "jsonl", "a.gz", "a.csv.gz.gz"].map(of), [None; 5]);
     }
 
     #[test]

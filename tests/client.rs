@@ -223,3 +223,36 @@ async fn what_is_said_to_fit_is_sent() {
     let refused = client(bound - Usd::from_pico(1)).create(&long).await.unwrap_err();
     assert!(refused.to_string().contains(&format!("${bound}")), "{refused}");
 }
+
+#[tokio::test]
+async fn under_a_budget_each_request_must_bound_its_cost() {
+    let server = MockServer::start(Options::default()).unwrap();
+    let toml = format!(
+        "[endpoints.here]\nprovider = \"openai\"\nbase_url = \"{}\"\n\
+         [models.some]\nid = \"mock-small\"\nendpoint = \"here\"\nprice = {{ input = 1, output = 1 }}\n",
+        server.url()
+    );
+    let source = farthing::diagnostic::Source::new("farthing.toml", toml);
+    let endpoints = Endpoints::read(&source, ".".as_ref()).unwrap();
+    let client = Client::builder().endpoints(endpoints).in_memory().budget("1".parse().unwrap()).build().unwrap();
+    let open = Create::chat("some").user("What is 1 + 1?");
+    let error = client.create(&open).await.unwrap_err().to_string();
+    assert!(error.contains("nothing bounds") && server.ledger().requests == 0, "{error}");
+    client.create(&open.max_tokens(40)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_will_be_bought_is_bounded_for_repeats_and_fresh_samples_too() {
+    let client = made_up();
+    let one = client.cost_bound(&ask(5)).unwrap();
+    client.create(&ask(5)).await.unwrap();
+    assert_eq!(client.cost_bound(&ask(5)).unwrap(), Usd::ZERO);
+    for more in [ask(5).fresh(), ask(5).repeat(2), ask(5).n(4), ask(5).repeat(6)] {
+        let bound = client.cost_bound(&more).unwrap();
+        assert!(bound >= one, "{more:?}");
+        let before = client.spent();
+        client.create(&more).await.unwrap();
+        let paid = client.spent() - before;
+        assert!(paid > Usd::ZERO && paid <= bound, "{more:?}: {paid} of {bound}");
+    }
+}

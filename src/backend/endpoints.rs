@@ -93,6 +93,25 @@ impl ProviderKind {
         }
     }
 
+    /// It loads a model when that is asked for, and puts another out of memory for it: requests for one model go together.
+    pub fn loads_one_model(self) -> bool {
+        self == ProviderKind::Ollama
+    }
+
+    /// Its models' tokenizers and defaults are known, so that at its own address what a request is billed at most is, too.
+    pub fn counts_known(self) -> bool {
+        self == ProviderKind::Openai
+    }
+
+    /// Its name in OpenTelemetry's words (`gen_ai.provider.name`).
+    pub fn telemetry_name(self) -> &'static str {
+        match self {
+            ProviderKind::Azure => "azure.ai.openai",
+            ProviderKind::Gemini => "gcp.gemini",
+            other => other.word(),
+        }
+    }
+
     /// The environment variable that usually holds the key.
     pub fn key_variable(self) -> &'static str {
         match self {

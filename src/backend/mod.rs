@@ -56,6 +56,11 @@ pub trait Backend: Send + Sync {
         None
     }
 
+    /// Every answer and its bill is known beforehand, so that nothing else need bound what a request may cost.
+    fn knows_bills(&self) -> bool {
+        false
+    }
+
     /// Answers come from this process: nothing is billed that is not received, so no reservation need outlive a crash.
     fn in_process(&self) -> bool {
         false

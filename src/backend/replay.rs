@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::backend::{Answer, Backend, CallError, ModelKind};
-use crate::data::{lines, read_file};
+use crate::data::{json_problem, lines, read_file};
 use crate::diagnostic::{Error, Result};
 use crate::provider::{Failure, FailureKind, FinishReason, Input, Message, Request, Response, Sample};
 use crate::space::configuration::canonical;
@@ -84,8 +84,7 @@ impl Cassette {
         for (number, text) in lines(&name, &bytes)?.filter(|(_, text)| !text.trim().is_empty()) {
             let line: Line = serde_json::from_str(text).map_err(|error| {
                 let at = error.column().saturating_sub(1).min(text.len());
-                let what = error.to_string();
-                let what = what.split(" at line ").next().unwrap_or_default().to_owned();
+                let what = json_problem(&error);
                 Error::usage(format!("this is no line of a cassette: {what}"))
                     .at_line(&name, number, text, at..at + 1, "here")
                     .help("a line has model, messages or prompt, params, samples and usage; see FORMATS")
@@ -184,6 +183,10 @@ impl Backend for Cassette {
 
     fn foretell(&self, request: &Request, first: usize) -> Option<Result<Response, Failure>> {
         Some(self.answer(request, first))
+    }
+
+    fn knows_bills(&self) -> bool {
+        true
     }
 
     fn in_process(&self) -> bool {

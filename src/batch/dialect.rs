@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::backend::ProviderKind;
 use crate::provider::wire::Call;
-use crate::provider::{Failure, FailureKind, Wire};
+use crate::provider::{Failure, FailureKind, Wire, anthropic};
 
 /// Which batch API an endpoint has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,12 +47,33 @@ pub(super) struct Wrong {
     pub line: Option<u64>,
 }
 
+impl Wrong {
+    /// The queue is full.
+    pub fn full(&self) -> bool {
+        self.code == "token_limit_exceeded"
+    }
+
+    /// There is no such model.
+    pub fn no_model(&self) -> bool {
+        self.code.contains("model_not_found")
+    }
+
+    /// It is the batch's fault and not one line's, though the provider names a line.
+    pub fn of_all(&self) -> bool {
+        self.code.contains("model") || self.code.contains("url")
+    }
+}
+
 /// What became of one request.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Result {
     /// A reply as for an ordinary request.
     Reply(u16, Vec<u8>),
-    /// None: a code and a sentence.
+    /// None: the batch expired before.
+    Expired,
+    /// None: the batch was cancelled before.
+    Cancelled,
+    /// None for another reason: a code and a sentence.
     None(String, String),
 }
 
@@ -121,6 +142,53 @@ impl Dialect {
         line.extend_from_slice(&call.body);
         line.push(b'}');
         line
+    }
+
+    /// What stands before, between and behind the lines of a batch as it is sent.
+    pub fn frame(self) -> [&'static [u8]; 3] {
+        match self {
+            Dialect::OpenAi { .. } => [b"", b"\n", b"\n"],
+            Dialect::Anthropic => [b"{\"requests\":[", b",", b"]}"],
+        }
+    }
+
+    /// The lines go there as a file, of which the batch is made then, and the results come as files.
+    pub fn has_files(self) -> bool {
+        matches!(self, Dialect::OpenAi { .. })
+    }
+
+    /// A batch bears our mark, so that it is found again by that; else only its results tell whose it is.
+    pub fn has_marks(self) -> bool {
+        matches!(self, Dialect::OpenAi { .. })
+    }
+
+    /// Every line says where it goes.
+    pub fn has_urls(self) -> bool {
+        matches!(self, Dialect::OpenAi { .. })
+    }
+
+    /// What is asked for to get the batches that are listed behind one.
+    pub fn behind(self, last: &str) -> String {
+        match self {
+            Dialect::OpenAi { .. } => format!("&after={last}"),
+            Dialect::Anthropic => format!("&after_id={last}"),
+        }
+    }
+
+    /// Where the results of a batch are: in one of its files, or at the batch.
+    pub fn results(self, wire: &dyn Wire, id: &str, file: &str) -> String {
+        match self {
+            Dialect::OpenAi { .. } => self.path(wire, "files", &format!("/{file}/content")),
+            Dialect::Anthropic => self.batches(wire, &format!("/{id}/results")),
+        }
+    }
+
+    /// What is deleted: a file, or a batch with its results.
+    pub fn deleted(self, wire: &dyn Wire, id: &str) -> String {
+        match self {
+            Dialect::OpenAi { .. } => self.path(wire, "files", &format!("/{id}")),
+            Dialect::Anthropic => self.batches(wire, &format!("/{id}")),
+        }
     }
 
     /// Bytes that a line takes beside its body, with some room.
@@ -241,10 +309,19 @@ fn openai_result(line: &[u8]) -> std::result::Result<(String, Result), Failure> 
         (_, error) => {
             let error = error.unwrap_or_default();
             let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
-            Result::None(text("code"), text("message"))
+            none(text("code"), text("message"))
         }
     };
     Ok((custom_id, result))
+}
+
+/// Why there is no reply.
+fn none(code: String, message: String) -> Result {
+    match code.as_str() {
+        "batch_expired" | "expired" => Result::Expired,
+        "batch_cancelled" | "batch_canceled" | "canceled" | "cancelled" => Result::Cancelled,
+        _ => Result::None(code, message),
+    }
 }
 
 fn anthropic_result(line: &[u8]) -> std::result::Result<(String, Result), Failure> {
@@ -270,27 +347,11 @@ fn anthropic_result(line: &[u8]) -> std::result::Result<(String, Result), Failur
         "errored" => {
             let error: Value = serde_json::from_slice(&bytes(result.error)).unwrap_or_default();
             let inner = if error["error"].is_object() { &error["error"] } else { &error };
-            Result::Reply(status_of(inner["type"].as_str().unwrap_or_default()), bytes(result.error))
+            Result::Reply(anthropic::status_of(inner["type"].as_str().unwrap_or_default()), bytes(result.error))
         }
-        kind => Result::None(kind.to_owned(), String::new()),
+        kind => none(kind.to_owned(), String::new()),
     };
     Ok((custom_id, outcome))
-}
-
-/// The status that Anthropic sends with an error of this type (its page of errors).
-fn status_of(kind: &str) -> u16 {
-    match kind {
-        "invalid_request_error" => 400,
-        "authentication_error" => 401,
-        "billing_error" => 402,
-        "permission_error" => 403,
-        "not_found_error" => 404,
-        "request_too_large" => 413,
-        "rate_limit_error" => 429,
-        "timeout_error" => 504,
-        "overloaded_error" => 529,
-        _ => 500,
-    }
 }
 
 /// A file as a form, for `POST /files`: the content type and the parts before and after the file.
@@ -360,7 +421,7 @@ mod tests {
         let bad = json!({"custom_id": "a", "response": {"status_code": 400, "body": {"error": {}}}});
         assert!(matches!(read(bad).1, Result::Reply(400, _)));
         let none = json!({"custom_id": "a", "response": null, "error": {"code": "batch_expired", "message": "m"}});
-        assert_eq!(read(none).1, Result::None("batch_expired".into(), "m".into()));
+        assert_eq!(read(none).1, Result::Expired);
         assert_eq!(read(json!({"custom_id": "a"})).1, Result::None(String::new(), String::new()));
         assert!(OPENAI.result(b"{\"custom_id\": 3}").is_err() && OPENAI.result(b"<html>").is_err());
         let read = |result: Value| {
@@ -370,7 +431,8 @@ mod tests {
         assert_eq!(read(json!({"type": "succeeded", "message": {"m": 1}})), Result::Reply(200, b"{\"m\":1}".to_vec()));
         let error = json!({"type": "errored", "error": {"type": "error", "error": {"type": "overloaded_error"}}});
         assert!(matches!(read(error), Result::Reply(529, _)));
-        assert_eq!(read(json!({"type": "expired"})), Result::None("expired".into(), String::new()));
+        assert_eq!(read(json!({"type": "expired"})), Result::Expired);
+        assert_eq!(read(json!({"type": "canceled"})), Result::Cancelled);
     }
 
     #[test]

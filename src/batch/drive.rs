@@ -6,7 +6,6 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::link::{Link, Made, unusable};
 use super::plan::Notes;
@@ -15,17 +14,11 @@ use super::{Batch, Inner};
 use crate::diagnostic::{Error, Result};
 use crate::provider::tokens;
 use crate::provider::{Failure, FailureKind, Input, Request};
-use crate::store::batches::{BatchLine, BatchRecord, LineFailure, Outcome, Progress, Stage};
-use crate::store::{Cache, Closing, RequestRecord, fresh_name};
+use crate::store::batches::{BatchId, BatchLine, BatchRecord, LineFailure, Outcome, Progress, Stage};
+use crate::store::{Closing, RequestRecord, fresh_name, now};
 
 /// Lines that are read from the store, or written to it, in one go.
 pub(super) const PAGE: usize = 512;
-
-/// Seconds since 1970.
-pub(super) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
 
 /// The endpoint cannot be reached just now, or not yet: what is out stays out.
 fn passing(failure: &Failure) -> bool {
@@ -189,12 +182,10 @@ impl Inner {
         if notes.counted {
             return Ok(record);
         }
-        let (mut sum, mut from) = (0_u64, 0);
-        loop {
-            let page = self.store.batch_page(record.id, from, PAGE)?;
-            let Some(last) = page.last() else { break };
-            from = last.number + 1;
-            let requests = page.iter().filter(|line| !line.closed).filter_map(|line| request_of(line).ok());
+        let mut sum = 0_u64;
+        for page in self.open_pages(record.id) {
+            let page = page?;
+            let requests = page.iter().filter_map(|line| request_of(line).ok());
             sum = sum.saturating_add(requests.map(|request| queue_tokens(&request)).sum());
         }
         (notes.tokens, notes.counted) = (sum, true);
@@ -212,9 +203,9 @@ impl Inner {
             return self.tidy(record).await;
         }
         let intent = record.progress.intent.clone();
-        let body = match link.dialect {
-            super::dialect::Dialect::Anthropic => body,
-            super::dialect::Dialect::OpenAi { .. } => {
+        let body = match link.dialect.has_files() {
+            false => body,
+            true => {
                 let name = format!("{intent}.jsonl");
                 let found = match notes.uploading && notes.input.is_none() {
                     true => link.find_file(&name, body.len()).await,
@@ -264,18 +255,11 @@ impl Inner {
 
     /// The open lines of a batch as they are sent, and how many there are. What cannot be sent gets its error at once.
     async fn encode(&self, link: &Link, record: &BatchRecord) -> Result<(Vec<u8>, usize)> {
-        let anthropic = link.dialect == super::dialect::Dialect::Anthropic;
-        let (mut body, mut count) = (Vec::new(), 0);
+        let [before, between, behind] = link.dialect.frame();
+        let (mut body, mut count) = (before.to_vec(), 0);
         let mut refused = Vec::new();
-        if anthropic {
-            body.extend_from_slice(b"{\"requests\":[");
-        }
-        let mut from = 0;
-        loop {
-            let page = self.store.batch_page(record.id, from, PAGE)?;
-            let Some(last) = page.last() else { break };
-            from = last.number + 1;
-            for line in page.iter().filter(|line| !line.closed) {
+        for page in self.open_pages(record.id) {
+            for line in &page? {
                 let call =
                     request_of(line).and_then(|request| link.http.wire().encode(&link.http.sendable(&request), line.n));
                 let call = match call {
@@ -286,21 +270,16 @@ impl Inner {
                         continue;
                     }
                 };
-                if anthropic && count > 0 {
-                    body.push(b',');
+                if count > 0 {
+                    body.extend_from_slice(between);
                 }
                 count += 1;
                 body.extend_from_slice(&link.dialect.line(&custom_id(&record.progress.intent, line.number), &call));
-                if !anthropic {
-                    body.push(b'\n');
-                }
             }
         }
-        if anthropic {
-            body.extend_from_slice(b"]}");
-        }
+        body.extend_from_slice(behind);
         if !refused.is_empty() {
-            self.store.land_lines(record.id, Cache::Use, refused).await?;
+            self.store.land_lines(record.id, refused).await?;
         }
         Ok((body, count))
     }
@@ -309,7 +288,7 @@ impl Inner {
     /// is submitted again only when a while has passed and the provider does not list it.
     async fn reconcile(&self, link: &Link, record: BatchRecord) -> Result<BatchRecord> {
         let mut notes = Notes::read(&record.progress.notes);
-        let anthropic = link.dialect == super::dialect::Dialect::Anthropic;
+        let marked = link.dialect.has_marks();
         // Clocks differ; what is ours is told by more than its age.
         let listed = match link.list(record.changed_at.saturating_sub(90_000)).await {
             Ok(listed) => listed,
@@ -319,11 +298,9 @@ impl Inner {
             }
             Err(failure) => return Err(unusable(&record.endpoint, &failure)),
         };
-        let mut ours: Vec<_> = match anthropic {
+        let mut ours: Vec<_> = match marked {
+            true => listed.into_iter().filter(|seen| seen.intent.as_deref() == Some(&record.progress.intent)).collect(),
             false => {
-                listed.into_iter().filter(|seen| seen.intent.as_deref() == Some(&record.progress.intent)).collect()
-            }
-            true => {
                 let known = self.store.batches(false)?;
                 let known: HashSet<&str> = known.iter().filter_map(|batch| batch.progress.remote.as_deref()).collect();
                 let open = record.lines[0] - record.lines[1] - record.lines[2];
@@ -337,13 +314,13 @@ impl Inner {
         let mut ours = ours.into_iter();
         if let Some(found) = ours.next() {
             tracing::info!(batch = found.id, "found a batch that was being submitted");
-            if !anthropic {
+            if marked {
                 for twin in ours {
                     tracing::warn!(batch = twin.id, "the provider made this batch twice: the second one is cancelled");
                     drop(link.cancel(&twin.id).await);
                 }
             }
-            notes.tentative = anthropic;
+            notes.tentative = !marked;
             let (stage, remote) = (Stage::Out, Some(found.id));
             let to = Progress { stage, word: found.word, remote, notes: notes.write(), ..record.progress.clone() };
             return self.step(record, to).await;
@@ -364,9 +341,9 @@ impl Inner {
         if !(self.options.keep_files || notes.keep)
             && State::of(record.progress.stage, &record.progress.word).phase != Phase::Lost
         {
-            let gone: Vec<&String> = match link.dialect {
-                super::dialect::Dialect::Anthropic => record.progress.remote.iter().collect(),
-                super::dialect::Dialect::OpenAi { .. } => notes.input.iter().chain(&notes.results).collect(),
+            let gone: Vec<&String> = match link.dialect.has_files() {
+                true => notes.input.iter().chain(&notes.results).collect(),
+                false => record.progress.remote.iter().collect(),
             };
             for file in gone {
                 match link.delete(file).await {
@@ -401,7 +378,7 @@ impl Inner {
                 "whether {} is ours is known only when it has ended, so it is not cancelled",
                 record.progress.remote.as_deref().unwrap_or("this batch")
             ))
-            .help("the program ended while it was submitted, and Anthropic's batches bear no mark")),
+            .help("the program ended while it was submitted, and this provider's batches bear no mark")),
             Stage::Out => {
                 let link = self.link(&record.endpoint)?;
                 let Some(remote) = record.progress.remote.clone() else { return Ok(()) };
@@ -422,17 +399,32 @@ impl Inner {
 
     /// Gives every open line of a batch the same outcome.
     pub(super) async fn close_open(&self, record: &BatchRecord, failure: &LineFailure, closing: Closing) -> Result<()> {
-        let mut from = 0;
-        loop {
-            let page = self.store.batch_page(record.id, from, PAGE)?;
-            let Some(last) = page.last() else { return Ok(()) };
-            from = last.number + 1;
-            let open = page.iter().filter(|line| !line.closed);
-            let outcomes: Vec<_> = open.map(|line| (line.number, Outcome::Failed(failure.clone(), closing))).collect();
-            if !outcomes.is_empty() {
-                self.store.land_lines(record.id, Cache::Use, outcomes).await?;
-            }
+        for page in self.open_pages(record.id) {
+            let outcome = |line: &BatchLine| (line.number, Outcome::Failed(failure.clone(), closing));
+            self.store.land_lines(record.id, page?.iter().map(outcome).collect()).await?;
         }
+        Ok(())
+    }
+
+    /// The open lines of a batch, in order, page by page.
+    pub(super) fn open_pages(&self, id: BatchId) -> impl Iterator<Item = Result<Vec<BatchLine>>> + '_ {
+        let mut from = Some(0);
+        std::iter::from_fn(move || {
+            loop {
+                let mut page = match self.store.batch_page(id, from?, PAGE) {
+                    Ok(page) => page,
+                    Err(error) => {
+                        from = None;
+                        return Some(Err(error));
+                    }
+                };
+                from = page.last().map(|last| last.number + 1);
+                page.retain(|line| !line.closed);
+                if !page.is_empty() {
+                    return Some(Ok(page));
+                }
+            }
+        })
     }
 
     /// The link to an endpoint of a name, opened once.

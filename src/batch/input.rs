@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use super::Ask;
 use crate::data;
 use crate::diagnostic::{Error, Result, Source, nearest};
-use crate::provider::{Input, Message, Request};
-use crate::space::parameter::{api_parameter, whole};
+use crate::provider::{Input, Message, Request, responses};
+use crate::space::parameter::{check_all, completions};
 
 /// Reads requests from a JSON Lines file, gzip or zstd by its ending.
 ///
@@ -124,7 +124,7 @@ fn read_openai(mut fields: Map<String, Value>) -> Result<Ask, Problem> {
     match kind {
         "/chat/completions" if body.contains_key("messages") => {}
         "/completions" if body.contains_key("prompt") => {}
-        "/responses" => from_responses(&mut body)?,
+        "/responses" => responses::as_chat(&mut body).map_err(|what| Problem::new(what, "\"body\""))?,
         "/chat/completions" | "/completions" => {
             let wanted = if kind == "/completions" { "prompt" } else { "messages" };
             return Err(Problem::new(format!("a body for {url} needs `{wanted}`"), &url));
@@ -135,27 +135,6 @@ fn read_openai(mut fields: Map<String, Value>) -> Result<Ask, Problem> {
         }
     }
     Ok(Ask { url: Some(kind.to_owned()), ..Ask::new(id, request(body)?) })
-}
-
-/// The body of OpenAI's Responses API under the names of its chat API.
-fn from_responses(body: &mut Map<String, Value>) -> Result<(), Problem> {
-    let turn = |role: &str, content: Value| serde_json::json!({"role": role, "content": content});
-    let mut messages = match body.remove("instructions") {
-        Some(Value::String(text)) => vec![turn("system", text.into())],
-        _ => Vec::new(),
-    };
-    match body.remove("input") {
-        Some(Value::String(text)) => messages.push(turn("user", text.into())),
-        Some(Value::Array(turns)) => messages.extend(turns),
-        _ => return Err(Problem::new("a body for /v1/responses needs `input`", "\"body\"")),
-    }
-    body.insert("messages".to_owned(), Value::Array(messages));
-    if let Some(most) = body.remove("max_output_tokens") {
-        body.insert("max_tokens".to_owned(), most);
-    }
-    // farthing says so by itself.
-    body.remove("store");
-    Ok(())
 }
 
 /// A request from a model, messages or a prompt, and parameters side by side.
@@ -187,18 +166,9 @@ fn request(mut fields: Map<String, Value>) -> Result<Request, Problem> {
     };
     let n = match fields.remove("n") {
         None | Some(Value::Null) => 1,
-        Some(n) => whole(&n)
-            .and_then(|n| u32::try_from(n).ok())
-            .filter(|n| api_parameter("n").is_none_or(|api| api.check(&Value::from(*n)).is_ok()) && *n > 0)
-            .ok_or_else(|| {
-                Problem::new(format!("n = {n} is no number of completions that can be asked for"), "\"n\"")
-            })?,
+        Some(n) => completions(&n).map_err(|problem| Problem::new(problem, "\"n\""))?,
     };
-    for (name, value) in &fields {
-        if let Some(Err(problem)) = api_parameter(name).filter(|_| !value.is_null()).map(|api| api.check(value)) {
-            return Err(Problem::new(problem, &format!("\"{name}\"")));
-        }
-    }
+    check_all(&fields).map_err(|(name, problem)| Problem::new(problem, &format!("\"{name}\"")))?;
     let params: BTreeMap<String, Value> = fields.into_iter().filter(|(_, value)| !value.is_null()).collect();
     Ok(Request { model, input, params, n })
 }

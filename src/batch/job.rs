@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 
 use super::drive::PAGE;
-use super::plan::Need;
 use super::{AnswerOutcome, Ask, Batch, Inner, JobStatus, Known, answers};
 use crate::diagnostic::{Error, Result};
 use crate::store::Fingerprint;
@@ -76,11 +75,6 @@ impl Inner {
             out.extend(page.iter().zip(ways).filter(|(_, way)| way.samples > 0).map(|(print, _)| *print));
         }
         Ok(out)
-    }
-
-    pub(super) fn several(&self, need: &Need<'_>) -> Result<bool> {
-        use crate::backend::Backend;
-        Ok(self.link_of(&need.service.model)?.http.several(&need.request))
     }
 
     pub(super) fn job_status(&self, job: &JobRecord, wanted: &HashSet<BatchId>) -> Result<JobStatus> {

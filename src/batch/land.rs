@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::Inner;
 use super::dialect::{self, Wrong};
-use super::drive::{PAGE, line_of, now, request_of};
+use super::drive::{PAGE, line_of, request_of};
 use super::link::{Link, unusable};
 use super::plan::{self, Notes};
 use super::state::{Phase, State};
@@ -14,7 +14,7 @@ use crate::price::Price;
 use crate::provider::{Failure, FailureKind};
 use crate::runner::Service;
 use crate::store::batches::{BatchLine, BatchRecord, LineFailure, Outcome, Progress, Stage};
-use crate::store::{Cache, Closing, fresh_name};
+use crate::store::{Closing, fresh_name, now};
 
 /// How often results that are not whole are read anew at one look.
 const READINGS: u32 = 5;
@@ -22,6 +22,10 @@ const READINGS: u32 = 5;
 const LOOKS: u32 = 12;
 /// How often a batch that was refused is submitted again, without what was wrong with it.
 const REFUSALS: u32 = 4;
+
+/// What is said of a request that the batch did not come to.
+const EXPIRED: &str = "the batch expired before this was worked on";
+const CANCELLED: &str = "the batch was cancelled before this was worked on";
 
 /// Sent again, a request that failed so may be answered: the reason was not its own.
 pub(super) fn retryable(kind: FailureKind) -> bool {
@@ -193,7 +197,7 @@ impl Inner {
                 match self.outcomes(link, service, price, record, page) {
                     Ok(outcomes) if notes.grouped => reading.outcomes.extend(outcomes),
                     Ok(outcomes) => {
-                        if let Err(error) = self.store.land_lines(record.id, Cache::Use, outcomes).await {
+                        if let Err(error) = self.store.land_lines(record.id, outcomes).await {
                             return Ok(Err(error));
                         }
                     }
@@ -211,12 +215,9 @@ impl Inner {
             return Ok(outcomes);
         }
         let known: HashSet<u32> = outcomes.iter().map(|(number, _)| *number).collect();
-        let (mut requests, mut lacking, mut from) = (HashMap::new(), HashSet::new(), 0);
-        loop {
-            let page = self.store.batch_page(record.id, from, PAGE)?;
-            let Some(last) = page.last() else { break };
-            from = last.number + 1;
-            for line in page.into_iter().filter(|line| !line.closed) {
+        let (mut requests, mut lacking) = (HashMap::new(), HashSet::new());
+        for page in self.open_pages(record.id) {
+            for line in page? {
                 match known.contains(&line.number) {
                     true => drop(requests.insert(line.number, line.fingerprint)),
                     false => drop(lacking.insert(line.fingerprint)),
@@ -233,7 +234,7 @@ impl Inner {
         outcomes.dedup_by_key(|(number, _)| *number);
         while !outcomes.is_empty() {
             let rest = outcomes.split_off(PAGE.min(outcomes.len()));
-            self.store.land_lines(record.id, Cache::Use, std::mem::replace(&mut outcomes, rest)).await?;
+            self.store.land_lines(record.id, std::mem::replace(&mut outcomes, rest)).await?;
         }
         Ok(())
     }
@@ -244,26 +245,12 @@ impl Inner {
             (LineFailure { failure: Failure::new(kind, message), retryable }, closing)
         };
         match phase {
-            Phase::Expired => line(
-                FailureKind::Timeout,
-                "the batch expired before this was worked on".into(),
-                true,
-                Closing::Released,
-            ),
-            Phase::Cancelled => line(
-                FailureKind::Interrupted,
-                "the batch was cancelled before this was worked on".into(),
-                true,
-                Closing::Released,
-            ),
+            Phase::Expired => line(FailureKind::Timeout, EXPIRED.into(), true, Closing::Released),
+            Phase::Cancelled => line(FailureKind::Interrupted, CANCELLED.into(), true, Closing::Released),
             Phase::Failed => {
                 let errors = Notes::read(&record.progress.notes).errors;
                 let first = errors.first().cloned().unwrap_or_default();
-                let kind = if first.code.contains("model_not_found") {
-                    FailureKind::UnknownModel
-                } else {
-                    FailureKind::BadRequest
-                };
+                let kind = if first.no_model() { FailureKind::UnknownModel } else { FailureKind::BadRequest };
                 line(kind, format!("the batch was refused: {}", shown(&first)), retryable(kind), Closing::Released)
             }
             Phase::Lost => line(
@@ -280,7 +267,7 @@ impl Inner {
     /// True where it does.
     async fn refused(&self, link: &Link, record: BatchRecord, mut notes: Notes) -> Result<(BatchRecord, bool)> {
         let errors = std::mem::take(&mut notes.errors);
-        let full = errors.iter().find(|error| error.code == "token_limit_exceeded");
+        let full = errors.iter().find(|error| error.full());
         notes.refusals += 1;
         if let Some(full) = full {
             notes.limit = dialect::queue_limit(&full.message).or(notes.limit).or(Some(notes.tokens / 2));
@@ -299,7 +286,7 @@ impl Inner {
                 (line.number, Outcome::Failed(LineFailure { failure, retryable: false }, Closing::Released))
             };
             let outcomes = lines.into_iter().map(outcome).collect();
-            self.store.land_lines(record.id, Cache::Use, outcomes).await?;
+            self.store.land_lines(record.id, outcomes).await?;
             tracing::warn!(model = record.model, "a batch was refused for some of its lines; the others go again");
         }
         if let Some(input) = notes.input.take().filter(|_| !self.options.keep_files)
@@ -322,19 +309,19 @@ impl Inner {
     /// The open lines that validation found something wrong with.
     fn wrong_lines<'e>(&self, record: &BatchRecord, errors: &'e [Wrong]) -> Result<Vec<(BatchLine, &'e Wrong)>> {
         // What is wrong with the batch as such is told of some line, too.
-        let own = |error: &&Wrong| !error.code.contains("model") && !error.code.contains("url");
+        let own = |error: &&Wrong| !error.of_all();
         let mut wrong: Vec<(u64, &Wrong)> =
             errors.iter().filter(own).filter_map(|error| Some((error.line?.checked_sub(1)?, error))).collect();
         wrong.sort_by_key(|(line, _)| *line);
         wrong.dedup_by_key(|(line, _)| *line);
-        let (mut found, mut place, mut from) = (Vec::new(), 0, 0);
+        let (mut found, mut place) = (Vec::new(), 0);
         let mut wrong = wrong.into_iter().peekable();
         // The provider counts the lines that were sent: the open ones.
-        while wrong.peek().is_some() {
-            let page = self.store.batch_page(record.id, from, PAGE)?;
-            let Some(last) = page.last() else { break };
-            from = last.number + 1;
-            for line in page.into_iter().filter(|line| !line.closed) {
+        for page in self.open_pages(record.id) {
+            if wrong.peek().is_none() {
+                break;
+            }
+            for line in page? {
                 if let Some((_, error)) = wrong.next_if(|(at, _)| *at == place) {
                     found.push((line, error));
                 }
@@ -412,20 +399,12 @@ fn one(link: &Link, service: &Service, price: &Price, line: &BatchLine, result: 
         dialect::Result::Reply(status, body) => {
             failed(link.http.wire().decode_error(status, &body).failure, Closing::Released)
         }
-        dialect::Result::None(code, message) => match code.as_str() {
-            "batch_expired" | "expired" => failed(
-                Failure::new(FailureKind::Timeout, "the batch expired before this was worked on"),
-                Closing::Released,
-            ),
-            "batch_cancelled" | "batch_canceled" | "canceled" | "cancelled" => failed(
-                Failure::new(FailureKind::Interrupted, "the batch was cancelled before this was worked on"),
-                Closing::Released,
-            ),
-            _ => {
-                let words = [code, message].into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(": ");
-                let words = if words.is_empty() { "no reply and no reason".to_owned() } else { words };
-                failed(Failure::new(FailureKind::Server, words), Closing::Lost)
-            }
-        },
+        dialect::Result::Expired => failed(Failure::new(FailureKind::Timeout, EXPIRED), Closing::Released),
+        dialect::Result::Cancelled => failed(Failure::new(FailureKind::Interrupted, CANCELLED), Closing::Released),
+        dialect::Result::None(code, message) => {
+            let words = [code, message].into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(": ");
+            let words = if words.is_empty() { "no reply and no reason".to_owned() } else { words };
+            failed(Failure::new(FailureKind::Server, words), Closing::Lost)
+        }
     }
 }

@@ -168,10 +168,7 @@ impl Link {
             let old = page.last().is_some_and(|seen| seen.created_at < since);
             all.extend(page.into_iter().filter(|seen| seen.created_at >= since));
             match more {
-                Some(last) if !old => {
-                    let name = if self.dialect == Dialect::Anthropic { "after_id" } else { "after" };
-                    after = format!("&{name}={last}");
-                }
+                Some(last) if !old => after = self.dialect.behind(&last),
                 _ => return Ok(all),
             }
         }
@@ -191,10 +188,7 @@ impl Link {
 
     /// The lines of one of a batch's results; `None` where they are gone.
     pub async fn results(&self, id: &str, file: &str) -> Result<Option<Lines<'_>>, Failure> {
-        let path = match self.dialect {
-            Dialect::OpenAi { .. } => self.dialect.path(self.http.wire(), "files", &format!("/{file}/content")),
-            Dialect::Anthropic => self.dialect.batches(self.http.wire(), &format!("/{id}/results")),
-        };
+        let path = self.dialect.results(self.http.wire(), id, file);
         let raw = Raw { timeout: LONG, ..self.raw(Method::GET, path) };
         let mut attempt = 0;
         loop {
@@ -209,10 +203,7 @@ impl Link {
 
     /// Deletes a file (for Anthropic: a batch with its results). What is gone already is no error.
     pub async fn delete(&self, id: &str) -> Result<(), Failure> {
-        let path = match self.dialect {
-            Dialect::OpenAi { .. } => self.dialect.path(self.http.wire(), "files", &format!("/{id}")),
-            Dialect::Anthropic => self.dialect.batches(self.http.wire(), &format!("/{id}")),
-        };
+        let path = self.dialect.deleted(self.http.wire(), id);
         match self.call(&self.raw(Method::DELETE, path)).await {
             Ok(_) => Ok(()),
             Err(error) if matches!(error.status, Some(404 | 410)) => Ok(()),

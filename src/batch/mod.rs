@@ -34,7 +34,7 @@ mod state;
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub use answers::{Answer, AnswerOutcome};
@@ -44,6 +44,7 @@ pub use state::{Phase, State};
 use crate::backend::Endpoints;
 use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
+use crate::price::Price;
 use crate::provider::Request;
 use crate::runner::{Runner, Service};
 use crate::store::batches::{AskRecord, BatchId, BatchRecord, JobRecord, Stage, UnderWay};
@@ -122,8 +123,8 @@ struct Inner {
     endpoints: Endpoints,
     store: SharedStore,
     options: Options,
-    /// Knows models, fingerprints and bounds; sends nothing. Opened with the first model.
-    runner: OnceLock<Runner>,
+    /// Knows models, fingerprints and bounds; sends nothing.
+    runner: Runner,
     links: Mutex<HashMap<String, Arc<Link>>>,
     submitting: tokio::sync::Mutex<()>,
 }
@@ -178,7 +179,7 @@ impl Batches {
             endpoints,
             store,
             options,
-            runner: OnceLock::new(),
+            runner: Runner::new(MemoryStore::new(), 1),
             links: Mutex::default(),
             submitting: tokio::sync::Mutex::new(()),
         };
@@ -292,13 +293,10 @@ impl Batches {
         for need in needs {
             estimate.to_send += 1;
             estimate.completions += u64::from(need.missing);
-            let price = plan::price(&need.service.model).unwrap_or(crate::price::Price::FREE);
-            let several = self.inner.several(&need)?;
-            let (count, n) = if several { (1, need.missing) } else { (need.missing, 1) };
-            let worst = need.service.bound_at(&price, &need.request, n, true).times(count.into());
-            let live = need.service.bound_at(&need.service.price, &need.request, n, true).times(count.into());
-            estimate.worst_usd += worst;
-            estimate.worst_without_batches_usd += live;
+            let plan::Lines { call, count, n, .. } = self.inner.lines(&need)?;
+            let worst = |price: &Price| plan::worst(&need, price, &call, n, true).times(count.into());
+            estimate.worst_usd += worst(&plan::price_of(&need));
+            estimate.worst_without_batches_usd += worst(&need.service.price);
         }
         Ok(estimate)
     }
@@ -320,17 +318,8 @@ fn addressed<'a>(service: &Service, request: &'a Request) -> Cow<'a, Request> {
 type Again<'a> = dyn Fn(&Fingerprint, crate::provider::FailureKind) -> bool + Sync + 'a;
 
 impl Inner {
-    fn runner(&self) -> Result<&Runner> {
-        if let Some(runner) = self.runner.get() {
-            return Ok(runner);
-        }
-        let budget = self.options.budget.is_some();
-        let runner = Runner::open(MemoryStore::new(), &self.endpoints, &[], 1, budget, false)?;
-        Ok(self.runner.get_or_init(|| runner))
-    }
-
     fn service(&self, model: &str) -> Result<Arc<Service>> {
-        self.runner()?.open_model(&self.endpoints, model, self.options.budget.is_some(), true)
+        self.runner.open_model(&self.endpoints, model, self.options.budget.is_some())
     }
 
     /// How long until the next look.
@@ -382,10 +371,7 @@ impl Inner {
                         let request = addressed(&service, &ask.request);
                         let call = link.http.wire().encode(&request, 1);
                         let own = call.map_or(String::new(), |call| link.dialect.url(&call));
-                        if !own.is_empty()
-                            && !own.ends_with(url.as_str())
-                            && link.dialect != dialect::Dialect::Anthropic
-                        {
+                        if !own.is_empty() && !own.ends_with(url.as_str()) && link.dialect.has_urls() {
                             return Err(Error::usage(format!(
                                 "the request `{}` says /v1{url}, but `{name}` is asked at {own}",
                                 ask.id
@@ -397,10 +383,11 @@ impl Inner {
                     service
                 }
             };
-            if self.options.budget.is_some() && service.output_limit(&ask.request).is_none() {
-                return Err(Error::usage(format!("nothing bounds what the answer to `{}` may cost", ask.id)).help(
-                    format!("set max_tokens in it, or max_output_tokens under [models.\"{name}\"] in farthing.toml"),
-                ));
+            if self.options.budget.is_some() {
+                service.check_bounded(&ask.request).map_err(|error| {
+                    Error::usage(format!("the request `{}`: {}", ask.id, error.message()))
+                        .help_if(error.advice().map(str::to_owned))
+                })?;
             }
             let fingerprint = service.fingerprint(&addressed(&service, &ask.request));
             let first = *firsts.entry(fingerprint).or_insert(place);

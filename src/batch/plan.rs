@@ -9,12 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::Inner;
 use super::dialect::Wrong;
+use super::link::Link;
 use crate::backend::{Backend, Model, ProviderKind};
 use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
 use crate::price::Price;
-use crate::provider::Request;
 use crate::provider::tokens;
+use crate::provider::wire::Call;
+use crate::provider::{Failure, Request};
 use crate::runner::Service;
 use crate::store::batches::{BatchId, NewBatch, NewLine};
 use crate::store::{Fingerprint, fresh_name};
@@ -101,8 +103,35 @@ pub fn price(model: &Model) -> Option<Price> {
     Some(model.batch_price.unwrap_or_else(|| price.batch(half(price.input), half(price.output))))
 }
 
+/// The price that a need is bought at.
+pub(super) fn price_of(need: &Need<'_>) -> Price {
+    price(&need.service.model).unwrap_or(Price::FREE)
+}
+
+/// The lines that a need is bought with.
+pub(super) struct Lines {
+    link: Arc<Link>,
+    /// What each sends.
+    pub call: Result<Call, Failure>,
+    /// How many there are.
+    pub count: u32,
+    /// Completions that each asks for.
+    pub n: u32,
+}
+
+/// What a line may cost at a price: bounded by bytes, or `tight`, where that is less, by counted tokens. What the provider cannot be
+/// asked costs nothing.
+pub(super) fn worst(need: &Need<'_>, price: &Price, call: &Result<Call, Failure>, n: u32, tight: bool) -> Usd {
+    if call.is_err() {
+        return Usd::ZERO;
+    }
+    let bound = |tight| need.service.bound_at(price, &need.request, n, tight);
+    if tight { bound(false).min(bound(true)) } else { bound(false) }
+}
+
 impl Inner {
-    /// Writes batches down for all needs, in their order, as far as `room` holds their worst case. `None` where other
+    /// Writes batches down for all needs, in their order, as far as `room` holds their worst case (the tighter one, where
+    /// the other does not fit for all). `None` where other
     /// batches came to be since `after`, so that the needs have to be looked up again.
     pub(super) async fn write_down(
         &self,
@@ -113,27 +142,17 @@ impl Inner {
     ) -> Result<Option<Written>> {
         let mut written = Written::default();
         let mut parts: BTreeMap<(String, String), Part> = BTreeMap::new();
+        let tight = match room {
+            Some(room) => !self.within(needs, room)?,
+            None => false,
+        };
         for need in needs {
             let model = &need.service.model;
-            let link = self.link_of(model)?;
-            let price = price(model).unwrap_or(Price::FREE);
-            let several = link.http.several(&need.request);
-            let (count, n) = if several { (1, need.missing) } else { (need.missing, 1) };
-            let call = link.http.wire().encode(&link.http.sendable(&need.request), n);
+            let Lines { link, call, count, n } = self.lines(need)?;
             // What the provider cannot be asked is written down, too: its error is found where its answer would be.
             let (url, size) =
                 call.as_ref().map_or((String::new(), 0), |call| (link.dialect.url(call), call.body.len()));
-            let worst = match call {
-                Ok(_) => self.worst(
-                    need,
-                    &price,
-                    n,
-                    room.is_some_and(|room| {
-                        need.service.bound_at(&price, &need.request, n, false).times(count.into()) > room
-                    }),
-                ),
-                Err(_) => Usd::ZERO,
-            };
+            let worst = worst(need, &price_of(need), &call, n, tight);
             if let Some(room) = &mut room {
                 let all = worst.times(count.into());
                 if all > *room {
@@ -188,12 +207,26 @@ impl Inner {
         Ok(Some(written))
     }
 
-    /// What a line may cost; counted rather than bounded by bytes where that is what makes it fit.
-    fn worst(&self, need: &Need<'_>, price: &Price, n: u32, tight: bool) -> Usd {
-        need.service.bound_at(price, &need.request, n, false).min(match tight {
-            true => need.service.bound_at(price, &need.request, n, true),
-            false => Usd::MAX,
-        })
+    /// How a need is bought.
+    pub(super) fn lines(&self, need: &Need<'_>) -> Result<Lines> {
+        let link = self.link_of(&need.service.model)?;
+        let several = link.http.several(&need.request);
+        let (count, n) = if several { (1, need.missing) } else { (need.missing, 1) };
+        let call = link.http.wire().encode(&link.http.sendable(&need.request), n);
+        Ok(Lines { link, call, count, n })
+    }
+
+    /// All needs fit without counting tokens, which takes longer than all else.
+    fn within(&self, needs: &[Need<'_>], room: Usd) -> Result<bool> {
+        let mut sum = Usd::ZERO;
+        for need in needs {
+            let Lines { call, count, n, .. } = self.lines(need)?;
+            sum += worst(need, &price_of(need), &call, n, false).times(count.into());
+            if sum > room {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     async fn open(&self, scope: &str, model: &str, part: Part, after: Option<BatchId>) -> Result<Option<BatchId>> {
@@ -214,7 +247,7 @@ impl Inner {
     }
 
     /// The endpoint of a model that its batches go to: the first that has a batch API.
-    pub(super) fn link_of(&self, model: &Model) -> Result<Arc<super::link::Link>> {
+    pub(super) fn link_of(&self, model: &Model) -> Result<Arc<Link>> {
         let served = || model.endpoints.iter().filter_map(|at| self.endpoints.list.get(*at));
         let has = |provider: ProviderKind| super::dialect::Dialect::of(provider).is_some();
         let endpoint = served().find(|endpoint| has(endpoint.provider)).or_else(|| served().next());

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::drive::now;
 use super::plan::{self, Need};
 use super::{Batches, addressed};
 use crate::diagnostic::{Error, Result};
@@ -20,7 +19,7 @@ use crate::price::Price;
 use crate::provider::{FailureKind, Request};
 use crate::runner::bulk::{Bulk, Delivered, Delivery, Order};
 use crate::store::batches::{BatchId, BatchRecord, Stage};
-use crate::store::{Fingerprint, Stored};
+use crate::store::{Fingerprint, Stored, now};
 
 pub use super::plan::price;
 
@@ -63,15 +62,13 @@ impl Rounds {
         let ours = |record: &BatchRecord| record.scope == self.buyer.scope;
         let mut seen = HashSet::new();
         for record in inner.store.batches(true)?.into_iter().filter(ours) {
-            let lines = inner.store.batch_page(record.id, 0, usize::MAX)?;
-            let prints: Vec<Fingerprint> = lines
-                .iter()
-                .filter(|line| !line.closed)
-                .map(|line| line.fingerprint)
-                .filter(|print| seen.insert(*print))
-                .collect();
-            for way in inner.store.under_way(&prints)? {
-                held += way.held.iter().filter(|(scope, _)| *scope == self.buyer.scope).map(|(_, worst)| *worst).sum();
+            for page in inner.open_pages(record.id) {
+                let prints: Vec<Fingerprint> =
+                    page?.iter().map(|line| line.fingerprint).filter(|print| seen.insert(*print)).collect();
+                for way in inner.store.under_way(&prints)? {
+                    let own = way.held.iter().filter(|(scope, _)| *scope == self.buyer.scope);
+                    held += own.map(|(_, worst)| *worst).sum();
+                }
             }
         }
         Ok(held)

@@ -249,7 +249,7 @@ pub fn rephrase(arguments: RephraseArguments) -> Result<u8> {
     let stem = input::stem(&arguments.experiment);
     let to =
         arguments.to.clone().unwrap_or_else(|| arguments.experiment.with_file_name(format!("rephrased-{stem}.jsonl")));
-    if input::ending(&to) != Some("jsonl") || to.extension().is_some_and(|ending| ending != "jsonl") {
+    if to.extension().is_none_or(|ending| ending != "jsonl") {
         return Err(Error::usage(format!("--to {}: the new experiment is a .jsonl file", to.display())));
     }
     let name = format!("rephrase-{stem}");

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::diagnostic::{Error, Result};
 use crate::prompt::{Context, Fields, Template};
 use crate::provider::{Input, Message, Request};
-use crate::space::parameter::{api_parameter, whole};
+use crate::space::parameter::{check_all, completions};
 
 /// A request in the making.
 ///
@@ -171,22 +171,10 @@ impl Create {
             ),
         };
         let mut params = self.params.clone();
-        let n = match params.remove("n") {
-            None => self.n,
-            Some(n) => match whole(&n).and_then(|n| u32::try_from(n).ok()) {
-                Some(n) => n,
-                None => return wrong(format!("n = {n} is no number of completions")),
-            },
-        };
-        let within = api_parameter("n").is_none_or(|api| api.check(&Value::from(n)).is_ok());
-        if n == 0 || !within {
-            return wrong(format!("n = {n} is no number of completions that can be asked for"));
-        }
-        for (name, value) in &params {
-            if let Some(Err(problem)) = api_parameter(name).map(|api| api.check(value)) {
-                return wrong(problem);
-            }
-        }
+        params.retain(|_, value| !value.is_null());
+        let n = params.remove("n").unwrap_or_else(|| self.n.into());
+        let n = completions(&n).map_err(Error::usage)?;
+        check_all(&params).map_err(|(_, problem)| Error::usage(problem))?;
         Ok(Request { model: self.model.clone(), input, params, n })
     }
 
@@ -238,11 +226,14 @@ mod tests {
             Create::text("m", "x").user("y"),
             Create::text("m", "x").n(0),
             Create::text("m", "x").param("n", 1.5),
+            Create::text("m", "x").n(100_001),
             Create::text("m", "x").temperature(3.0),
             Create::text("m", "x").stop([""]),
         ] {
             assert!(wrong.request().is_err(), "{wrong:?}");
         }
+        let unset = Create::text("m", "x").param("seed", Value::Null).request().unwrap();
+        assert!(unset.params.is_empty(), "null is not set");
         assert_eq!(Create::text("m", "x").param("n", 4).request().unwrap().n, 4);
     }
 }

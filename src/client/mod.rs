@@ -119,7 +119,7 @@ impl ClientBuilder {
             None => SqliteStore::open(&self.path)?,
         };
         let inner = Inner {
-            runner: Runner::open(store, &endpoints, &[], self.concurrency, self.budget.is_some(), false)?,
+            runner: Runner::new(store, self.concurrency),
             endpoints,
             purse: Purse::with_limits(None, self.budget, true, Usd::ZERO),
             gate: tokio::sync::Mutex::new(()),
@@ -168,9 +168,7 @@ impl Client {
     /// it is returned. Let go before that (a timeout, a `select!`), a request that was sent counts as spent at its worst case.
     pub async fn create(&self, create: &Create) -> Result<Completion, CreateError> {
         let inner = &*self.inner;
-        let request = create.request()?;
-        let service = inner.service(&create.model)?;
-        let request = Request { model: service.model.id.clone(), ..request };
+        let (service, request) = inner.open(create)?;
         let Outcome { answer, paid, requests } = inner.answer(&service, &request, create).await?;
         let mut log = inner.log.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(log) = &mut *log {
@@ -271,16 +269,14 @@ impl Client {
 
     /// The input tokens of a request: exact where the model's tokenizer is known, else `None`.
     pub fn count_tokens(&self, create: &Create) -> Result<Option<u64>> {
-        let service = self.inner.service(&create.model)?;
-        let request = Request { model: service.model.id.clone(), ..create.request()? };
+        let (_, request) = self.inner.open(create)?;
         Ok(tokens::input_count(&request))
     }
 
     /// Whether the prompt and the longest answer that is asked for fit the model's context window; `None` where the
     /// window is not known, or where only an exact count could tell and there is none.
     pub fn fits_context(&self, create: &Create) -> Result<Option<bool>> {
-        let service = self.inner.service(&create.model)?;
-        let request = Request { model: service.model.id.clone(), ..create.request()? };
+        let (service, request) = self.inner.open(create)?;
         let Some(window) = service.model.context_window else { return Ok(None) };
         let answer = output_limit(|name| request.params.get(name)).unwrap_or(1);
         let fits = |input: u64| input.saturating_add(answer) <= window;
@@ -292,11 +288,21 @@ impl Client {
 
     /// What a request may cost at most; nothing where the store has it. Nothing is sent.
     pub fn cost_bound(&self, create: &Create) -> Result<Usd> {
-        let service = self.inner.service(&create.model)?;
-        let request = Request { model: service.model.id.clone(), ..create.request()? };
-        let stored = self.inner.runner.store().stored(&service.fingerprint(&request))?;
-        Ok(service.worst(&request, stored.len(), true))
+        let (service, request) = self.inner.open(create)?;
+        let Wanted { stored, whole, .. } = self.inner.wanted(&service, &request, create)?;
+        Ok(service.worst(&whole, stored.len(), true))
     }
+}
+
+/// Which samples a call wants.
+struct Wanted<'a> {
+    print: Fingerprint,
+    /// What the store has of them.
+    stored: Stored,
+    /// The first: of a block of those stored, or behind all of them.
+    first: usize,
+    /// The request for all samples up to the last that is wanted.
+    whole: Cow<'a, Request>,
 }
 
 /// What became of a call.
@@ -315,31 +321,42 @@ impl Outcome {
 }
 
 impl Inner {
-    fn service(&self, model: &str) -> Result<Arc<Service>> {
-        self.runner.open_model(&self.endpoints, model, self.capped, false)
+    /// Who answers a request, and the request with the model's name as its endpoint knows it.
+    fn open(&self, create: &Create) -> Result<(Arc<Service>, Request)> {
+        let request = create.request()?;
+        let service = self.runner.open_model(&self.endpoints, &create.model, self.capped)?;
+        let request = Request { model: service.model.id.clone(), ..request };
+        Ok((service, request))
+    }
+
+    /// What a call wants of the store, and what the store has.
+    fn wanted<'a>(&self, service: &Service, request: &'a Request, create: &Create) -> Result<Wanted<'a>> {
+        let print = service.fingerprint(request);
+        let stored = self.runner.store().stored(&print)?;
+        let first = match create.use_cache {
+            true => create.repeat as usize * request.n as usize,
+            false => stored.len(),
+        };
+        let Ok(n) = u32::try_from(first + request.n as usize) else {
+            return Err(Error::usage(format!("repeat {} of {} completions is too far", create.repeat, request.n)));
+        };
+        let whole = match n == request.n {
+            true => Cow::Borrowed(request),
+            false => Cow::Owned(Request { n, ..request.clone() }),
+        };
+        Ok(Wanted { print, stored, first, whole })
     }
 
     async fn answer(&self, service: &Service, request: &Request, create: &Create) -> Result<Outcome> {
-        let print = service.fingerprint(request);
         let look = self.runner.look();
-        let before = self.runner.store().stored(&print)?;
-        // Which samples are wanted: a block of those stored, or what comes behind all of them.
-        let first = match create.use_cache {
-            true => create.repeat as usize * request.n as usize,
-            false => before.len(),
-        };
-        let wanted = first + request.n as usize;
-        let Ok(all) = u32::try_from(wanted) else {
-            return Err(Error::usage(format!("repeat {} of {} completions is too far", create.repeat, request.n)));
-        };
-        if before.len() >= wanted {
+        let Wanted { print, stored: before, first, whole } = self.wanted(service, request, create)?;
+        if before.len() >= whole.n as usize {
             let done = completion(service, request, create, &before, first, print);
             return Ok(Outcome::free(Ok(Completion { cached: true, ..done })));
         }
-        let whole = match all == request.n {
-            true => Cow::Borrowed(request),
-            false => Cow::Owned(Request { n: all, ..request.clone() }),
-        };
+        if self.capped {
+            service.check_bounded(&whole)?;
+        }
         let worst = |tight| service.worst(&whole, before.len(), tight);
         let gate = self.gate.lock().await;
         let admitted = self.purse.admit_within(|tight| Ok(worst(tight))).await?;

@@ -12,7 +12,7 @@ use crate::price::Price;
 use crate::prompt::{Body, Context, Fields, Prompt};
 use crate::provider::{Failure, FailureKind, Input, Request, tokens};
 use crate::runner::{Runner, Service};
-use crate::space::parameter::whole;
+use crate::space::parameter::completions;
 use crate::space::{Configuration, Role, Space};
 use crate::store::Stored;
 use crate::task::Instance;
@@ -51,9 +51,7 @@ impl Plan {
                 Some(Role::Api | Role::Body) => drop(params.insert(name.clone(), value.clone())),
                 Some(Role::Variable) => drop(variables.insert(name.clone(), value.clone())),
                 Some(Role::N) => {
-                    n = whole(value)
-                        .and_then(|n| u32::try_from(n).ok())
-                        .ok_or_else(|| Error::usage(format!("n = {value} is no number of completions")))?;
+                    n = completions(value).map_err(Error::usage)?;
                 }
                 Some(Role::Model | Role::Prompt) => {}
                 None => return Err(Error::usage(format!("there is no parameter `{name}` in the space"))),

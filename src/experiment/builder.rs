@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::chain::{self, Answer, Declared};
 use super::folder::Settings;
-use super::{Beginning, Experiment, MaxQueries, Watcher, input};
+use super::{Beginning, Experiment, MaxQueries, Watcher};
 use crate::backend::Endpoints;
+use crate::data::Format;
 use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
 use crate::store::{Cache, MemoryStore, SharedStore};
@@ -223,14 +224,8 @@ impl ExperimentBuilder {
         }
         let mut experiment = Experiment { builder: self };
         let builder = &mut experiment.builder;
-        if let Some(input) = &builder.input
-            && input::ending(input).is_none()
-        {
-            return Err(Error::usage(format!(
-                "{}: the ending tells the format, and this one is not known",
-                input.display()
-            ))
-            .help("use .jsonl or .csv, each also with .gz or .zst behind it"));
+        if let Some(input) = &builder.input {
+            Format::known(input, &input.display().to_string())?;
         }
         if builder.endpoints.is_none() {
             let beside = builder.input.as_deref().and_then(Path::parent).unwrap_or(Path::new("."));

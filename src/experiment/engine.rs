@@ -14,7 +14,7 @@ use super::health::{Health, Verdict};
 use crate::diagnostic::Result;
 use crate::money::Usd;
 use crate::provider::{Failure, FailureKind};
-use crate::runner::Hold;
+use crate::runner::{Hold, until};
 use crate::study::Stop;
 
 /// The wait before the second round of attempts; each later one waits twice as long, up to half a minute.
@@ -481,11 +481,4 @@ enum Wants {
     Money(u32, Box<Prepared>, Usd),
     /// Nothing more is bought.
     Refused(Box<Prepared>),
-}
-
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
-        None => std::future::pending().await,
-    }
 }

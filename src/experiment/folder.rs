@@ -18,7 +18,7 @@ use crate::files::{cannot_write, fresh_name, replace};
 use crate::money::Usd;
 use crate::provider::Message;
 use crate::store::Cache;
-use crate::study::folder::RunFolder;
+use crate::study::folder::{LOCK, RunFolder};
 
 /// What decides what is asked, and what is done with the answers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -114,6 +114,8 @@ pub struct ExperimentFile {
 pub const FILE: &str = "experiment.toml";
 /// The rows that are done, in the order of their ending.
 pub const COMPLETED: &str = "completed.jsonl";
+/// What happened, for people.
+const LOG: &str = "log.txt";
 /// The rows in the order of the input.
 pub const RESULTS: &str = "results.jsonl";
 
@@ -170,6 +172,23 @@ pub struct Folder {
     completed: BufWriter<File>,
     at: u64,
     log: File,
+    made: Made,
+}
+
+/// What was made for a new folder, so that it can be taken back.
+#[derive(Default)]
+struct Made {
+    /// The folder itself; else it was there, empty.
+    folder: bool,
+    /// The folders above it that were not there, the innermost first.
+    above: Vec<PathBuf>,
+}
+
+impl Made {
+    /// Removes the folders above that are empty.
+    fn take_back_above(&self) {
+        self.above.iter().for_each(|path| drop(fs::remove_dir(path)));
+    }
 }
 
 impl Folder {
@@ -190,6 +209,8 @@ impl Folder {
         }
         let draft = base.join(format!(".{}", fresh_name("new")));
         let input = draft.join(&file.input_file);
+        let above = base.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
+        let new = Made { folder: out.is_none_or(|out| !out.exists()), above: above.map(Path::to_owned).collect() };
         let made = fs::create_dir_all(base)
             .and_then(|()| fs::create_dir(&draft))
             .and_then(|()| fs::copy(&file.input, &input).map(drop))
@@ -222,12 +243,29 @@ impl Folder {
             }
             Err(Error::internal("there is no free name for the experiment's folder"))
         };
-        let path = appear(&mut file).inspect_err(|_| drop(fs::remove_dir_all(&draft)))?;
+        let path = appear(&mut file).inspect_err(|_| {
+            drop(fs::remove_dir_all(&draft));
+            new.take_back_above();
+        })?;
         // The ledger knows the experiment by the name in this folder: both must survive a power cut.
         if let Ok(folder) = File::open(base) {
             drop(folder.sync_all());
         }
-        Folder::open(&path).map(|(folder, _)| folder)
+        Folder::open(&path).map(|(folder, _)| Folder { made: new, ..folder })
+    }
+
+    /// Takes back what [`create`](Self::create) made, and nothing that was there before.
+    pub fn take_back(self) {
+        let (path, input, made) = (self.path().to_owned(), self.input(), self.made);
+        drop(self.folder);
+        match made.folder {
+            true => drop(fs::remove_dir_all(&path)),
+            false => {
+                let ours = [FILE, COMPLETED, LOG, LOCK].map(|name| path.join(name));
+                ours.iter().chain([&input]).for_each(|file| drop(fs::remove_file(file)));
+            }
+        }
+        made.take_back_above();
     }
 
     /// Opens a folder that is there, with the rows that are done: a row's last record counts, half a record at the end is
@@ -260,8 +298,8 @@ impl Folder {
             at += read as u64;
         }
         completed.set_len(at).map_err(|error| cannot_write(&completed_path, &error))?;
-        let log = open(&path.join("log.txt"))?;
-        Ok((Folder { file, folder, completed: BufWriter::new(completed), at, log }, records))
+        let log = open(&path.join(LOG))?;
+        Ok((Folder { file, folder, completed: BufWriter::new(completed), at, log, made: Made::default() }, records))
     }
 
     /// Where it is.
@@ -406,6 +444,37 @@ mod tests {
         assert_eq!(text, "{\"z\":0}");
         folder.take_input().unwrap();
         assert!(!home.path().join("x.jsonl").exists() && path.join("input-x.jsonl").is_file());
+    }
+
+    #[test]
+    fn what_was_made_is_taken_back_and_nothing_else() {
+        let home = tempfile::tempdir().unwrap();
+        let place = |name: &str| home.path().join(name);
+        let begin = |out: &str| {
+            Folder::create(Some(&place(out)), &place("results"), file(home.path())).unwrap().take_back();
+        };
+        fs::create_dir_all(place("mine/there")).unwrap();
+        begin("mine/there");
+        assert_eq!(fs::read_dir(place("mine/there")).unwrap().count(), 0, "as it was: there, and empty");
+        begin("mine/new/deep/out");
+        assert!(place("mine").is_dir() && !place("mine/new").exists());
+        fs::create_dir(place("empty")).unwrap();
+        begin("empty/out");
+        assert!(place("empty").is_dir() && !place("empty/out").exists(), "the folder above was there");
+        Folder::create(None, &place("results"), file(home.path())).unwrap().take_back();
+        assert!(!place("results").exists());
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(place("mine/there"), place("link")).unwrap();
+            begin("link");
+            assert!(place("link").is_symlink(), "the link stays");
+            assert_eq!(fs::read_dir(place("mine/there")).unwrap().count(), 0);
+        }
+        // What another put there meanwhile stays.
+        let folder = Folder::create(Some(&place("mine/there")), &place("results"), file(home.path())).unwrap();
+        fs::write(place("mine/there/notes.txt"), "mine").unwrap();
+        folder.take_back();
+        assert_eq!(fs::read_dir(place("mine/there")).unwrap().count(), 1);
     }
 
     #[test]

@@ -65,8 +65,8 @@ struct Looking<'a> {
     ids: HashMap<[u8; 16], u32>,
     /// How often each request was asked.
     asked: HashMap<[u8; 16], u32>,
-    /// Rows for Ollama: their places in the order, and their models.
-    ollama: Vec<(usize, String)>,
+    /// Rows for servers that load one model at a time: their places in the order, and their models.
+    together: Vec<(usize, String)>,
 }
 
 /// Looks at every row. `found` is told of each row that is wrong. What makes the file unusable as a whole is an error.
@@ -86,8 +86,8 @@ pub fn index(
         columns: Vec::new(),
         same_ids: 0,
     };
-    let (seats, ids, asked, ollama) = Default::default();
-    let mut looking = Looking { look, apis, index, seats, ids, asked, ollama };
+    let (seats, ids, asked, together) = Default::default();
+    let mut looking = Looking { look, apis, index, seats, ids, asked, together };
     look.input.each(|place, read| {
         let Ok(number) = u32::try_from(looking.index.entries.len()) else {
             return Err(Error::usage("an experiment has at most 4 billion rows"));
@@ -106,14 +106,14 @@ pub fn index(
         }
         found(number, &fault, &read)
     })?;
-    let Looking { mut index, mut ollama, .. } = looking;
+    let Looking { mut index, mut together, .. } = looking;
     if index.entries.is_empty() {
         return Err(Error::usage(format!("{} holds no rows", look.input.name())));
     }
     // A server that loads one model at a time is asked for each model's rows together, among their own places.
-    let places: Vec<usize> = ollama.iter().map(|(at, _)| *at).collect();
-    ollama.sort_by(|a, b| a.1.cmp(&b.1));
-    let sorted: Vec<u32> = ollama.iter().map(|(at, _)| index.order[*at]).collect();
+    let places: Vec<usize> = together.iter().map(|(at, _)| *at).collect();
+    together.sort_by(|a, b| a.1.cmp(&b.1));
+    let sorted: Vec<u32> = together.iter().map(|(at, _)| index.order[*at]).collect();
     for (place, row) in places.into_iter().zip(sorted) {
         index.order[place] = row;
     }
@@ -138,18 +138,16 @@ impl Looking<'_> {
             Ok(request) => request,
             Err(fault) => return Ok(Err(fault)),
         };
-        if self.look.capped && !serving.bounded(&request) {
-            return Ok(Err(Fault::new(format!(
-                "nothing bounds what a completion of `{}` may cost",
-                asked.who.model()
-            ))
-            .help("set max_tokens, or max_output_tokens of the model in farthing.toml")));
+        if self.look.capped
+            && let Err(error) = serving.check_bounded(&request)
+        {
+            return Ok(Err(error.into()));
         }
         self.repeat(number, &request, &asked, service);
         let model = &self.index.services[service as usize].model;
         let provider = model.endpoints.first().and_then(|&at| self.apis.endpoints.list.get(at)).map(|one| one.provider);
-        if provider == Some(ProviderKind::Ollama) {
-            self.ollama.push((self.index.order.len(), model.id.clone()));
+        if provider.is_some_and(ProviderKind::loads_one_model) {
+            self.together.push((self.index.order.len(), model.id.clone()));
         }
         self.index.entries.push(Entry { place, queue, service });
         self.index.order.push(number);

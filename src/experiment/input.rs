@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::fields::{Fields, Row};
 use super::row::Fault;
-use crate::data::{self, Quotes, column_twice, unclosed_quote};
+use crate::data::{self, Format, Quotes, column_twice, unclosed_quote};
 use crate::diagnostic::{Error, Result};
 use crate::files::{Output, cannot_write, unnamed};
 
@@ -41,20 +41,10 @@ pub struct Input {
     file: Mutex<File>,
 }
 
-/// The formats that an experiment may have, as an ending behind which `.gz` or `.zst` may stand.
-pub fn ending(path: &Path) -> Option<&'static str> {
-    let name = path.file_name()?.to_string_lossy().to_lowercase();
-    let bare = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name);
-    let endings: &[&str] =
-        if cfg!(feature = "parquet") { &["jsonl", "ndjson", "csv", "parquet"] } else { &["jsonl", "ndjson", "csv"] };
-    let is = |ending: &&&str| bare.strip_suffix(**ending).is_some_and(|stem| stem.len() > 1 && stem.ends_with('.'));
-    endings.iter().find(is).copied()
-}
-
 /// A file's name without what tells its format.
 pub fn stem(path: &Path) -> String {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let bare = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name);
+    let bare = data::without_packing(&name);
     bare.rsplit_once('.').map_or(bare, |(stem, _)| stem).to_owned()
 }
 
@@ -65,12 +55,9 @@ fn broken(name: &str, error: &std::io::Error) -> Error {
 impl Input {
     /// Opens a file that is known by `name`. A compressed one is unpacked in `folder`, to a file without a name.
     pub fn open(path: &Path, name: &str, folder: &Path) -> Result<Input> {
-        let Some(ending) = ending(path) else {
-            return Err(Error::usage(format!("{name}: the ending tells the format, and this one is not known"))
-                .help("use .jsonl or .csv, each also with .gz or .zst behind it"));
-        };
-        let unpacked: Result<File, Box<dyn Read>> = match ending {
-            "parquet" => Err(Box::new(std::io::Cursor::new(parquet_lines(path)?))),
+        let format = Format::known(path, name)?;
+        let unpacked: Result<File, Box<dyn Read>> = match format {
+            Format::Parquet => Err(Box::new(std::io::Cursor::new(parquet_lines(path)?))),
             _ => data::unpacked(path, UNPACKED)?.plain().map_err(|packed| -> Box<dyn Read> { Box::new(packed) }),
         };
         let mut file = match unpacked {
@@ -81,8 +68,8 @@ impl Input {
                 plain
             }
         };
-        let form = match ending {
-            "csv" => {
+        let form = match format {
+            Format::Csv => {
                 quotes(name, &mut file)?;
                 Form::Csv(headers(name, &mut file)?)
             }
@@ -199,8 +186,7 @@ fn json_row(bytes: &[u8]) -> Result<Row, Fault> {
         Ok(fields) => Ok(Row { text: text.to_owned(), fields }),
         Err(error) if error.is_data() => Err(Fault::new("this row is not a JSON object")),
         Err(error) => {
-            let what = error.to_string();
-            let what = what.split(" at line ").next().unwrap_or_default();
+            let what = data::json_problem(&error);
             Err(Fault::new(format!("this row is not valid JSON: {what} (column {})", error.column())))
         }
     }
@@ -208,11 +194,7 @@ fn json_row(bytes: &[u8]) -> Result<Row, Fault> {
 
 fn cells(headers: &[String], record: &csv::ByteRecord) -> Result<Row, Fault> {
     if record.len() != headers.len() {
-        return Err(Fault::new(format!(
-            "this row has {} columns where the header has {}",
-            record.len(),
-            headers.len()
-        )));
+        return Err(Fault::new(data::unequal(record.len() as u64, headers.len() as u64)));
     }
     let cell = |(name, cell): (&String, &[u8])| match std::str::from_utf8(cell) {
         Ok(text) => Ok((name.clone(), Value::from(text))),
@@ -250,18 +232,7 @@ fn headers(name: &str, file: &mut File) -> Result<Vec<String>> {
         return Err(Error::usage(format!("{name} holds no rows")));
     }
     let shown = record.iter().collect::<Vec<_>>().join(",");
-    let wrong = |what: String| Error::usage(what).at_line(name, 0, &shown, 0..shown.len(), "in this header");
-    let mut headers: Vec<String> = Vec::with_capacity(record.len());
-    for (column, header) in record.iter().enumerate() {
-        if header.is_empty() {
-            return Err(wrong(format!("column {} has no name", column + 1)));
-        }
-        if headers.iter().any(|known| known == header) {
-            return Err(wrong(format!("the column `{header}` is there twice")));
-        }
-        headers.push(header.to_owned());
-    }
-    Ok(headers)
+    data::headers(name, &shown, &record)
 }
 
 /// The rows of a Parquet file as lines.
@@ -374,10 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn endings_and_stems() {
-        let known = ["a.jsonl", "a.csv.gz", "a.JSONL.zst", "a.ndjson"].map(|name| ending(Path::new(name)).is_some());
-        assert_eq!(known, [true; 4]);
-        assert_eq!(["a.txt", ".jsonl", "jsonl", "a.gz"].map(|name| ending(Path::new(name))), [None; 4]);
+    fn the_name_of_a_file_names_its_experiment() {
         assert_eq!(stem(Path::new("x/a.b.jsonl.gz")), "a.b");
     }
 }

@@ -233,11 +233,7 @@ impl Experiment {
             Err(error) => {
                 // Nothing was sent: a folder that was just made says nothing.
                 if fresh {
-                    let path = folder.path().to_owned();
-                    drop(folder);
-                    drop(std::fs::remove_dir_all(&path));
-                    // Only where it is empty.
-                    drop(path.parent().map(std::fs::remove_dir));
+                    folder.take_back();
                 }
                 return Err(error);
             }
@@ -386,7 +382,7 @@ impl Experiment {
         let defaults = row::Defaults { reads_all, ..defaults(&settings)? };
         let endpoints = self.builder.endpoints.take().ok_or_else(|| Error::internal("an experiment has endpoints"))?;
         let capped = self.builder.budget.is_some();
-        let runner = Runner::open(MemoryStore::new(), &endpoints, &[], self.builder.concurrency, capped, true)?;
+        let runner = Runner::new(MemoryStore::new(), self.builder.concurrency);
         let mut apis = Apis::new(endpoints);
         let look = Look { input: &input, settings: &settings, defaults: &defaults, runner: &runner, capped };
         // Records of rows that are wrong, unless they have one.

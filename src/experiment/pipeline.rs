@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::folder::{self, FILE};
-use super::input;
+use crate::data::Format;
 use crate::diagnostic::{Error, Result};
 
 /// How long a file must have stayed as it is before it is begun: until then it may still be written.
@@ -78,7 +78,7 @@ impl Pipeline {
         let paths = entries.flatten().map(|entry| entry.path());
         let is_experiment = |path: &PathBuf| {
             let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-            !hidden && input::ending(path).is_some()
+            !hidden && Format::of(path).is_some()
         };
         let mut files: Vec<(Looks, PathBuf)> =
             paths.filter(is_experiment).filter_map(|path| Some((looks(&path)?, path))).collect();

@@ -11,7 +11,7 @@ use crate::diagnostic::nearest;
 use crate::prompt::{self, Context, Prompt};
 use crate::provider::message::shown;
 use crate::provider::{Input, Message};
-use crate::space::parameter::whole;
+use crate::space::parameter::completions;
 
 /// What is wrong with a row, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -229,10 +229,7 @@ pub fn read(row: &Row, number: usize, defaults: &Defaults) -> Result<Asked, Faul
     let given = params.remove("n").or_else(|| if gemini { params.remove("candidate_count") } else { None });
     let n = match given {
         None => 1,
-        Some(n) => match whole(&n).and_then(|n| u32::try_from(n).ok()) {
-            Some(n @ 1..=100_000) => n,
-            _ => return Err(Fault::new(format!("n = {n} is no number of completions"))),
-        },
+        Some(n) => completions(&n).map_err(Fault::new)?,
     };
     Ok(Asked { id: id_of(fields, number), group: text("group")?, who, ask, params, n, completion, added })
 }

@@ -346,3 +346,19 @@ fn decode(request: &Request, body: &[u8]) -> Result<Response, Failure> {
     };
     read::settle(request, 1, vec![draft], usage, reply.model.text(), false)
 }
+
+/// The status that an error of this type comes with (Anthropic's page of errors), for errors that come without one.
+pub fn status_of(kind: &str) -> u16 {
+    match kind {
+        "invalid_request_error" => 400,
+        "authentication_error" => 401,
+        "billing_error" => 402,
+        "permission_error" => 403,
+        "not_found_error" => 404,
+        "request_too_large" => 413,
+        "rate_limit_error" => 429,
+        "timeout_error" => 504,
+        "overloaded_error" => 529,
+        _ => 500,
+    }
+}

@@ -10,7 +10,7 @@ pub mod ollama;
 pub mod openai;
 mod read;
 pub mod refusal;
-mod responses;
+pub(crate) mod responses;
 pub mod tokens;
 pub mod wire;
 

@@ -156,6 +156,9 @@ impl Openai {
     }
 }
 
+/// Most output tokens of a text completion that does not say: OpenAI's own default, which other servers do not have.
+pub const TEXT_TOKENS: u64 = 16;
+
 /// Fields of less use, and of servers that speak this format (vLLM's sampling, for one).
 pub const FIELDS: &[&str] = &[
     "metadata",

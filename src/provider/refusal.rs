@@ -159,6 +159,8 @@ fn class(status: u16, told: &Told) -> FailureKind {
         400 | 403 | 429 if quota => FailureKind::QuotaExceeded,
         401 | 403 | 407 => FailureKind::Authentication,
         404 => FailureKind::UnknownModel,
+        // The mock endpoint's, where it plays a cassette.
+        422 if told.code(&["not_recorded"]) => FailureKind::NotRecorded,
         400 if no_model => FailureKind::UnknownModel,
         400 if told.says(&["api key not valid", "invalid api key", "incorrect api key"]) => FailureKind::Authentication,
         // 498: Groq's "capacity exceeded".

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::provider::openai::Openai;
 use crate::provider::read::{self, Count, Draft, Loose, Objects, Parts, Usage, Word};
@@ -31,6 +31,27 @@ pub(super) const PLACES: &[(&str, Place)] = &[
     ("reasoning_effort", Place::At("reasoning.effort")),
     ("user", Place::At("user")),
 ];
+
+/// A body of this API under the names of OpenAI's chat API, for files that hold one. The error says what it lacks.
+pub(crate) fn as_chat(body: &mut Map<String, Value>) -> Result<(), String> {
+    let turn = |role: &str, content: Value| json!({"role": role, "content": content});
+    let mut messages = match body.remove("instructions") {
+        Some(Value::String(text)) => vec![turn("system", text.into())],
+        _ => Vec::new(),
+    };
+    match body.remove("input") {
+        Some(Value::String(text)) => messages.push(turn("user", text.into())),
+        Some(Value::Array(turns)) => messages.extend(turns),
+        _ => return Err("a body for /v1/responses needs `input`".to_owned()),
+    }
+    body.insert("messages".to_owned(), Value::Array(messages));
+    if let Some(most) = body.remove("max_output_tokens") {
+        body.insert("max_tokens".to_owned(), most);
+    }
+    // Ours says it by itself.
+    body.remove("store");
+    Ok(())
+}
 
 pub(super) fn body<'a>(wire: &Openai, request: &'a Request) -> Result<Object<'a>, Failure> {
     let mut body = Object::new();

@@ -24,12 +24,13 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 pub use budget::{Admission, Hold, Purse};
+pub(crate) use purchase::until;
 pub use service::{Service, fingerprint};
 
-use crate::backend::{self, Backend, Endpoint, Endpoints, Equivalence, Model, ModelKind, ProviderKind, Rates};
+use crate::backend::{self, Backend, Endpoint, Endpoints, Equivalence, Model, ModelKind, Rates};
 use crate::diagnostic::{Error, Result};
 use crate::price::Price;
-use crate::provider::{Failure, FailureKind, Request};
+use crate::provider::{Failure, FailureKind, Request, openai};
 use crate::space::parameter::OUTPUT_LIMITS;
 use crate::store::{Fingerprint, SharedStore, Stored};
 use bulk::{Bulk, Delivered, Delivery, Order, PriceOf};
@@ -227,8 +228,7 @@ impl Opening {
             let backend = backend.of_model(model)?.unwrap_or(backend);
             let groups = [self.group(endpoints, endpoint.group.as_ref()), self.group(endpoints, model.group.as_ref())];
             let limits = [Some(self.run.0), Some(limit), own, further].into_iter().chain(groups).flatten().collect();
-            // Ollama loads a model when it is asked for, and puts another out of memory for it.
-            let swaps = (endpoint.provider == ProviderKind::Ollama).then_some(limit);
+            let swaps = endpoint.provider.loads_one_model().then_some(limit);
             let lane: Lane = self.throttle.add_lane(limits, swaps);
             let new = || Arc::new(Health::new(&endpoint.name, &model.name));
             let health = self.healths.entry((at, model.id.clone())).or_insert_with(new).clone();
@@ -271,19 +271,11 @@ fn check_equals(model: &Model, endpoints: &[&Endpoint], seats: &[Seat]) -> Resul
 }
 
 impl Runner {
-    /// Opens what answers for these models. Under a budget each needs a price and a bound on its output (`bounded` says
-    /// that every request sets max_tokens).
-    pub fn open(
-        store: SharedStore,
-        endpoints: &Endpoints,
-        models: &[String],
-        concurrency: usize,
-        budget: bool,
-        bounded: bool,
-    ) -> Result<Runner> {
+    /// One that sends so many requests at once at most. Models are opened as they are asked for.
+    pub fn new(store: SharedStore, concurrency: usize) -> Runner {
         let concurrency = concurrency.clamp(1, Semaphore::MAX_PERMITS);
         let opening = Opening::new(concurrency);
-        let runner = Runner {
+        Runner {
             store,
             services: RwLock::default(),
             flights: Mutex::default(),
@@ -295,15 +287,33 @@ impl Runner {
             bulk: OnceLock::new(),
             stop: AtomicBool::new(false),
             stopped: Notify::new(),
-        };
+        }
+    }
+
+    /// Opens what answers for these models. Under a budget each needs a price and a bound on its output (`bounded` says
+    /// that every request sets max_tokens).
+    pub fn open(
+        store: SharedStore,
+        endpoints: &Endpoints,
+        models: &[String],
+        concurrency: usize,
+        budget: bool,
+        bounded: bool,
+    ) -> Result<Runner> {
+        let runner = Runner::new(store, concurrency);
         for name in models {
-            runner.open_model(endpoints, name, budget, bounded)?;
+            runner.open_named(endpoints, name, (budget, bounded))?;
         }
         Ok(runner)
     }
 
-    /// The service of a model, opened if it was not. The endpoints must be the same every time.
-    pub fn open_model(&self, endpoints: &Endpoints, name: &str, budget: bool, bounded: bool) -> Result<Arc<Service>> {
+    /// The service of a model, opened if it was not. The endpoints must be the same every time. Under a budget the model
+    /// needs a price; whether a request's cost is bounded is the caller's to ask ([`Service::check_bounded`]).
+    pub fn open_model(&self, endpoints: &Endpoints, name: &str, budget: bool) -> Result<Arc<Service>> {
+        self.open_named(endpoints, name, (budget, true))
+    }
+
+    fn open_named(&self, endpoints: &Endpoints, name: &str, budget: (bool, bool)) -> Result<Arc<Service>> {
         if let Some(service) = self.service(name) {
             return Ok(service);
         }
@@ -311,14 +321,14 @@ impl Runner {
         if let Some(service) = self.service(name) {
             return Ok(service);
         }
-        let service = self.open_service(&mut opening, endpoints, endpoints.model(name)?, None, (budget, bounded))?;
+        let service = self.open_service(&mut opening, endpoints, endpoints.model(name)?, None, budget)?;
         self.services.write().unwrap_or_else(PoisonError::into_inner).push(service.clone());
         Ok(service)
     }
 
     /// A service of its own of a model, whose requests also pass a limit that all who name it share: for groups of rows. It
     /// is not among those that [`service`](Self::service) finds. Whether a request's cost is bounded is the caller's to ask
-    /// ([`Service::bounded`]).
+    /// ([`Service::check_bounded`]).
     pub fn open_under(
         &self,
         endpoints: &Endpoints,
@@ -348,27 +358,27 @@ impl Runner {
         let seats = opening.seats(endpoints, &model, limit)?;
         let learnt = opening.learnt(&model);
         check_equals(&model, &serving, &seats)?;
-        // Only OpenAI's own tokenizers and defaults are known.
-        let openai = |endpoint: &&Endpoint| endpoint.vendor && endpoint.provider == ProviderKind::Openai;
-        let (backend, vendor) = (&seats[0].backend, serving.iter().all(openai));
+        let known = |endpoint: &&Endpoint| endpoint.vendor && endpoint.provider.counts_known();
+        let (backend, vendor) = (&seats[0].backend, serving.iter().all(known));
         let kind = model.kind.or_else(|| backend.kind(name)).unwrap_or(ModelKind::Chat);
         let limited = model.max_output_tokens.is_some() || model.context_window.is_some();
-        let knows_the_bill = backend.in_process() && serving[0].provider == ProviderKind::Replay;
+        let unsaid = (kind == ModelKind::Text && vendor).then_some(openai::TEXT_TOKENS);
         // Requests do not bound what they cost by a parameter that is not sent.
         let dropped =
             |endpoint: &&Endpoint| endpoint.drop_params.iter().any(|name| OUTPUT_LIMITS.contains(&name.as_str()));
         let unsent = serving.iter().any(dropped);
         let bounded = bounded && !unsent;
-        if budget && !bounded && !limited && !knows_the_bill && (kind != ModelKind::Text || !vendor) {
+        if budget && !bounded && !limited && !backend.knows_bills() && unsaid.is_none() {
             let space =
                 if unsent { "drop_params takes max_tokens out; set" } else { "set max_tokens in the space, or" };
-            return Err(Error::usage(format!("nothing bounds what a completion of `{name}` may cost"))
-                .help(format!("{space} in {file}: [models.\"{name}\"] max_output_tokens = ...")));
+            let help = format!("{space} in {file}: [models.\"{name}\"] max_output_tokens = ...");
+            return Err(service::unbounded(name, help));
         }
         let service = Arc::new(Service {
             price: model.price.unwrap_or(Price::FREE),
             chat: kind != ModelKind::Text,
             vendor,
+            unsaid,
             by_family: serving[0].equivalence == Equivalence::Major,
             model,
             seats,

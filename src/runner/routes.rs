@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::health::{Found, Health};
 use super::service::Service;
 use super::throttle::Lane;
-use crate::backend::{Backend, CallError, ProviderKind, Routing};
+use crate::backend::{Backend, CallError, Routing};
 use crate::provider::{Failure, FailureKind};
 
 /// A rate limit passes by itself: it is waited for so many times longer than other failures.
@@ -67,11 +67,7 @@ impl Seat {
         let url = reqwest::Url::parse(&endpoint.base_url).ok();
         Seat {
             name: endpoint.name.clone(),
-            provider: match endpoint.provider {
-                ProviderKind::Azure => "azure.ai.openai",
-                ProviderKind::Gemini => "gcp.gemini",
-                other => other.word(),
-            },
+            provider: endpoint.provider.telemetry_name(),
             address: url.as_ref().and_then(|url| url.host_str()).unwrap_or_default().to_owned(),
             port: url.as_ref().and_then(reqwest::Url::port_or_known_default),
             backend,

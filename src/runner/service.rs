@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::backend::Model;
+use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
 use crate::price::Price;
 use crate::provider::tokens;
@@ -30,6 +31,8 @@ pub struct Service {
     pub chat: bool,
     /// The endpoint is the vendor's own, so that its tokenizer tells what will be billed.
     pub vendor: bool,
+    /// Most output tokens of a request that says nothing, where the vendor has such a default.
+    pub(super) unsaid: Option<u64>,
     /// A dated snapshot of it is the same as its family.
     pub(super) by_family: bool,
     /// Its endpoints, at least one; all are the same source.
@@ -198,13 +201,22 @@ impl Service {
         self.output_limit(request).is_some() || self.foretell(request).is_some()
     }
 
+    /// Says what to do where nothing bounds what a request may cost: no budget could hold.
+    pub fn check_bounded(&self, request: &Request) -> Result<()> {
+        if self.bounded(request) {
+            return Ok(());
+        }
+        let name = &self.model.name;
+        let help =
+            format!("set max_tokens in the request, or max_output_tokens under [models.\"{name}\"] in farthing.toml");
+        Err(unbounded(name, help))
+    }
+
     /// Most output tokens of one completion of a request; `None` where nothing bounds it.
     pub fn output_limit(&self, request: &Request) -> Option<u64> {
         // What one of the endpoints is not sent does not hold it back.
         let said = output_limit(|name| request.params.get(name).filter(|_| !self.drops(name)));
-        // OpenAI's default for completions; other servers have none.
-        let legacy = (!self.chat && self.vendor).then_some(16);
-        said.or(legacy).or(self.model.max_output_tokens).or(self.model.context_window)
+        said.or(self.unsaid).or(self.model.max_output_tokens).or(self.model.context_window)
     }
 
     /// What samples `first..request.n` of a request may cost at most: input at a bound from bytes (or, `tight`, counted
@@ -349,6 +361,11 @@ impl Service {
             );
         }
     }
+}
+
+/// What is said where a budget cannot hold, because completions of a model may be of any length.
+pub(super) fn unbounded(model: &str, help: String) -> Error {
+    Error::usage(format!("nothing bounds what a completion of `{model}` may cost")).help(help)
 }
 
 /// The fingerprint of a request: what is sent and changes what a model may answer (all but n), and who answers. A service

@@ -160,6 +160,7 @@ impl Stage {
             price: kept.price.unwrap(),
             chat: true,
             vendor: false,
+            unsaid: None,
             by_family: false,
             model: kept,
             seats,

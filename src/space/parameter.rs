@@ -274,6 +274,24 @@ pub fn api_parameter(name: &str) -> Option<&'static ApiParameter> {
     API_PARAMETERS.iter().find(|parameter| parameter.name == name)
 }
 
+/// How many completions a request asks for, or why a value does not say.
+pub fn completions(value: &Value) -> Result<u32, String> {
+    let within = whole(value).filter(|n| (1..=MOST_COMPLETIONS).contains(n));
+    within.and_then(|n| u32::try_from(n).ok()).ok_or_else(|| {
+        format!("n = {value} is no number of completions: a whole number from 1 to {MOST_COMPLETIONS} is")
+    })
+}
+
+/// Checks the parameters of a request that are known; what is null is not set. The first that is wrong, with its name.
+pub fn check_all<'a>(params: impl IntoIterator<Item = (&'a String, &'a Value)>) -> Result<(), (&'a str, String)> {
+    for (name, value) in params.into_iter().filter(|(_, value)| !value.is_null()) {
+        if let Some(Err(problem)) = api_parameter(name).map(|api| api.check(value)) {
+            return Err((name, problem));
+        }
+    }
+    Ok(())
+}
+
 impl ApiParameter {
     /// Why a value is none for this parameter, in words; `Ok` where it is.
     pub fn check(&self, value: &Value) -> Result<(), String> {

@@ -225,9 +225,15 @@ pub trait BatchBook: Send + Sync {
     fn batch_lines(&self, id: BatchId, numbers: &[u32]) -> Result<Vec<BatchLine>>;
 
     /// Gives open lines their outcomes, in one transaction: answers are recorded as by
-    /// [`record_as`](super::Store::record_as), in this order, reservations closed. Lines that are closed already are left
+    /// [`record`](super::Store::record), in this order, reservations closed. Lines that are closed already are left
     /// as they are. Says how many were open.
-    fn land_lines(&self, id: BatchId, cache: Cache, outcomes: Vec<(u32, Outcome)>) -> Durable<u64>;
+    fn land_lines(&self, id: BatchId, outcomes: Vec<(u32, Outcome)>) -> Durable<u64> {
+        self.land_lines_as(Cache::Use, id, outcomes)
+    }
+
+    /// As [`land_lines`](Self::land_lines), for a run that treats what is stored so: see
+    /// [`record_as`](super::Store::record_as).
+    fn land_lines_as(&self, cache: Cache, id: BatchId, outcomes: Vec<(u32, Outcome)>) -> Durable<u64>;
 
     /// What is on its way for each of these requests.
     fn under_way(&self, fingerprints: &[Fingerprint]) -> Result<Vec<UnderWay>>;

@@ -114,20 +114,20 @@ async fn the_ledger_counts(store: &dyn Store) {
     assert_eq!(store.spent("study").unwrap(), spent(0, 3000, 4), "a released reservation does not count");
     store.close(entries[1], Closing::Lost).await.unwrap();
     assert_eq!(store.spent("study").unwrap(), spent(0, 3000, 4), "a lost reservation counts at its worst case");
-    store.close(entries[2], Closing::Settled(pico(3))).await.unwrap();
+    store.record("study", &print, &request(), response(&["0"]), pico(3), Some(entries[2])).await.unwrap();
     assert_eq!(store.spent("study").unwrap(), spent(3, 2600, 4), "a settled reservation counts with its bill");
     store.record("study", &print, &request(), response(&["a"]), pico(5), Some(entries[3])).await.unwrap();
     assert_eq!(store.spent("study").unwrap(), spent(8, 1800, 4), "a response settles its reservation");
     store.record("study", &print, &request(), response(&["b"]), pico(9), None).await.unwrap();
     assert_eq!(store.spent("study").unwrap(), spent(17, 1800, 5), "a response without a reservation is booked");
-    store.close(entries[4], Closing::Settled(pico(5000))).await.unwrap();
+    store.record("study", &print, &request(), response(&["c"]), pico(5000), Some(entries[4])).await.unwrap();
     assert_eq!(store.spent("study").unwrap(), spent(5017, 200, 5), "a bill above the worst case is booked as billed");
     assert_eq!(store.spent("stud").unwrap(), Spent::default(), "scopes are apart");
 }
 
 async fn an_entry_is_closed_once(store: &dyn Store) {
     let print = print_of(1);
-    let closings = [Closing::Settled(pico(1)), Closing::Released, Closing::Lost];
+    let closings = [Closing::Released, Closing::Lost];
     for first in closings {
         let entry = store.reserve("study", &print, pico(10)).await.unwrap();
         store.close(entry, first).await.unwrap();
@@ -136,6 +136,11 @@ async fn an_entry_is_closed_once(store: &dyn Store) {
             assert!(store.close(entry, again).await.is_err(), "an entry closed as {first:?} was closed as {again:?}");
         }
         assert_eq!(store.spent("study").unwrap(), before, "a refused closing changed what is spent");
+    }
+    let entry = store.reserve("study", &print, pico(10)).await.unwrap();
+    store.record("study", &print, &request(), response(&["a"]), pico(1), Some(entry)).await.unwrap();
+    for again in closings {
+        assert!(store.close(entry, again).await.is_err(), "a settled entry was closed as {again:?}");
     }
 }
 
@@ -153,14 +158,17 @@ async fn a_late_response_is_kept(store: &dyn Store) {
 async fn what_is_refused_changes_nothing(store: &dyn Store) {
     let (print, other) = (print_of(1), print_of(2));
     let entry = store.reserve("study", &print, pico(10)).await.unwrap();
-    let settled = store.reserve("study", &print, pico(10)).await.unwrap();
-    store.close(settled, Closing::Settled(pico(1))).await.unwrap();
+    let settled = store.reserve("study", &print_of(3), pico(10)).await.unwrap();
+    store.record("study", &print_of(3), &request(), response(&["b"]), pico(1), Some(settled)).await.unwrap();
     let before = store.spent("study").unwrap();
     let one = || response(&["a"]);
     let refused = [
         ("an entry of another scope", store.record("other", &print, &request(), one(), pico(1), Some(entry)).await),
         ("an entry of another request", store.record("study", &other, &request(), one(), pico(1), Some(entry)).await),
-        ("an entry settled before", store.record("study", &print, &request(), one(), pico(1), Some(settled)).await),
+        (
+            "an entry settled before",
+            store.record("study", &print_of(3), &request(), one(), pico(1), Some(settled)).await,
+        ),
         ("an unknown entry", store.record("study", &print, &request(), one(), pico(1), Some(EntryId(999))).await),
         ("an impossible entry", store.record("study", &print, &request(), one(), pico(1), Some(EntryId(-1))).await),
         ("a negative bill", store.record("study", &print, &request(), one(), pico(-1), Some(entry)).await),
@@ -170,7 +178,6 @@ async fn what_is_refused_changes_nothing(store: &dyn Store) {
         assert!(result.is_err(), "a response was recorded with {what}");
     }
     assert!(store.reserve("study", &print, pico(-1)).await.is_err(), "a negative amount was reserved");
-    assert!(store.close(entry, Closing::Settled(pico(-1))).await.is_err(), "a negative bill was settled");
     assert!(store.close(EntryId(999), Closing::Released).await.is_err(), "an unknown entry was closed");
     assert!(store.close(EntryId(i64::MIN), Closing::Released).await.is_err(), "an impossible entry was closed");
     assert_eq!(store.spent("study").unwrap(), before, "what was refused changed what is spent");

@@ -7,7 +7,7 @@ use super::batches::{
 };
 use super::{
     BatchBook, Bought, Cache, Closing, Contents, Durable, EntryId, Fingerprint, Item, Kept, SharedStore, Spent, Store,
-    Stored,
+    Stored, at_once,
 };
 use crate::diagnostic::Result;
 use crate::money::Usd;
@@ -121,9 +121,18 @@ impl BatchBook for Fresh {
         self.behind.batch_lines(id, numbers)
     }
 
-    fn land_lines(&self, id: BatchId, cache: Cache, outcomes: Vec<(u32, Outcome)>) -> Durable<u64> {
-        let cache = if cache.is_use() { self.cache } else { cache };
-        self.behind.land_lines(id, cache, outcomes)
+    fn land_lines_as(&self, cache: Cache, id: BatchId, outcomes: Vec<(u32, Outcome)>) -> Durable<u64> {
+        let own = || Ok(self.behind.batch(id)?.is_some_and(|batch| *batch.scope == *self.scope));
+        // A run that waits for what another ordered takes it in for that one.
+        let cache = match cache {
+            Cache::Use => match own() {
+                Ok(true) => self.cache,
+                Ok(false) => cache,
+                Err(error) => return at_once(Err(error)),
+            },
+            other => other,
+        };
+        self.behind.land_lines_as(cache, id, outcomes)
     }
 
     fn under_way(&self, fingerprints: &[Fingerprint]) -> Result<Vec<UnderWay>> {

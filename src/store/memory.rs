@@ -6,10 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::batches::Shelf;
 use super::contents::{PURCHASE_BYTES, REQUEST_BYTES};
-use super::queries::now;
 use super::{
     Bought, Cache, Closing, Contents, Durable, EntryId, Fingerprint, Item, Kept, Purchase, RequestRecord, Spent, Store,
-    Stored, already_settled, at_once, check_amount, check_response, codec, no_entry, not_open, sum_of,
+    Stored, already_settled, at_once, check_amount, check_response, codec, no_entry, not_open, now, sum_of,
 };
 use crate::diagnostic::Result;
 use crate::money::Usd;
@@ -35,8 +34,16 @@ struct Entry {
     scope: String,
     fingerprint: Fingerprint,
     worst: Usd,
-    /// How it ended; open where it did not.
-    closing: Option<Closing>,
+    state: EntryState,
+}
+
+/// How an entry of the ledger is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EntryState {
+    Open,
+    /// A response came, and was billed so much.
+    Settled(Usd),
+    Closed(Closing),
 }
 
 impl MemoryStore {
@@ -64,14 +71,8 @@ impl State {
         self.ledger.get_mut(usize::try_from(id.0).ok()?)
     }
 
-    pub(super) fn reserve(
-        &mut self,
-        scope: &str,
-        fingerprint: &Fingerprint,
-        worst: Usd,
-        closing: Option<Closing>,
-    ) -> EntryId {
-        self.ledger.push(Entry { scope: scope.to_owned(), fingerprint: *fingerprint, worst, closing });
+    pub(super) fn reserve(&mut self, scope: &str, fingerprint: &Fingerprint, worst: Usd, state: EntryState) -> EntryId {
+        self.ledger.push(Entry { scope: scope.to_owned(), fingerprint: *fingerprint, worst, state });
         EntryId(self.ledger.len() as i64 - 1)
     }
 
@@ -84,16 +85,13 @@ impl State {
     /// What an entry was lost at, if it was.
     pub(super) fn lost(&self, id: EntryId) -> Option<Usd> {
         let entry = self.ledger.get(usize::try_from(id.0).ok()?)?;
-        (entry.closing == Some(Closing::Lost)).then_some(entry.worst)
+        (entry.state == EntryState::Closed(Closing::Lost)).then_some(entry.worst)
     }
 
     pub(super) fn close(&mut self, id: EntryId, closing: Closing) -> Result<()> {
-        if let Closing::Settled(bill) = closing {
-            check_amount(bill)?;
-        }
         match self.entry(id) {
-            Some(entry) if entry.closing.is_none() => {
-                entry.closing = Some(closing);
+            Some(entry) if entry.state == EntryState::Open => {
+                entry.state = EntryState::Closed(closing);
                 Ok(())
             }
             _ => Err(not_open(id)),
@@ -102,10 +100,10 @@ impl State {
 
     fn settle(&mut self, scope: &str, fingerprint: &Fingerprint, id: EntryId, bill: Usd) -> Result<()> {
         match self.entry(id) {
-            Some(entry) if entry.scope == scope && entry.fingerprint == *fingerprint => match entry.closing {
-                Some(Closing::Settled(_)) => Err(already_settled(id)),
-                _ => {
-                    entry.closing = Some(Closing::Settled(bill));
+            Some(entry) if entry.scope == scope && entry.fingerprint == *fingerprint => match entry.state {
+                EntryState::Settled(_) => Err(already_settled(id)),
+                EntryState::Open | EntryState::Closed(_) => {
+                    entry.state = EntryState::Settled(bill);
                     Ok(())
                 }
             },
@@ -120,7 +118,7 @@ impl State {
         match entry {
             Some(entry) => self.settle(scope, fingerprint, entry, bill)?,
             None => {
-                self.reserve(scope, fingerprint, bill, Some(Closing::Settled(bill)));
+                self.reserve(scope, fingerprint, bill, EntryState::Settled(bill));
             }
         }
         let held = self.requests.entry(*fingerprint).or_insert_with(|| Held::new(request));
@@ -189,7 +187,7 @@ impl Store for MemoryStore {
     }
 
     fn reserve(&self, scope: &str, fingerprint: &Fingerprint, worst: Usd) -> Durable<EntryId> {
-        at_once(check_amount(worst).map(|()| self.write().reserve(scope, fingerprint, worst, None)))
+        at_once(check_amount(worst).map(|()| self.write().reserve(scope, fingerprint, worst, EntryState::Open)))
     }
 
     fn close(&self, entry: EntryId, closing: Closing) -> Durable<()> {
@@ -204,10 +202,10 @@ impl Store for MemoryStore {
         let state = self.read();
         let (mut settled, mut lost) = (Vec::new(), Vec::new());
         for entry in state.ledger.iter().filter(|entry| entry.scope == scope) {
-            match entry.closing {
-                Some(Closing::Settled(bill)) => settled.push(bill),
-                Some(Closing::Lost) | None => lost.push(entry.worst),
-                Some(Closing::Released) => {}
+            match entry.state {
+                EntryState::Settled(bill) => settled.push(bill),
+                EntryState::Open | EntryState::Closed(Closing::Lost) => lost.push(entry.worst),
+                EntryState::Closed(Closing::Released) => {}
             }
         }
         let requests = (settled.len() + lost.len()) as u64;
@@ -259,10 +257,10 @@ impl Store for MemoryStore {
         // Sums saturate only at the end, so they are made apart.
         let mut amounts: BTreeMap<(Option<(String, String)>, bool), i128> = BTreeMap::new();
         for entry in &state.ledger {
-            let (amount, settled) = match entry.closing {
-                Some(Closing::Settled(bill)) => (bill, true),
-                Some(Closing::Lost) | None => (entry.worst, false),
-                Some(Closing::Released) => continue,
+            let (amount, settled) = match entry.state {
+                EntryState::Settled(bill) => (bill, true),
+                EntryState::Open | EntryState::Closed(Closing::Lost) => (entry.worst, false),
+                EntryState::Closed(Closing::Released) => continue,
             };
             contents.entries += 1;
             let key = state.requests.get(&entry.fingerprint).map(key);

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -110,11 +111,9 @@ pub use crate::files::fresh_name;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EntryId(pub i64);
 
-/// How an open reservation ended.
+/// How an open reservation ended without a response; with one, [`Store::record`] settles it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closing {
-    /// The endpoint billed this much.
-    Settled(Usd),
     /// Surely nothing was billed.
     Released,
     /// It may have been billed: the reservation counts as spent for good.
@@ -277,6 +276,12 @@ fn path_of(location: &str) -> Result<&Path> {
         Place::Url(scheme) => Err(Error::usage(format!("stores at `{scheme}://` are not supported")).help(supported)),
         Place::File(_) | Place::Memory => Ok(Path::new(location)),
     }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// A future that has its answer.

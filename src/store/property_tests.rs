@@ -75,11 +75,7 @@ fn response() -> impl Strategy<Value = Response> {
 }
 
 fn call() -> impl Strategy<Value = Call> {
-    let closing = prop_oneof![
-        Just(Closing::Released),
-        Just(Closing::Lost),
-        amount().prop_map(|b| Closing::Settled(Usd::from_pico(b)))
-    ];
+    let closing = prop_oneof![Just(Closing::Released), Just(Closing::Lost)];
     let failure = (prop_oneof![Just(FailureKind::ContextTooLong), Just(FailureKind::Interrupted)], any::<String>())
         .prop_map(|(kind, message)| Failure { kind, message });
     let (scope, print) = (0..SCOPES.len(), 0..PRINTS);
@@ -105,6 +101,7 @@ enum Outcome {
 #[derive(Clone)]
 enum State {
     Open,
+    Settled(Usd),
     Closed(Closing),
 }
 
@@ -127,9 +124,8 @@ impl Model {
                 self.ledger.push((*scope, *print, *worst, State::Open));
                 Outcome::Entry
             }
-            Call::Close { entry, closing } => match (self.nth_newest(*entry), closing) {
-                (_, Closing::Settled(bill)) if bill.pico() < 0 => Outcome::Refused,
-                (Some(at), _) if matches!(self.ledger[at].3, State::Open) => {
+            Call::Close { entry, closing } => match self.nth_newest(*entry) {
+                Some(at) if matches!(self.ledger[at].3, State::Open) => {
                     self.ledger[at].3 = State::Closed(*closing);
                     Outcome::Done
                 }
@@ -157,10 +153,10 @@ impl Model {
         if bill < 0 || response.samples.is_empty() {
             return Outcome::Refused;
         }
-        let settled = State::Closed(Closing::Settled(Usd::from_pico(bill)));
+        let settled = State::Settled(Usd::from_pico(bill));
         match entry.map(|at| &mut self.ledger[at]) {
             None => self.ledger.push((scope, print, bill, settled)),
-            Some((_, _, _, State::Closed(Closing::Settled(_)))) => return Outcome::Refused,
+            Some((_, _, _, State::Settled(_))) => return Outcome::Refused,
             Some((its_scope, its_print, _, state)) if (*its_scope, *its_print) == (scope, print) => *state = settled,
             Some(_) => return Outcome::Refused,
         }
@@ -175,7 +171,7 @@ impl Model {
         for (_, _, worst, state) in self.ledger.iter().filter(|entry| entry.0 == scope) {
             match state {
                 State::Closed(Closing::Released) => continue,
-                State::Closed(Closing::Settled(bill)) => spent.settled += *bill,
+                State::Settled(bill) => spent.settled += *bill,
                 State::Open | State::Closed(Closing::Lost) => spent.lost += Usd::from_pico(*worst),
             }
             spent.requests += 1;

@@ -1,7 +1,5 @@
 //! What is asked of the database, in SQL.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, Rows, params};
 
@@ -9,17 +7,11 @@ use super::connection::Trouble;
 use super::contents::{PURCHASE_BYTES, REQUEST_BYTES, Sums};
 use super::{
     Cache, Closing, Contents, EntryId, Fingerprint, Item, Kept, Purchase, RequestRecord, Spent, Stored,
-    already_settled, codec, no_entry, not_open, sum_of,
+    already_settled, codec, no_entry, not_open, now, sum_of,
 };
 use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
 use crate::provider::{Failure, FailureKind, Response};
-
-/// Seconds since 1970, for people who look into the file: nothing is decided by it.
-pub(super) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
 
 /// What a run finds under a fingerprint; see [`super::Store::stored_as`].
 pub(super) fn stored(
@@ -194,13 +186,12 @@ pub(super) fn add_entry(
 
 /// Closes an open entry.
 pub(super) fn close(conn: &Connection, entry: EntryId, closing: Closing) -> Result<(), Trouble> {
-    let (state, settled) = match closing {
-        Closing::Settled(bill) => ("settled", Some(bill)),
-        Closing::Released => ("released", None),
-        Closing::Lost => ("lost", None),
+    let state = match closing {
+        Closing::Released => "released",
+        Closing::Lost => "lost",
     };
-    let update = "UPDATE ledger SET state = ?2, settled = ?3 WHERE id = ?1 AND state = 'open'";
-    let closed = conn.prepare_cached(update)?.execute(params![entry.0, state, settled.map(Usd::pico)])?;
+    let update = "UPDATE ledger SET state = ?2 WHERE id = ?1 AND state = 'open'";
+    let closed = conn.prepare_cached(update)?.execute(params![entry.0, state])?;
     if closed == 1 { Ok(()) } else { Err(not_open(entry).into()) }
 }
 
@@ -254,11 +245,16 @@ pub(super) fn failures(conn: &Connection, scope: &str) -> Result<Vec<(Fingerprin
     while let Some(row) = rows.next()? {
         let fingerprint = Fingerprint(row.get(0)?);
         let word: String = row.get(2)?;
-        let kind: FailureKind = serde_json::from_value(word.as_str().into())
-            .map_err(|_| Error::internal(format!("the store has a failure of an unknown kind, `{word}`")))?;
-        failures.push((fingerprint, row.get(1)?, Failure { kind, message: row.get(3)? }));
+        failures.push((fingerprint, row.get(1)?, failure(&word, row.get(3)?)?));
     }
     Ok(failures)
+}
+
+/// A failure as it is kept: the word for its kind, and its message.
+pub(super) fn failure(word: &str, message: String) -> Result<Failure> {
+    let kind: FailureKind = serde_json::from_value(word.into())
+        .map_err(|_| Error::internal(format!("the store has a failure of an unknown kind, `{word}`")))?;
+    Ok(Failure { kind, message })
 }
 
 /// See [`super::Store::page`].

@@ -15,7 +15,7 @@ use super::connection::{Trouble, compact, open_reader, open_writer};
 use super::writer::Writer;
 use super::{
     Bought, Cache, Closing, Contents, Durable, EntryId, Fingerprint, Item, Kept, Spent, Store, Stored, at_once,
-    check_amount, check_response, codec, queries,
+    check_amount, check_response, codec, now, queries,
 };
 use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
@@ -110,11 +110,6 @@ impl Store for SqliteStore {
     }
 
     fn close(&self, entry: EntryId, closing: Closing) -> Durable<()> {
-        if let Closing::Settled(bill) = closing
-            && let Err(error) = check_amount(bill)
-        {
-            return at_once(Err(error));
-        }
         self.writer.submit(move |conn| queries::close(conn, entry, closing))
     }
 
@@ -144,8 +139,7 @@ impl Store for SqliteStore {
         self.writer.submit(move |conn| {
             let insert = "INSERT INTO failures (scope, fingerprint, n, kind, message, created_at)
                           VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING";
-            let values =
-                params![scope, fingerprint.0.as_slice(), n, failure.kind.word(), failure.message, queries::now()];
+            let values = params![scope, fingerprint.0.as_slice(), n, failure.kind.word(), failure.message, now()];
             conn.prepare_cached(insert)?.execute(values)?;
             Ok(())
         })

@@ -99,6 +99,9 @@ pub fn space_hash(space: &Space) -> String {
     blake3::hash(all.as_bytes()).to_hex()[..32].to_owned()
 }
 
+/// The file that is locked while a process works on a folder.
+pub const LOCK: &str = ".lock";
+
 /// A run's folder that this process works on. While it lives no other process can.
 #[derive(Debug)]
 pub struct RunFolder {
@@ -139,7 +142,7 @@ impl RunFolder {
     }
 
     fn lock(path: PathBuf) -> Result<RunFolder> {
-        let file = path.join(".lock");
+        let file = path.join(LOCK);
         let lock = fs::File::options()
             .create(true)
             .truncate(false)

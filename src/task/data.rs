@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::data::{Quotes, altered, lines, read_file, unclosed_quote};
+use crate::data::{self, Format, Quotes, altered, json_problem, lines, read_file, unclosed_quote, unequal};
 use crate::diagnostic::{Error, Result, bad_utf8, nearest, suggestion};
 use crate::task::Instance;
 
@@ -18,18 +18,12 @@ struct Row {
 /// The rows of one file, in order, as instances named by the column `id` or by row number (from 1).
 pub fn load(path: &Path, id: Option<&str>) -> Result<Vec<Instance>> {
     let name = path.display().to_string();
-    let file_name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let bare = file_name.trim_end_matches(".gz").trim_end_matches(".zst");
-    let format = bare.rsplit_once('.').map_or("", |(_, ending)| ending);
-    if !["jsonl", "ndjson", "csv", "parquet"].contains(&format) {
-        return Err(Error::usage(format!("{name}: the ending tells the format, and this one is not known"))
-            .help("use .jsonl, .csv or .parquet, each also with .gz or .zst behind it"));
-    }
+    let format = Format::known(path, &name)?;
     let bytes = read_file(path)?;
     let rows = match format {
-        "csv" => csv_rows(&name, &bytes)?,
-        "parquet" => parquet_rows(&name, bytes)?,
-        _ => json_rows(&name, &bytes)?,
+        Format::Csv => csv_rows(&name, &bytes)?,
+        Format::Parquet => parquet_rows(&name, bytes)?,
+        Format::Lines => json_rows(&name, &bytes)?,
     };
     if rows.is_empty() {
         return Err(Error::usage(format!("{name} holds no rows")));
@@ -53,8 +47,7 @@ fn json_rows(name: &str, bytes: &[u8]) -> Result<Vec<Row>> {
             Err(error) => {
                 // serde_json counts columns in bytes from 1.
                 let at = error.column().saturating_sub(1).min(text.len());
-                let what = error.to_string();
-                let what = what.split(" at line ").next().unwrap_or_default();
+                let what = json_problem(&error);
                 return Err(Error::usage(format!("this row is not valid JSON: {what}")).at_line(
                     name,
                     line,
@@ -88,37 +81,14 @@ fn csv_rows(name: &str, bytes: &[u8]) -> Result<Vec<Row>> {
         let line = error.position().map_or(1, csv::Position::line);
         let (at, text) = line_text(line);
         let what = match error.kind() {
-            csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-                format!("this row has {len} columns where the header has {expected_len}")
-            }
+            csv::ErrorKind::UnequalLengths { expected_len, len, .. } => unequal(*len, *expected_len),
             _ => format!("this row cannot be read: {error}"),
         };
         Error::usage(what).at_line(name, at, &text, 0..text.len(), "this row")
     };
     let mut reader = csv::ReaderBuilder::new().from_reader(bytes);
     let headers = reader.headers().map_err(|error| trouble(&error))?.clone();
-    let mut seen = HashMap::new();
-    for (column, header) in headers.iter().enumerate() {
-        let (at, text) = line_text(1);
-        if header.is_empty() {
-            return Err(Error::usage(format!("column {} has no name", column + 1)).at_line(
-                name,
-                at,
-                &text,
-                0..text.len(),
-                "in this header",
-            ));
-        }
-        if seen.insert(header.to_owned(), column).is_some() {
-            return Err(Error::usage(format!("the column `{header}` is there twice")).at_line(
-                name,
-                at,
-                &text,
-                0..text.len(),
-                "in this header",
-            ));
-        }
-    }
+    let headers = data::headers(name, &line_text(1).1, &headers)?;
     let mut rows = Vec::new();
     for record in reader.records() {
         let record = record.map_err(|error| trouble(&error))?;

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use farthing::Usd;
-use farthing::backend::Endpoints;
-use farthing::batch::{self, AnswerOutcome, Batches, Options as Buying, Phase};
+use farthing::backend::{Endpoint, Endpoints};
+use farthing::batch::{self, AnswerOutcome, Ask, Batches, Options as Buying, Phase};
 use farthing::client::{Client, Create};
 use farthing::diagnostic::Source;
+use farthing::serve::mock::{BatchOptions, Options};
 use farthing::store::{MemoryStore, SharedStore};
 
-use crate::support::usd;
+use crate::support::{server, usd};
 use crate::{ask, buying, endpoints, files_left, many, quick, run, samples, whole};
 
 #[test]
@@ -167,6 +168,30 @@ fn the_budget_holds_over_everything_that_is_out() {
         let status = batch::status(&batches, &created.job).await.unwrap();
         assert_eq!((status.spent_usd, status.held_usd), (server.ledger().billed, Usd::ZERO));
         assert!(server.ledger().billed <= usd(&budget));
+    });
+}
+
+/// A budget of what the estimate says is enough, where counted tokens are fewer than bytes; a little less is not.
+#[test]
+fn the_estimate_is_what_is_reserved() {
+    let batches = BatchOptions { duration: Duration::from_secs(1000), ..BatchOptions::default() };
+    let server = server(Options { models: Default::default(), batches, ..Options::default() });
+    // As if it were OpenAI's own address, whose bills its tokenizer tells beforehand.
+    let mut endpoints = Endpoints::standard();
+    endpoints.list = vec![Endpoint { vendor: true, ..Endpoint::at("here", &server.url()) }];
+    let text = "international ".repeat(40);
+    let mut asks: Vec<Ask> = (0..6).map(|at| ask(&format!("id-{at}"), &format!("{at} {text}"), 1)).collect();
+    asks.iter_mut().for_each(|ask| ask.request.model = "gpt-4o".into());
+    run(async {
+        let job = |budget: Usd| {
+            let options = Buying { budget: Some(budget), ..buying() };
+            Batches::with_options(endpoints.clone(), MemoryStore::new(), options)
+        };
+        let bound = job(Usd::MAX).estimate(&asks).unwrap().worst_usd;
+        let created = batch::create(&job(bound), asks.clone()).await.unwrap();
+        assert_eq!(created.left, Vec::<String>::new());
+        let created = batch::create(&job(bound - Usd::from_pico(1)), asks.clone()).await.unwrap();
+        assert_eq!(created.left, ["id-5"]);
     });
 }
 

@@ -259,21 +259,6 @@ fn results_that_are_named_late_are_looked_for_again() {
     assert_eq!((proxy.counts(), proxy.seen.late.load(Ordering::SeqCst)), ((1, 2), 0));
 }
 
-/// Collects what is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[test]
 fn another_model_that_answers_is_named_once() {
     let spoil: Spoil = |_, lines| {
@@ -284,12 +269,11 @@ fn another_model_that_answers_is_named_once() {
         };
         lines.into_iter().map(spoilt).collect()
     };
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(Arc::new(log.reopen().unwrap())).finish();
     let (report, ..) =
         tracing::subscriber::with_default(subscriber, || run("openai", &[ask("a", 1), ask("bb", 1)], spoil));
     assert_eq!(outcomes(&report), [Ok(1), Ok(1)]);
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = std::fs::read_to_string(log.path()).unwrap();
     assert_eq!(log.matches("`mock-small` was asked and `a-stranger` answered").count(), 1, "{log}");
 }

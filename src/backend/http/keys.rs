@@ -33,7 +33,15 @@ pub(super) struct Key {
     /// The headers of every request under this key; it is marked sensitive there.
     pub(super) headers: HeaderMap,
     flights: AtomicUsize,
-    rests_until: Mutex<Option<Instant>>,
+    rest: Mutex<Option<Rest>>,
+}
+
+/// Until when a key is left alone, and why.
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    until: Instant,
+    /// It is over its limit, which passes by itself; else it was refused.
+    limited: bool,
 }
 
 /// A searcher for a key, which its `Debug` must not show.
@@ -183,18 +191,22 @@ impl Keys {
             FailureKind::RateLimit => wait.unwrap_or(LIMITED_FOR),
             _ => return,
         };
-        let mut until = key.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
-        if until.is_none() && rest == REFUSED_FOR && self.0.len() > 1 {
+        let rest = Rest { until: Instant::now() + rest, limited: failure == FailureKind::RateLimit };
+        let mut known = key.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        if !rest.limited && known.is_none_or(|known| known.limited) && self.0.len() > 1 {
             tracing::warn!(key = key.origin.as_deref().unwrap_or("none"), reason = %failure, "this key was refused; others are used");
         }
-        *until = (*until).max(Some(Instant::now() + rest));
+        if known.is_none_or(|known| known.until < rest.until) {
+            *known = Some(rest);
+        }
     }
 
-    /// How long until some key is awake; nothing where one is.
-    pub(super) fn sleep(&self) -> Duration {
+    /// How long until a key works again that rests for its limit; `None` where all were refused. To be asked where no
+    /// key is awake.
+    pub(super) fn limited(&self) -> Option<Duration> {
         let now = Instant::now();
-        let wake = self.0.iter().map(|key| key.wakes().map_or(Duration::ZERO, |at| at.saturating_duration_since(now)));
-        wake.min().unwrap_or_default()
+        let limited = self.0.iter().filter_map(Key::rest).filter(|rest| rest.limited);
+        limited.map(|rest| rest.until.saturating_duration_since(now)).min()
     }
 
     /// More than one shares the load.
@@ -357,12 +369,16 @@ impl Key {
             secret: secret.map(SecretString::from),
             headers,
             flights: AtomicUsize::new(0),
-            rests_until: Mutex::new(None),
+            rest: Mutex::new(None),
         })
     }
 
+    fn rest(&self) -> Option<Rest> {
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn wakes(&self) -> Option<Instant> {
-        *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rest().map(|rest| rest.until)
     }
 }
 
@@ -397,11 +413,23 @@ mod tests {
     use crate::provider::anthropic::Anthropic;
     use crate::provider::openai::Openai;
 
+    impl Keys {
+        /// These, as if variables had held them.
+        pub(in crate::backend::http) fn of(texts: &[&str]) -> Keys {
+            let endpoint = Endpoint::at("x", "http://127.0.0.1:1/v1");
+            let key =
+                |text: &&str| Key::new(&endpoint, &Openai::default(), Some(("X".into(), (*text).to_owned()))).unwrap();
+            Keys::new(texts.iter().map(key).collect())
+        }
+
+        /// One is over its limit for so long.
+        pub(in crate::backend::http) fn rests(&self, at: usize, wait: Duration) {
+            self.learn(&self.0[at], FailureKind::RateLimit, Some(wait));
+        }
+    }
+
     fn keys(texts: &[&str]) -> Keys {
-        let endpoint = Endpoint::at("x", "http://127.0.0.1:1/v1");
-        let key =
-            |text: &&str| Key::new(&endpoint, &Openai::default(), Some(("X".into(), (*text).to_owned()))).unwrap();
-        Keys::new(texts.iter().map(key).collect())
+        Keys::of(texts)
     }
 
     #[test]
@@ -495,13 +523,15 @@ mod tests {
         keys.learn(&keys.0[0], FailureKind::Authentication, None);
         keys.learn(&keys.0[1], FailureKind::RateLimit, Some(Duration::from_secs(5)));
         keys.learn(&keys.0[2], FailureKind::Server, None);
-        assert_eq!((name(&keys.choose(&[]).unwrap()).as_str(), keys.sleep()), ("key-c", Duration::ZERO));
+        assert_eq!(name(&keys.choose(&[]).unwrap()), "key-c");
         assert!(keys.choose(&[2]).is_none(), "nothing else is awake");
         keys.learn(&keys.0[2], FailureKind::RateLimit, None);
-        assert_eq!(keys.sleep(), LIMITED_FOR);
+        assert_eq!(keys.limited(), Some(LIMITED_FOR), "the soonest of those that are over their limit");
         assert_eq!(name(&keys.choose(&[]).unwrap()), "key-c", "all rest: the one that wakes first");
         tokio::time::advance(Duration::from_secs(6)).await;
         assert_eq!(name(&keys.choose(&[]).unwrap()), "key-b");
+        keys.0.iter().for_each(|key| keys.learn(key, FailureKind::QuotaExceeded, None));
+        assert_eq!(keys.limited(), None, "all were refused");
     }
 
     #[test]

@@ -142,12 +142,20 @@ impl Http {
             tried.push(held.at);
             last = Some(error);
         }
-        let mut error = last.unwrap_or_else(|| self.failed(FailureKind::Authentication, "there is no key", false));
-        if error.failure.kind == FailureKind::RateLimit {
-            // The next attempt goes to the key that wakes first.
-            error.retry_after = Some(self.keys.sleep().min(waits::LONGEST));
-        }
-        Err(error)
+        let error = last.unwrap_or_else(|| self.failed(FailureKind::Authentication, "there is no key", false));
+        Err(match self.keys.limited() {
+            // The endpoint has not failed while a key only rests: the next attempt goes to the one that wakes first.
+            Some(wait) => {
+                let Failure { kind, message, .. } = error.failure;
+                let message = match kind {
+                    FailureKind::RateLimit => message,
+                    _ => format!("one key was refused ({message}), and the others are over their limits"),
+                };
+                let failure = Failure::new(FailureKind::RateLimit, message);
+                CallError { failure, retry_after: Some(wait.min(waits::LONGEST)), ..error }
+            }
+            None => error,
+        })
     }
 
     /// One exchange of bytes.

@@ -14,13 +14,18 @@ fn request() -> Request {
 
 /// A server that gives these bytes to every connection and closes it.
 async fn server(reply: Vec<u8>) -> String {
+    server_for(move |_| reply.clone()).await
+}
+
+/// The same, of what was asked.
+async fn server_for(reply: impl Fn(&str) -> Vec<u8> + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut seen = [0; 65536];
-            let _ = stream.read(&mut seen).await;
-            let _ = stream.write_all(&reply).await;
+            let read = stream.read(&mut seen).await.unwrap_or(0);
+            let _ = stream.write_all(&reply(&String::from_utf8_lossy(&seen[..read]))).await;
         }
     });
     format!("127.0.0.1:{}", address.port())
@@ -84,6 +89,36 @@ async fn only_gateways_errors_may_be_billed() {
         let error = http.call(&request(), 0).await.unwrap_err();
         assert_eq!((error.may_be_billed, error.retry_after), (billed, Some(Duration::from_secs(3))), "{status}");
     }
+}
+
+/// A revoked key beside one that only rests for its limit, in whichever order they are tried, and when the revoked one is
+/// the only one awake.
+#[tokio::test]
+async fn one_refused_key_does_not_fail_what_another_only_rests_for() {
+    let by_key = |asked: &str| {
+        let status = if asked.contains("key-limited") { "429 X\r\nretry-after: 70" } else { "401 X" };
+        format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{{}}").into_bytes()
+    };
+    let url = format!("http://{}/v1", server_for(by_key).await);
+    for order in [["key-limited", "key-revoked"], ["key-revoked", "key-limited"]] {
+        let mut http = at(&url);
+        http.keys = Keys::of(&order);
+        for attempt in 0..2 {
+            let error = http.call(&request(), 0).await.unwrap_err();
+            assert_eq!(error.failure.kind, FailureKind::RateLimit, "{order:?} {attempt}: {error:?}");
+            let wait = error.retry_after.unwrap();
+            assert!(wait <= Duration::from_secs(70) && wait > Duration::from_secs(30), "{order:?} {attempt}: {wait:?}");
+        }
+        // The limited one rests on, the revoked one woke: the only one that is tried.
+        http.keys = Keys::of(&order);
+        let limited = order.iter().position(|key| *key == "key-limited").unwrap();
+        http.keys.rests(limited, Duration::from_secs(70));
+        let error = http.call(&request(), 0).await.unwrap_err();
+        assert!(error.failure.kind == FailureKind::RateLimit && error.retry_after.is_some(), "{order:?}: {error:?}");
+    }
+    let mut http = at(&url);
+    http.keys = Keys::of(&["key-revoked", "key-empty"]);
+    assert_eq!(failure(&http).await.0, FailureKind::Authentication, "all were refused");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use farthing_kernels::Activation;
 use serde_json::{Map, Value};
 
+use crate::data::json_problem;
 use crate::diagnostic::{Error, Result, Source};
 
 /// The kinds of `config.json` that are understood, by their `model_type`.
@@ -112,8 +113,7 @@ pub fn object(source: &Source) -> Result<Map<String, Value>> {
         let before: usize =
             source.text().split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
         let at = before + error.column().saturating_sub(1).min(line.len());
-        let what = error.to_string();
-        let what = what.split(" at line ").next().unwrap_or_default().to_owned();
+        let what = json_problem(&error);
         Error::usage(format!("{} is no such JSON as models have: {what}", source.name())).at(source, at..at + 1, "here")
     })
 }

@@ -1,7 +1,5 @@
 //! What is bought, in which order it stands, when the store is asked, and what is left where nobody waits any more.
 
-use std::io::Write;
-
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -125,31 +123,13 @@ fn a_snapshot_may_be_its_family() {
     assert_eq!(print, other.fingerprint(&named("gpt-4o")));
 }
 
-/// Collects what is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn attempts_are_traced_and_oddities_said_once() {
-    let log = Log::default();
+    let log = tempfile::NamedTempFile::new().unwrap();
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter("farthing=debug")
         .with_ansi(false)
-        .with_writer({
-            let log = log.clone();
-            move || log.clone()
-        })
+        .with_writer(Arc::new(log.reopen().unwrap()))
         .finish();
     let guard = tracing::subscriber::set_default(subscriber);
     let plot = |number| match number {
@@ -162,7 +142,7 @@ async fn attempts_are_traced_and_oddities_said_once() {
         stage.ask(text, 2).await.unwrap();
     }
     drop(guard);
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = std::fs::read_to_string(log.path()).unwrap();
     for field in [
         "gen_ai.operation.name=\"chat\"",
         "gen_ai.provider.name=\"openai\"",

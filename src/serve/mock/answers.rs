@@ -168,12 +168,21 @@ impl Cassette {
     fn answer(&self, request: &Request, first: usize) -> Result<Response, Refusal> {
         let input = serde_json::to_value(&request.input).unwrap_or_default();
         let recorded = self.lines.get(&key(&request.model, input, request.params.iter()));
-        let recorded = recorded.ok_or_else(|| Refusal::not_recorded("the cassette does not hold this request"))?;
+        let recorded = recorded.ok_or_else(|| {
+            Refusal::not_recorded(format!(
+                "the cassette does not hold this request to `{}`: none of the {} that it holds has these messages and \
+                 parameters",
+                request.model,
+                self.len()
+            ))
+        })?;
         let count = request.n as usize;
         let from = if first.saturating_add(count) <= recorded.samples.len() { first } else { 0 };
         let samples = recorded.samples.get(from..from + count);
-        let samples =
-            samples.ok_or_else(|| Refusal::not_recorded("the cassette holds fewer samples of this request"))?;
+        let samples = samples.ok_or_else(|| {
+            let held = recorded.samples.len();
+            Refusal::not_recorded(format!("the cassette holds {held} samples of this request, and {count} are wanted"))
+        })?;
         Ok(Response { samples: samples.to_vec(), prompt_tokens: recorded.prompt_tokens, ..Response::default() })
     }
 }

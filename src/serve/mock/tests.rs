@@ -294,8 +294,12 @@ fn serves_cassettes_and_functions() {
         assert_eq!(server.ledger().billed, Usd::from_pico((7 + 2 * 3) * 1_000_000));
         assert_eq!(texts(&ask(&server, &body(1, 5)).await.1), ["c"]);
         assert_eq!(texts(&ask(&server, &body(3, 5)).await.1), ["a", "b", "c"]);
-        assert_eq!(ask(&server, &body(4, 5)).await.0, 404);
-        assert_eq!(ask(&server, &body(1, 6)).await.1["error"]["code"], "not_recorded");
+        let few = ask(&server, &body(4, 5)).await;
+        assert!(few.0 == 422 && few.1.to_string().contains("holds 3 samples of this request, and 4 are"), "{few:?}");
+        let other = ask(&server, &body(1, 6)).await.1;
+        assert_eq!(other["error"]["code"], "not_recorded");
+        let read = crate::provider::refusal::read(422, other.to_string().as_bytes()).failure;
+        assert_eq!(read.kind, crate::provider::FailureKind::NotRecorded, "the model is there: {read:?}");
     });
 
     let server = start(|options| {

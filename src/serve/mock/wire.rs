@@ -206,8 +206,9 @@ impl Refusal {
         Refusal::new(404, None, format!("No such {what}: {id}"))
     }
 
-    pub(super) fn not_recorded(message: &str) -> Refusal {
-        Refusal::new(404, Some("not_recorded"), message)
+    pub(super) fn not_recorded(message: String) -> Refusal {
+        // Not 404, which would say that there is no such model.
+        Refusal::new(422, Some("not_recorded"), message)
     }
 
     pub(super) fn unauthorized(family: Family) -> Refusal {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{AskRecord, BatchId, BatchLine, LineFailure, NewBatch, NewLine, Outcome, Progress, Stage};
 use crate::money::Usd;
 use crate::provider::{Failure, FailureKind, FinishReason, Response, Sample};
-use crate::store::{Cache, Closing, Fingerprint, RequestRecord, Spent, Store};
+use crate::store::{Cache, Closing, Fingerprint, Fresh, RequestRecord, Spent, Store};
 
 /// Holds a store to what [`BatchBook`](super::BatchBook) says.
 ///
@@ -15,6 +15,7 @@ pub async fn conformance(make: impl Fn() -> Arc<dyn Store>) {
     a_batch_is_written_down_with_its_reservations(&*make()).await;
     a_batch_moves_from_stage_to_stage_once(&*make()).await;
     lines_land_once(&*make()).await;
+    what_lands_is_recorded_for_the_scope_that_pays(make()).await;
     what_is_under_way_is_known(&*make()).await;
     a_planned_batch_can_be_split(&*make()).await;
     jobs_keep_what_was_asked(&*make()).await;
@@ -113,9 +114,9 @@ async fn a_batch_moves_from_stage_to_stage_once(store: &dyn Store) {
 async fn lines_land_once(store: &dyn Store) {
     let id = opened(store, "first", 0..5).await;
     let first = vec![(3, answered(["a", "b"], 7)), (1, failed(true, Closing::Released))];
-    assert_eq!(store.land_lines(id, Cache::Use, first.clone()).await.unwrap(), 2);
+    assert_eq!(store.land_lines(id, first.clone()).await.unwrap(), 2);
     assert_eq!(store.spent("job").unwrap(), spent(7, 300, 4), "answers settle, failures close");
-    assert_eq!(store.land_lines(id, Cache::Use, first).await.unwrap(), 0, "a line landed twice");
+    assert_eq!(store.land_lines(id, first).await.unwrap(), 0, "a line landed twice");
     let stored = store.stored(&print_of(3)).unwrap();
     assert_eq!(stored.samples().map(|sample| sample.text.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(store.page(None, 9).unwrap()[0].request, request(3), "the request is kept with its samples");
@@ -123,17 +124,37 @@ async fn lines_land_once(store: &dyn Store) {
         (0, failed(false, Closing::Lost)),
         (9, answered(["no", "line"], 1)),
         (4, answered(["c", "d"], 200)),
-        (2, failed(true, Closing::Settled(pico(5)))),
+        (2, failed(true, Closing::Released)),
     ];
-    assert_eq!(store.land_lines(id, Cache::Use, rest).await.unwrap(), 3, "a line that is not there landed");
-    assert_eq!(store.spent("job").unwrap(), spent(212, 100, 4));
+    assert_eq!(store.land_lines(id, rest).await.unwrap(), 3, "a line that is not there landed");
+    assert_eq!(store.spent("job").unwrap(), spent(207, 100, 3));
     let record = store.batch(id).unwrap().unwrap();
     assert_eq!(record.lines, [5, 2, 3], "all, answered, failed");
     let closed = |line: &BatchLine| line.closed && line.request.body.is_empty();
     assert!(store.batch_page(id, 0, 9).unwrap().iter().all(closed), "closed lines are marked");
-    assert!(store.land_lines(BatchId(99), Cache::Use, Vec::new()).await.is_err(), "there is no such batch");
+    assert!(store.land_lines(BatchId(99), Vec::new()).await.is_err(), "there is no such batch");
     let nothing = Outcome::Answered(Response::default(), Usd::ZERO);
-    assert!(store.land_lines(id, Cache::Use, vec![(0, nothing)]).await.is_err(), "a response without samples");
+    assert!(store.land_lines(id, vec![(0, nothing)]).await.is_err(), "a response without samples");
+}
+
+async fn what_lands_is_recorded_for_the_scope_that_pays(store: Arc<dyn Store>) {
+    let bought = |text: &str| match answered([text, text], 1) {
+        Outcome::Answered(response, _) => response,
+        Outcome::Failed(..) => unreachable!(),
+    };
+    let texts = |number| {
+        let stored = store.stored(&print_of(number)).unwrap();
+        stored.samples().map(|sample| sample.text.clone()).collect::<Vec<_>>()
+    };
+    for number in [0, 1] {
+        store.record("before", &print_of(number), &request(number), bought("old"), pico(1), None).await.unwrap();
+    }
+    let id = opened(&*store, "first", 0..2).await;
+    let fresh = |scope| Fresh::over(store.clone(), Cache::Refresh, scope);
+    fresh("another").land_lines(id, vec![(0, answered(["a", "b"], 1))]).await.unwrap();
+    assert_eq!(texts(0), ["old", "old", "a", "b"], "a run that pays for nothing put samples aside");
+    fresh("job").land_lines(id, vec![(1, answered(["c", "d"], 1))]).await.unwrap();
+    assert_eq!(texts(1), ["c", "d"], "a refresh did not put aside what was there");
 }
 
 async fn what_is_under_way_is_known(store: &dyn Store) {
@@ -146,13 +167,13 @@ async fn what_is_under_way_is_known(store: &dyn Store) {
     assert_eq!(way(9), super::UnderWay::default());
     let outcomes =
         vec![(0, answered(["a", "b"], 1)), (1, failed(true, Closing::Released)), (2, failed(false, Closing::Lost))];
-    store.land_lines(first, Cache::Use, outcomes).await.unwrap();
+    store.land_lines(first, outcomes).await.unwrap();
     assert_eq!(way(0), super::UnderWay::default(), "an answered request is not under way");
     let Outcome::Failed(expected, _) = failed(true, Closing::Released) else { unreachable!() };
     assert_eq!(way(1).failed, Some(expected), "the last failure is told");
     assert_eq!((way(2).samples, way(2).failed), (2, None), "a younger line is still open");
     assert_eq!((way(1).lost, way(2).lost), (Vec::new(), Vec::new()), "only the youngest batch counts");
-    store.land_lines(second, Cache::Use, vec![(0, failed(true, Closing::Lost))]).await.unwrap();
+    store.land_lines(second, vec![(0, failed(true, Closing::Lost))]).await.unwrap();
     assert_eq!(way(2).lost, [("job".to_owned(), pico(100))], "what was lost, and by whom");
     assert!(way(2).failed.is_some() && way(0).lost.is_empty(), "a bill is not lost");
     let all = store.under_way(&[print_of(3), print_of(9), print_of(1)]).unwrap();

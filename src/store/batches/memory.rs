@@ -7,10 +7,9 @@ use super::{
     UnderWay, no_batch,
 };
 use crate::diagnostic::Result;
-use crate::store::memory::{MemoryStore, State};
-use crate::store::queries::now;
+use crate::store::memory::{EntryState, MemoryStore, State};
 use crate::store::{
-    Bought, Cache, Durable, EntryId, Fingerprint, RequestRecord, at_once, check_amount, check_response,
+    Bought, Cache, Durable, EntryId, Fingerprint, RequestRecord, at_once, check_amount, check_response, now,
 };
 
 /// All batches and jobs.
@@ -84,7 +83,7 @@ fn open(state: &mut State, new: NewBatch, after: Option<BatchId>) -> Result<Opti
     let id = state.shelf.new_id();
     let NewBatch { intent, scope, endpoint, model, notes, lines } = new;
     let lines = lines.into_iter().map(|line| Line {
-        entry: state.reserve(&scope, &line.fingerprint, line.worst, None),
+        entry: state.reserve(&scope, &line.fingerprint, line.worst, EntryState::Open),
         fingerprint: line.fingerprint,
         n: line.n,
         request: line.request,
@@ -206,7 +205,7 @@ impl BatchBook for MemoryStore {
         Ok(numbers.iter().filter_map(|&at| Some(lines.get(at as usize)?.shown(at as usize))).collect())
     }
 
-    fn land_lines(&self, id: BatchId, cache: Cache, outcomes: Vec<(u32, Outcome)>) -> Durable<u64> {
+    fn land_lines_as(&self, cache: Cache, id: BatchId, outcomes: Vec<(u32, Outcome)>) -> Durable<u64> {
         at_once(land(&mut self.write(), id, cache, outcomes))
     }
 

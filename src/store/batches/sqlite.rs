@@ -7,13 +7,12 @@ use super::{
     AskRecord, BatchBook, BatchId, BatchLine, BatchRecord, JobRecord, LineFailure, NewBatch, Outcome, Progress, Stage,
     UnderWay, no_batch,
 };
-use crate::diagnostic::{Error, Result};
+use crate::diagnostic::Result;
 use crate::money::Usd;
-use crate::provider::{Failure, FailureKind};
 use crate::store::connection::Trouble;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{
-    Cache, Durable, EntryId, Fingerprint, RequestRecord, at_once, check_amount, check_response, codec, queries,
+    Cache, Durable, EntryId, Fingerprint, RequestRecord, at_once, check_amount, check_response, codec, now, queries,
 };
 
 const BATCH: &str =
@@ -54,9 +53,7 @@ fn line(row: &Row<'_>) -> rusqlite::Result<BatchLine> {
 }
 
 fn failure(kind: &str, message: String, retryable: bool) -> Result<LineFailure> {
-    let kind: FailureKind = serde_json::from_value(kind.into())
-        .map_err(|_| Error::internal(format!("the store has a failure of an unknown kind, `{kind}`")))?;
-    Ok(LineFailure { failure: Failure { kind, message }, retryable })
+    Ok(LineFailure { failure: queries::failure(kind, message)?, retryable })
 }
 
 fn open(conn: &Connection, new: &NewBatch, after: Option<BatchId>) -> Result<Option<BatchId>, Trouble> {
@@ -66,7 +63,7 @@ fn open(conn: &Connection, new: &NewBatch, after: Option<BatchId>) -> Result<Opt
     }
     let insert = "INSERT INTO batches (intent, scope, endpoint, model, stage, word, notes, created_at, changed_at)
                   VALUES (?1, ?2, ?3, ?4, 'planned', '', ?5, ?6, ?6)";
-    let values = params![new.intent, new.scope, new.endpoint, new.model, new.notes, queries::now()];
+    let values = params![new.intent, new.scope, new.endpoint, new.model, new.notes, now()];
     conn.prepare_cached(insert)?.execute(values)?;
     let id = conn.last_insert_rowid();
     let mut request = conn.prepare_cached(
@@ -89,7 +86,7 @@ fn advance(conn: &Connection, id: BatchId, from: Stage, to: &Progress) -> Result
     let update = "UPDATE batches SET stage = ?3, intent = ?4, word = ?5, remote = ?6, notes = ?7, changed_at = ?8
                   WHERE id = ?1 AND stage = ?2";
     let Progress { stage, intent, word, remote, notes } = to;
-    let values = params![id.0, from.word(), stage.word(), intent, word, remote, notes, queries::now()];
+    let values = params![id.0, from.word(), stage.word(), intent, word, remote, notes, now()];
     let moved = conn.prepare_cached(update)?.execute(values)? == 1;
     if moved && *stage == Stage::Done {
         conn.execute(
@@ -105,7 +102,7 @@ fn split(conn: &Connection, id: BatchId, at: u32, intent: &str, notes: &str) -> 
     let copy = "INSERT INTO batches (intent, scope, endpoint, model, stage, word, notes, created_at, changed_at)
                 SELECT ?2, scope, endpoint, model, 'planned', '', ?3, created_at, ?4 FROM batches
                 WHERE id = ?1 AND stage = 'planned'";
-    if conn.prepare_cached(copy)?.execute(params![id.0, intent, notes, queries::now()])? != 1 {
+    if conn.prepare_cached(copy)?.execute(params![id.0, intent, notes, now()])? != 1 {
         return Err(no_batch(id).into());
     }
     let new = conn.last_insert_rowid();
@@ -184,7 +181,7 @@ fn under_way(conn: &Connection, print: &Fingerprint) -> Result<UnderWay, Trouble
 
 fn keep_job(conn: &Connection, id: &str, scope: &str, asks: &[AskRecord]) -> Result<(), Trouble> {
     let insert = "INSERT INTO batch_jobs (id, scope, created_at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
-    if conn.prepare_cached(insert)?.execute(params![id, scope, queries::now()])? == 0 {
+    if conn.prepare_cached(insert)?.execute(params![id, scope, now()])? == 0 {
         return Ok(());
     }
     let number = conn.last_insert_rowid();
@@ -246,7 +243,7 @@ impl BatchBook for SqliteStore {
         })
     }
 
-    fn land_lines(&self, id: BatchId, cache: Cache, outcomes: Vec<(u32, Outcome)>) -> Durable<u64> {
+    fn land_lines_as(&self, cache: Cache, id: BatchId, outcomes: Vec<(u32, Outcome)>) -> Durable<u64> {
         let encode = |(number, outcome): (u32, Outcome)| {
             let (samples, extra) = match &outcome {
                 Outcome::Answered(response, bill) => {
