@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use rand::seq::SliceRandom;
+use serde_json::Value;
 
 use super::Race;
 use super::value::{Look, Option_, Plan};
@@ -53,7 +54,36 @@ pub(super) struct View {
     scale: f64,
 }
 
+/// What is known of some candidates, as the model takes it.
+struct Known {
+    lines: Vec<Line>,
+    /// Values were divided by it.
+    scale: f64,
+    production: Vec<Bill>,
+    inputs: Vec<Option<Input>>,
+}
+
+impl Known {
+    fn evidence<'a>(&'a self, configurations: &'a [&'a BTreeMap<String, Value>], instances: usize) -> Evidence<'a> {
+        let Known { lines, production, inputs, .. } = self;
+        Evidence { configurations, lines, production, inputs, instances }
+    }
+}
+
 impl Race {
+    /// What is known of candidates, which are numbered anew as they are given.
+    fn known(&mut self, rows: &[usize]) -> Known {
+        let mut row_of = vec![u32::MAX; self.candidates.len()];
+        rows.iter().enumerate().for_each(|(row, &at)| row_of[at] = row as u32);
+        let scale = scale(&self.lines);
+        Known {
+            lines: self.lines.iter().map(|line| select(line, &row_of, scale)).collect(),
+            scale,
+            production: rows.iter().map(|&at| self.candidates[at].bill.clone()).collect(),
+            inputs: rows.iter().map(|&at| self.input(at)).collect(),
+        }
+    }
+
     /// The candidates that are thought about now: those looked at that may be best by the additive model, and of a changing
     /// sample of others the most promising and some by chance.
     fn working(&mut self) -> Vec<usize> {
@@ -86,21 +116,10 @@ impl Race {
     /// Of a sample of candidates that were not looked at, the most promising ones by what those that were say; one a family.
     fn promising(&mut self, tried: &[usize], sample: &[usize], count: usize) -> Vec<usize> {
         let rows: Vec<usize> = tried.iter().chain(sample).copied().collect();
-        let inputs: Vec<Option<Input>> = rows.iter().map(|&at| self.input(at)).collect();
+        let known = self.known(&rows);
         let configurations: Vec<_> = rows.iter().map(|&at| &self.candidates[at].configuration.0).collect();
-        let production: Vec<Bill> = rows.iter().map(|&at| self.candidates[at].bill.clone()).collect();
-        let mut row_of = vec![u32::MAX; self.candidates.len()];
-        rows.iter().enumerate().for_each(|(row, &at)| row_of[at] = row as u32);
-        let scale = scale(&self.lines);
-        let lines: Vec<Line> = self.lines.iter().map(|line| select(line, &row_of, scale)).collect();
-        let evidence = Evidence {
-            configurations: &configurations,
-            lines: &lines,
-            production: &production,
-            inputs: &inputs,
-            instances: self.problem.instances,
-        };
         let budget = self.problem.inference_budget.map(Usd::as_f64);
+        let evidence = known.evidence(&configurations, self.problem.instances);
         let promise = promises(&evidence, &Prior::default(), self.variances.as_ref(), budget);
         let mut order: Vec<usize> = (tried.len()..rows.len()).collect();
         order.sort_by(|&a, &b| promise[b].total_cmp(&promise[a]).then(rows[a].cmp(&rows[b])));
@@ -151,37 +170,21 @@ impl Race {
     /// Fits the model to everything told.
     fn view(&mut self) -> View {
         let working = self.working();
-        let inputs: Vec<Option<Input>> = working.iter().map(|&at| self.input(at)).collect();
-        let mut row_of = vec![u32::MAX; self.candidates.len()];
-        working.iter().enumerate().for_each(|(row, &at)| row_of[at] = row as u32);
-        let maps: Vec<&BTreeMap<String, serde_json::Value>> =
-            working.iter().map(|&at| &self.candidates[at].configuration.0).collect();
-        let seen: Vec<Bill> = working.iter().map(|&at| self.candidates[at].bill.clone()).collect();
-        let scale = scale(&self.lines);
-        let lines: Vec<Line> = self.lines.iter().map(|line| select(line, &row_of, scale)).collect();
+        let known = self.known(&working);
+        let scale = known.scale;
         let rounds = usize::from(self.evaluations as f64 >= 1.4 * self.learnt_at as f64);
         if rounds > 0 {
             self.learnt_at = self.evaluations;
         }
-        let evidence = Evidence {
-            configurations: &maps,
-            lines: &lines,
-            production: &seen,
-            inputs: &inputs,
-            instances: self.problem.instances,
-        };
+        let configurations: Vec<_> = working.iter().map(|&at| &self.candidates[at].configuration.0).collect();
+        let evidence = known.evidence(&configurations, self.problem.instances);
         let Assessment { belief, costs, variances } =
             assess(&evidence, &Prior::default(), self.variances.take().filter(|_| scale == 1.0), rounds);
         let deviation = variances.total.sqrt();
         self.variances = Some(variances);
 
-        let within: Vec<f64> = (0..working.len())
-            .map(|row| match (self.problem.inference_budget.map(Usd::as_f64), &costs) {
-                (Some(budget), _) if inputs[row].is_some_and(|input| input.over(budget)) => 0.0,
-                (Some(budget), Some(costs)) => costs.within(row, budget),
-                _ => 1.0,
-            })
-            .collect();
+        let budget = self.problem.inference_budget.map(Usd::as_f64);
+        let within: Vec<f64> = (0..working.len()).map(|row| evidence.within(row, costs.as_ref(), budget)).collect();
         let open: Vec<bool> = working
             .iter()
             .enumerate()
@@ -195,8 +198,8 @@ impl Race {
         let likely = |row: usize| belief.count[row] > 0 && !self.candidates[working[row]].closed && within[row] > 0.5;
         let foremost = leader.or_else(|| best(&likely));
         // What is known of the leader in full is no luck: only then does it matter that nothing can be better than perfect.
-        let known = leader.is_some_and(|row| belief.count[row] >= self.problem.instances);
-        let ceiling = self.problem.ceiling.filter(|_| known).map_or(f64::MAX, |ceiling| ceiling / scale);
+        let in_full = leader.is_some_and(|row| belief.count[row] >= self.problem.instances);
+        let ceiling = self.problem.ceiling.filter(|_| in_full).map_or(f64::MAX, |ceiling| ceiling / scale);
         View { working, belief, costs, within, open, leader, foremost, ceiling, deviation, scale }
     }
 

@@ -51,6 +51,17 @@ pub struct Evidence<'a> {
     pub instances: usize,
 }
 
+impl Evidence<'_> {
+    /// The probability that production can afford a configuration, by what is believed of costs; 1 without a budget.
+    pub fn within(&self, row: usize, costs: Option<&Costs>, inference_budget: Option<f64>) -> f64 {
+        match (inference_budget, costs) {
+            (Some(budget), _) if self.inputs[row].is_some_and(|input| input.over(budget)) => 0.0,
+            (Some(budget), Some(costs)) => costs.within(row, budget),
+            _ => 1.0,
+        }
+    }
+}
+
 /// What is believed of them.
 pub struct Assessment {
     /// Scores.

@@ -8,7 +8,7 @@
 use super::assess::{Evidence, ground};
 use super::linear::predict;
 use super::{Model, Prior, Variances};
-use crate::stats::improvement;
+use crate::stats::{Running, improvement};
 
 /// Of each configuration, the expected improvement on the best that was seen and that production can rather afford than
 /// not, times the probability that production can afford it. `known` are variances learnt before.
@@ -20,15 +20,13 @@ pub fn promises(
 ) -> Vec<f64> {
     let (kinship, costs, places) = ground(evidence, prior);
     let size = kinship.len();
-    let (mut count, mut sum) = (vec![0.0; size], vec![0.0; size]);
+    let (mut all, mut own) = (Running::default(), vec![Running::default(); size]);
     for &(row, value) in evidence.lines.iter().flatten() {
-        count[row as usize] += 1.0;
-        sum[row as usize] += value;
+        all.add(value);
+        own[row as usize].add(value);
     }
-    let all = count.iter().sum::<f64>().max(1.0);
-    let level = sum.iter().sum::<f64>() / all;
-    let variance = evidence.lines.iter().flatten().map(|(_, value)| (value - level).powi(2)).sum::<f64>() / all;
-    let total = if variance > 0.0 { variance } else { 1.0 };
+    let level = all.mean;
+    let total = if all.squares > 0.0 { all.squares / all.count } else { 1.0 };
     let model = Model::new(&kinship, &places, prior);
     let variances = match known {
         Some(known) if known.main.len() == kinship.parameters.len() => Variances { total, ..known.clone() },
@@ -37,17 +35,14 @@ pub fn promises(
     let start = model.means(&variances, level);
     let noise = variances.noise + variances.difficulty + variances.own.iter().sum::<f64>();
     let seen: Vec<Option<(f64, f64)>> = (0..size)
-        .map(|row| (count[row] > 0.0).then(|| (sum[row] / count[row] - start[row], noise / count[row])))
+        .map(|row| (own[row].count > 0.0).then(|| (own[row].mean - start[row], noise / own[row].count)))
         .collect();
     let expected: Vec<(f64, f64)> = predict(&seen, |a, b| model.shared(&variances, a, b))
         .into_iter()
         .zip(&start)
         .map(|((mean, variance), start)| (start + mean, variance.sqrt()))
         .collect();
-    let within = |row: usize| match (inference_budget, &costs) {
-        (Some(budget), Some(costs)) => costs.within(row, budget),
-        _ => 1.0,
-    };
+    let within = |row: usize| evidence.within(row, costs.as_ref(), inference_budget);
     let rivals = (0..size).filter(|&row| seen[row].is_some() && within(row) > 0.5);
     let best = rivals.map(|row| expected[row].0).fold(f64::NEG_INFINITY, f64::max);
     let best = if best.is_finite() { best } else { level };
