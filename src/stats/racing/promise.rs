@@ -69,7 +69,7 @@ mod tests {
         // Prompt b and the stop "x" are good where they were seen; without the stop it is dear.
         let seen = [("a", "x", 0.2), ("b", "none", 0.8), ("a", "none", 1.0), ("b", "none", 0.0)];
         let cents = [1, 8, 8, 8];
-        let unseen = [("b", "x", 0.9), ("a", "none", 0.5), ("b", "none", 0.5)];
+        let unseen = [("b", "x", 0.9), ("a", "none", 0.9), ("b", "none", 0.9)];
         let all: Vec<_> = seen.iter().chain(&unseen).map(|&(p, s, t)| configuration(p, s, t)).collect();
         let configurations: Vec<_> = all.iter().collect();
         let scores = [0.5, 0.8, 0.2, 0.8];
@@ -90,8 +90,8 @@ mod tests {
             instances: 100,
         };
         let free = promises(&evidence, &Prior::default(), None, None);
-        assert!(free[4] > 3.0 * free[5] && free[4] > free[6], "{free:?}");
+        assert!(free[4].min(free[6]) > 3.0 * free[5], "{free:?}");
         let tight = promises(&evidence, &Prior::default(), None, Some(0.03));
-        assert!(tight[4] > 10.0 * tight[6].max(tight[5]), "{tight:?}");
+        assert!(tight[4] > 5.0 * tight[6].max(tight[5]), "{tight:?}");
     }
 }
