@@ -103,10 +103,34 @@ fn cut_elsewhere(mean: f64, from: f64, to: f64) -> (f64, f64) {
     }
 }
 
+/// What one relative says of a mean.
+#[derive(Clone, Copy, Debug)]
+struct Word {
+    /// The mean.
+    expected: f64,
+    /// How far off it is by chance, as a variance: others are off by something else.
+    own: f64,
+    /// How far off it is as all others are, as a variance.
+    alike: f64,
+}
+
+/// The mean that relatives say together, and how unsure it is, as a variance; `None` where none says anything.
+fn together(words: &[Word]) -> Option<(f64, f64)> {
+    let (mut weights, mut sum, mut chance, mut shared) = (0.0, 0.0, 0.0, 0.0);
+    for &Word { expected, own, alike } in words {
+        let own = own.max(1e-6 * expected * expected);
+        let weight = 1.0 / (own + alike);
+        weights += weight;
+        sum += weight * expected;
+        chance += weight * weight * own;
+        shared += weight * alike.sqrt();
+    }
+    (weights > 0.0).then(|| (sum / weights, (chance + shared * shared) / (weights * weights)))
+}
+
 /// What the relatives of a trial say of its outputs; `None` where none was answered.
 pub fn prior(trial: &Trial, all: &[Trial]) -> Option<OutputPrior> {
-    let (mut weights, mut sum, mut spreads, mut seen) = (0.0, 0.0, 0.0, 0.0);
-    let (mut chance, mut shared) = (0.0, 0.0);
+    let (mut words, mut spreads, mut seen) = (Vec::new(), 0.0, 0.0);
     for other in all.iter().filter(|other| other.number != trial.number && relatives(other, trial)) {
         let (count, mean, variance) = moments(&outputs(other));
         if count == 0.0 || mean <= 0.0 {
@@ -115,19 +139,16 @@ pub fn prior(trial: &Trial, all: &[Trial]) -> Option<OutputPrior> {
         let (least, greatest) = cut_elsewhere(mean, cut(other), cut(trial));
         let expected = f64::midpoint(least, greatest);
         let kind = if siblings(other, trial) { 0.0 } else { (expected * RELATIVE).powi(2) / 2.0 };
-        let own = kind + if count > 1.0 { variance / count } else { mean * mean };
-        // What all of them are off by alike: the kind of this one, and where between its bounds a cut lets it come out.
-        let alike = kind + ((greatest - least) / 4.0).powi(2);
-        let weight = 1.0 / (own + alike).max(1e-6 * expected * expected);
-        weights += weight;
-        sum += weight * expected;
-        chance += weight * weight * own;
-        shared += weight * alike.sqrt();
+        words.push(Word {
+            expected,
+            own: kind + if count > 1.0 { variance / count } else { mean * mean },
+            // The kind of the one that is asked about, and where between its bounds a cut lets it come out.
+            alike: kind + ((greatest - least) / 4.0).powi(2),
+        });
         spreads += count * if count > 1.0 { variance / (mean * mean) } else { 1.0 };
         seen += count;
     }
-    let variance = (chance + shared * shared) / (weights * weights);
-    (weights > 0.0).then(|| OutputPrior { mean: sum / weights, variance, spread: spreads / seen })
+    together(&words).map(|(mean, variance)| OutputPrior { mean, variance, spread: spreads / seen })
 }
 
 /// What production would pay an instance, by the posterior. `None` where nothing is known of it or a relative.
@@ -248,6 +269,20 @@ mod tests {
     /// Lengths with a long tail: mean `mean`, the standard deviation about as large.
     fn lengths(rng: &mut ChaCha12Rng, count: usize, mean: f64) -> Vec<f64> {
         (0..count).map(|_| -(1.0 - rng.random::<f64>()).ln() * mean).collect()
+    }
+
+    #[test]
+    fn many_relatives_do_not_make_sure_what_all_are_off_by_alike() {
+        let of = |word: Word, count: usize| together(&vec![word; count]).unwrap();
+        // 30 % off, half of the variance by chance: 21 % stay.
+        let relative = Word { expected: 100.0, own: 450.0, alike: 450.0 };
+        assert_eq!(of(relative, 1), (100.0, 900.0));
+        let (mean, variance) = of(relative, 50);
+        assert!((mean - 100.0).abs() < 1e-9 && (variance - 459.0).abs() < 1e-6, "{mean} {variance}");
+        // Siblings cut off at the same place agree to the last token, and are not taken to know it without end.
+        let (mean, variance) = of(Word { expected: 20.0, own: 0.0, alike: 0.0 }, 3);
+        assert!((mean - 20.0).abs() < 1e-9 && variance > 0.0 && variance < 1e-3, "{mean} {variance}");
+        assert_eq!(together(&[]), None);
     }
 
     #[test]

@@ -53,7 +53,9 @@ impl Model<'_> {
                         _ => tried.near *= factor,
                     }
                     let score = score(&tried);
-                    if score <= best + 1e-6 {
+                    // Not a number is no gain either.
+                    let gains = score > best + 1e-6;
+                    if !gains {
                         break;
                     }
                     (best, *variances) = (score, tried);
