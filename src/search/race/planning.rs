@@ -6,7 +6,7 @@ use rand::seq::SliceRandom;
 use serde_json::Value;
 
 use super::Race;
-use super::value::{Look, Option_, Plan, for_its_price};
+use super::value::{Look, Option_, Plan};
 use crate::money::Usd;
 use crate::stats::additive;
 use crate::stats::racing::assess::{Assessment, Evidence, assess, observations, scale, select};
@@ -113,18 +113,14 @@ impl Race {
         tried
     }
 
-    /// Of a sample of candidates that were not looked at, those that promise most for their price by what those that were say;
-    /// one a family.
+    /// Of a sample of candidates that were not looked at, the most promising ones by what those that were say; one a family.
     fn promising(&mut self, tried: &[usize], sample: &[usize], count: usize) -> Vec<usize> {
         let rows: Vec<usize> = tried.iter().chain(sample).copied().collect();
         let known = self.known(&rows);
         let configurations: Vec<_> = rows.iter().map(|&at| &self.candidates[at].configuration.0).collect();
         let budget = self.problem.inference_budget.map(Usd::as_f64);
         let evidence = known.evidence(&configurations, self.problem.instances);
-        let promise: Vec<f64> = promises(&evidence, &Prior::default(), self.variances.as_ref(), budget)
-            .into_iter()
-            .map(|promise| for_its_price(promise.gain, promise.dollars))
-            .collect();
+        let promise = promises(&evidence, &Prior::default(), self.variances.as_ref(), budget);
         let mut order: Vec<usize> = (tried.len()..rows.len()).collect();
         order.sort_by(|&a, &b| promise[b].total_cmp(&promise[a]).then(rows[a].cmp(&rows[b])));
         let mut families = HashSet::new();

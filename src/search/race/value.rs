@@ -15,11 +15,6 @@ fn nodes() -> Vec<(f64, f64)> {
 /// The exponent of the price.
 const ALPHA: f64 = 0.7;
 
-/// What a gain is worth where it costs so much.
-pub(super) fn for_its_price(gain: f64, price: f64) -> f64 {
-    gain / (price + 1e-12).powf(ALPHA)
-}
-
 /// A configuration that may be looked at.
 #[derive(Clone, Debug)]
 pub(super) struct Option_ {
@@ -115,7 +110,7 @@ impl Plan {
             let more = instances as f64;
             let change = self.outlook.change_of_means(option.row, &observation, more, &self.count, self.instances);
             let gain = self.gain(option.row, &change);
-            let index = for_its_price(gain, price);
+            let index = gain / (price + 1e-12).powf(ALPHA);
             // Equals are taken in order, whatever rounding says.
             if best.is_none_or(|best| index > best.index * (1.0 + 1e-9)) {
                 best = Some(Look { row: option.row, instances, gain, index });

@@ -10,15 +10,6 @@ use super::linear::predict;
 use super::{Model, Prior, Variances};
 use crate::stats::{Running, improvement};
 
-/// What may be expected of a configuration.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Promise {
-    /// The expected gain.
-    pub gain: f64,
-    /// Expected production cost in dollars an instance; 0 where nothing is known.
-    pub dollars: f64,
-}
-
 /// Of each configuration, the expected improvement on the best that was seen and that production can rather afford than
 /// not, times the probability that production can afford it. `known` are variances learnt before.
 pub fn promises(
@@ -26,7 +17,7 @@ pub fn promises(
     prior: &Prior,
     known: Option<&Variances>,
     inference_budget: Option<f64>,
-) -> Vec<Promise> {
+) -> Vec<f64> {
     let (kinship, costs, places) = ground(evidence, prior);
     let size = kinship.len();
     let (mut all, mut own) = (Running::default(), vec![Running::default(); size]);
@@ -55,12 +46,7 @@ pub fn promises(
     let rivals = (0..size).filter(|&row| seen[row].is_some() && within(row) > 0.5);
     let best = rivals.map(|row| expected[row].0).fold(f64::NEG_INFINITY, f64::max);
     let best = if best.is_finite() { best } else { level };
-    (0..size)
-        .map(|row| Promise {
-            gain: within(row) * improvement(expected[row], best).max(0.0),
-            dollars: costs.as_ref().map_or(0.0, |costs| costs.dollars(row)),
-        })
-        .collect()
+    (0..size).map(|row| within(row) * improvement(expected[row], best).max(0.0)).collect()
 }
 
 #[cfg(test)]
@@ -103,12 +89,9 @@ mod tests {
             inputs: &vec![None; all.len()],
             instances: 100,
         };
-        let gains = |budget| -> Vec<f64> {
-            promises(&evidence, &Prior::default(), None, budget).iter().map(|promise| promise.gain).collect()
-        };
-        let free = gains(None);
+        let free = promises(&evidence, &Prior::default(), None, None);
         assert!(free[4].min(free[6]) > 3.0 * free[5], "{free:?}");
-        let tight = gains(Some(0.03));
+        let tight = promises(&evidence, &Prior::default(), None, Some(0.03));
         assert!(tight[4] > 5.0 * tight[6].max(tight[5]), "{tight:?}");
     }
 }
