@@ -24,12 +24,11 @@ fn requests_in_flight_are_limited_at_an_endpoint_of_a_model_and_of_a_group() {
         ("", "max_concurrency = 3", "", 6),
         ("", "limit = \"all\"", "[limits.all]\nmax_concurrency = 4", 4),
         ("limit = \"all\"\nmax_concurrency = 9", "limit = \"all\"", "[limits.all]\nmax_concurrency = 7", 7),
-        ("", "", "", 64),
     ];
     std::thread::scope(|scope| {
         for (endpoint, model, more, most) in cases {
             scope.spawn(move || {
-                let server = server(slow(30));
+                let server = server(slow(40));
                 let home = Home::over_http(24, &server.url(), endpoint);
                 let text =
                     home.read("farthing.toml").replace("endpoint = \"here\"", &format!("endpoint = \"here\"\n{model}"));
@@ -37,10 +36,16 @@ fn requests_in_flight_are_limited_at_an_endpoint_of_a_model_and_of_a_group() {
                 home.run(TUNE, &[]).ended(0);
                 let seen = server.ledger().max_concurrent;
                 assert!(seen <= most, "{endpoint:?} {model:?} {more:?}: {seen} at once");
-                assert!(seen * 2 > most.min(40), "{endpoint:?} {model:?} {more:?}: only {seen} at once");
+                assert!(seen > 1, "{endpoint:?} {model:?} {more:?}: only {seen} at once");
             });
         }
     });
+    // Where nothing limits them, more than any of these limits; slow enough for the busiest machine.
+    let server = server(slow(1000));
+    let home = Home::over_http(24, &server.url(), "");
+    home.run(TUNE, &[]).ended(0);
+    let seen = server.ledger().max_concurrent;
+    assert!((10..=64).contains(&seen), "{seen} at once");
 }
 
 #[test]

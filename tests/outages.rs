@@ -202,7 +202,7 @@ fn stopped_while_waiting_for_its_turn_it_ends_soon_as_interrupted() {
     });
     let outcome = setup.run(&server).unwrap();
     pressed.join().unwrap();
-    assert!(begin.elapsed() < Duration::from_secs(6), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
     assert_eq!(outcome.summary.stop_reason, StopReason::Interrupted);
     let failures =
         outcome.trials.iter().flat_map(|trial| &trial.evaluations).filter_map(|done| done.result.as_ref().err());

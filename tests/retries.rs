@@ -79,8 +79,8 @@ fn the_endpoints_wish_to_wait_is_honoured() {
     assert!(begin.elapsed() >= Duration::from_secs(2), "{:?}", begin.elapsed());
     // And it is no shorter than wished because our own pauses grow, nor longer.
     let begin = Instant::now();
-    evaluate(first(4, Fault::rate_limited("0")), "");
-    assert!(begin.elapsed() < Duration::from_millis(3500), "{:?}: 0 means at once", begin.elapsed());
+    evaluate(first(6, Fault::rate_limited("0")), "");
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}: 0 means at once", begin.elapsed());
 }
 
 #[test]
