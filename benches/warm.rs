@@ -1,7 +1,7 @@
 //! How fast evaluations are whose responses the store has: `cargo bench --no-default-features --bench warm [-- OPTIONS]`.
 //!
-//! A store in a fresh SQLite file is filled by one run with the made-up model; then the same evaluations (one response
-//! each, `exact_match`) go through the pipeline again, from a newly opened store. Printed: evaluations per second of
+//! A store in a fresh SQLite file is filled by one run against an endpoint on loopback; then the same evaluations (one
+//! response each, `exact_match`) go through the pipeline again, from a newly opened store. Printed: evaluations per second of
 //! processor time, that is, on one core; the same for a plain loop that finds the response in a `HashMap` and compares it;
 //! and the ratio. Options: `--evaluations N` (100000), `--rounds N` (3), `--folder F`.
 
@@ -14,6 +14,7 @@ use std::time::Instant;
 use farthing::backend::Endpoints;
 use farthing::evaluate::Plan;
 use farthing::runner::{Purse, Runner};
+use farthing::serve::mock::{MockServer, Options};
 use farthing::store::SqliteStore;
 use farthing::study::fixed::FixedAgenda;
 use farthing::study::pipeline::Pipeline;
@@ -36,8 +37,15 @@ fn main() {
 
     let plain = plain_loop(evaluations);
     println!("{:<28} {:>10.0} evaluations per CPU second", "HashMap and compare", plain);
-    let cold = runtime.block_on(evaluate(folder.path(), evaluations, false));
-    show("through the pipeline, cold", cold, plain);
+    let server = MockServer::start(Options::default()).expect("an endpoint");
+    let endpoints = format!(
+        "[endpoints.here]\nprovider = \"openai\"\nbase_url = \"{}\"\n\
+         [models.\"mock-small\"]\nendpoint = \"here\"\nprice = {{ input = 0.15, output = 0.60 }}\n",
+        server.url()
+    );
+    std::fs::write(folder.path().join("farthing.toml"), endpoints).expect("a file");
+    runtime.block_on(evaluate(folder.path(), evaluations, false));
+    drop(server);
     for _ in 0..rounds {
         show("through the pipeline, warm", runtime.block_on(evaluate(folder.path(), evaluations, true)), plain);
     }
@@ -67,7 +75,8 @@ async fn evaluate(folder: &Path, evaluations: usize, warm: bool) -> (f64, f64) {
     let workload = Workload::load(folder).expect("a task");
     let space = space::load(&folder.join("space.toml")).expect("a space");
     let store = SqliteStore::open(folder.join("store.db")).expect("a store");
-    let runner = Runner::open(store, &Endpoints::mock(), &["mock-small".to_owned()], 64, true, true).expect("a runner");
+    let endpoints = Endpoints::load(&folder.join("farthing.toml")).expect("endpoints");
+    let runner = Runner::open(store, &endpoints, &["mock-small".to_owned()], 64, true, true).expect("a runner");
     let configuration = space.baseline.clone().expect("a baseline");
     let plan = Arc::new(Plan::new(&space, &configuration, &runner).expect("a plan"));
     let instances = workload.task.tune.clone();

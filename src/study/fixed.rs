@@ -101,9 +101,9 @@ impl Agenda for FixedAgenda {
         }
         finished.count(&mut self.sums);
         (self.sums.spent, self.sums.study_cost) = (self.purse.spent(), self.purse.study_cost());
-        let event = finished.event(&self.instances[finished.instance].id, &self.metric);
-        for reader in &mut self.readers {
-            reader.read(&event, &self.sums);
+        if !self.readers.is_empty() {
+            let event = finished.event(&self.instances[finished.instance].id, &self.metric);
+            self.readers.iter_mut().for_each(|reader| reader.read(&event, &self.sums));
         }
         self.trials[finished.trial].keep(finished);
         Ok(())
