@@ -12,7 +12,7 @@ use rand_chacha::ChaCha12Rng;
 use super::{Ask, Domain, InputPrice, Outcome, Problem, Strategy, Told};
 use crate::money::Usd;
 use crate::space::Configuration;
-use crate::stats::racing::assess::{Evidence, Standing, standings};
+use crate::stats::racing::assess::{Evidence, Standing, indifferent, recommended, standings};
 use crate::stats::racing::costs::{Bill, Input, SURE};
 use crate::stats::{Running, racing};
 
@@ -252,8 +252,8 @@ pub struct Trace {
     pub rows: Vec<usize>,
     /// Everything told, in the order of asking.
     pub told: Vec<Told>,
-    /// The row with the best posterior mean over all that was told; the lower production cost decides between equals,
-    /// then the earlier trial. `None` where nothing was scored.
+    /// The row with the best posterior mean over all that was told; of those as good the cheapest. `None` where nothing was
+    /// scored.
     pub recommendation: Option<usize>,
 }
 
@@ -311,8 +311,8 @@ pub fn run(
     Ok(Trace { spent, rows: trial_rows, told: log.told, recommendation })
 }
 
-/// The trial with the best posterior mean by the race's model, of those that production can afford as far as is known; the
-/// lower mean production cost decides between equals, then the number.
+/// The trial that a ranking would put first ([`recommended`]), of those that production can afford almost surely; where
+/// there is none, the one that it can afford most likely.
 fn recommend(log: &Log, problem: &Problem) -> Option<usize> {
     let trials = log.trials.len();
     let mut lines: Vec<racing::Line> = vec![Vec::new(); problem.instances];
@@ -334,18 +334,23 @@ fn recommend(log: &Log, problem: &Problem) -> Option<usize> {
         instances: problem.instances,
     };
     let standings = standings(&evidence, &vec![true; trials], problem.seed);
-    let judged = (0..trials).filter_map(|trial| Some((trial, standings[trial]?)));
+    let mut judged: Vec<(usize, Standing)> = (0..trials).filter_map(|trial| Some((trial, standings[trial]?))).collect();
     let cost = |trial: usize| bills[trial].mean;
-    let better = |a: &(usize, Standing), b: &(usize, Standing)| {
+    judged.sort_by(|a, b| {
         b.1.mean.total_cmp(&a.1.mean).then_with(|| cost(a.0).total_cmp(&cost(b.0))).then(a.0.cmp(&b.0))
-    };
-    let Some(budget) = problem.inference_budget.map(Usd::as_f64) else {
-        return judged.min_by(better).map(|(trial, _)| trial);
-    };
-    let sure = judged.clone().filter(|(_, standing)| standing.affordable(budget) >= SURE).min_by(better);
-    let likeliest =
-        || judged.max_by(|a, b| a.1.affordable(budget).total_cmp(&b.1.affordable(budget)).then_with(|| better(b, a)));
-    sure.or_else(likeliest).map(|(trial, _)| trial)
+    });
+    let affordable =
+        |standing: &Standing| problem.inference_budget.map_or(1.0, |budget| standing.affordable(budget.as_f64()));
+    let sure: Vec<(usize, Standing)> =
+        judged.iter().copied().filter(|(_, standing)| affordable(standing) >= SURE).collect();
+    let best_first = sure.iter().map(|&(trial, standing)| (standing.mean, cost(trial)));
+    match recommended(best_first, indifferent(&lines)) {
+        Some(place) => Some(sure[place].0),
+        None => {
+            let likeliest = judged.iter().rev().max_by(|a, b| affordable(&a.1).total_cmp(&affordable(&b.1)));
+            likeliest.map(|(trial, _)| *trial)
+        }
+    }
 }
 
 #[cfg(test)]

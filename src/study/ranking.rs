@@ -8,7 +8,7 @@ use crate::provider::FailureKind;
 use crate::space::Configuration;
 use crate::stats;
 use crate::stats::racing::Line;
-use crate::stats::racing::assess::{Evidence, indifferent, standings};
+use crate::stats::racing::assess::{Evidence, indifferent, recommended, standings};
 use crate::stats::racing::costs::{Bill, SURE};
 use crate::study::production::within;
 use crate::study::trial::{Production, Trial, short};
@@ -209,15 +209,10 @@ pub fn place(entries: &[Entry], direction: Direction, instances: usize, inferenc
     ranking.sort_by(|(a, mean_a, cost_a), (b, mean_b, cost_b)| {
         a.standing.cmp(&b.standing).then(mean_b.total_cmp(mean_a)).then(cost_a.cmp(cost_b)).then(a.trial.cmp(&b.trial))
     });
-    // Of those as good as the best, the cheapest in production.
-    if let Some((_, top, _)) = ranking.first().filter(|(row, ..)| row.standing == Standing::Eligible) {
-        let least = top - indifferent(&lines);
-        let as_good =
-            |(row, mean, _): &&(Ranked, f64, Option<Usd>)| row.standing == Standing::Eligible && *mean >= least;
-        let cost = |(_, _, cost): &(Ranked, f64, Option<Usd>)| cost.unwrap_or(Usd::MAX);
-        let count = ranking.iter().take_while(as_good).count();
-        let cheapest = (0..count).min_by_key(|&at| (cost(&ranking[at]), at)).unwrap_or(0);
-        ranking[..=cheapest].rotate_right(1);
+    let eligible = ranking.iter().take_while(|(row, ..)| row.standing == Standing::Eligible);
+    let best_first = eligible.map(|(_, mean, cost)| (*mean, cost.unwrap_or(Usd::MAX)));
+    if let Some(place) = recommended(best_first, indifferent(&lines)) {
+        ranking[..=place].rotate_right(1);
     }
     let numbered = |(place, (row, ..)): (usize, (Ranked, _, _))| Ranked { rank: place + 1, ..row };
     ranking.into_iter().enumerate().map(numbered).collect()

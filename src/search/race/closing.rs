@@ -1,4 +1,5 @@
-//! The last looks: where no single one is expected to change who is best, and the baseline for comparison.
+//! The last looks: where no single one is expected to change who is best, at a leader whom mostly its relatives speak for,
+//! and at the baseline for comparison.
 
 use super::Race;
 use super::planning::View;
@@ -24,6 +25,29 @@ impl Race {
         };
         let looks = self.depth.saturating_sub(baseline.depth).min(most);
         (looks, price)
+    }
+
+    /// How far the leader is to be looked at before it is recommended, for relatives alone are no proof: as far as the
+    /// deepest of those that lead, or as a part of the budget pays for: so many looks, and what one costs.
+    pub(super) fn proof(&self, view: &View) -> (usize, f64) {
+        let (Some(leader), Some(budget)) = (view.leader, self.problem.budget.map(Usd::as_f64)) else { return (0, 0.0) };
+        let one = &self.candidates[view.working[leader]];
+        let price = one.bill.mean;
+        if one.closed || one.refused || price <= 0.0 {
+            return (0, 0.0);
+        }
+        let looks = self.depth.saturating_sub(one.depth).min((self.pace.proof * budget / price) as usize);
+        (looks, price)
+    }
+
+    /// Looks at the leader for what was kept for it, a part at a time: another may lead then.
+    pub(super) fn prove(&mut self, view: &View) {
+        let ((looks, price), Some(leader)) = (self.proof(view), view.leader) else { return };
+        let (others, other) = self.closing();
+        let fit = self.left().map_or(usize::MAX, |left| ((left - others as f64 * other) / price) as usize);
+        let leader = view.working[leader];
+        let looks = looks.min(fit).min(self.pace.block.max(looks / 4));
+        self.buy(leader, self.candidates[leader].depth + looks);
     }
 
     /// The last of it: the baseline where those that lead were looked at.

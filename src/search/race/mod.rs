@@ -18,6 +18,7 @@
 //! * Production costs are learnt as they are told; relatives predict them. What production likely cannot afford is
 //!   neither recommended nor, where that is sure, looked at; the gain of a look counts as far as it is affordable. Where
 //!   the input's price is known without asking, what is too dear by it alone is never begun.
+//! * A tenth of the budget at most is kept for a leader that was looked at less than those near it: relatives are no proof.
 //! * What is to be compared with (the baseline) is looked at first, and in the end as far as those that lead.
 //! * It ends when no look is expected to change who is best, or when the user's margin is reached, though money be left.
 //!
@@ -55,12 +56,14 @@ struct Pace {
     step: usize,
     /// The least share of what was bought that a plan buys.
     growth: f64,
+    /// The share of the budget that at most is kept for a leader that was looked at less than others.
+    proof: f64,
 }
 
 /// Where every result is told at once.
-const STEADY: Pace = Pace { block: 6, share: 0.1, opening: 2, step: 1, growth: 0.05 };
+const STEADY: Pace = Pace { block: 6, share: 0.1, opening: 2, step: 1, growth: 0.05, proof: 0.1 };
 /// Few and large plans, at the price of some looks that the results of others would have spared.
-const IN_ROUNDS: Pace = Pace { block: 12, share: 0.3, opening: 4, step: 4, growth: 0.5 };
+const IN_ROUNDS: Pace = Pace { block: 12, share: 0.3, opening: 4, step: 4, growth: 0.5, proof: 0.0 };
 
 /// Of a space that is not listed so many candidates are drawn.
 const DRAWN: usize = 1024;

@@ -43,7 +43,7 @@ pub(super) struct View {
     /// Who may be recommended: looked at, and likely within the inference budget.
     open: Vec<bool>,
     /// The best of them.
-    leader: Option<usize>,
+    pub leader: Option<usize>,
     /// The leader, or where there is none, the best of those that production can rather afford than not.
     pub foremost: Option<usize>,
     /// No mean is larger.
@@ -153,13 +153,17 @@ impl Race {
         }
         self.depth = self.depth_at_the_top(&view);
         let (looks, price) = self.closing();
-        let money = self.left().map(|left| left - looks as f64 * price);
+        let (proof, each) = self.proof(&view);
+        let money = self.left().map(|left| left - looks as f64 * price - proof as f64 * each);
         let least = (self.evaluations as f64 * self.pace.growth) as usize;
         let (asked, room) = self.buy_looks(&view, money, least);
         // Nothing is better than the best there can be.
         let perfect = view.leader.is_some_and(|row| view.belief.mean[row] >= view.ceiling - 1e-9 * view.ceiling.abs());
         if !perfect && (asked < least && room > 0.0 || self.queue.is_empty()) {
             self.confirm(&view, least.saturating_sub(asked), room);
+        }
+        if self.queue.is_empty() {
+            self.prove(&view);
         }
         if self.queue.is_empty() {
             self.compare();

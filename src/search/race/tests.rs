@@ -100,6 +100,30 @@ fn many_configurations_are_thought_about_in_parts() {
     assert!(found(&table, &trace) > 0.7, "{}", found(&table, &trace));
 }
 
+#[test]
+fn who_is_recommended_was_looked_at_for_a_tenth_of_the_budget_whatever_relatives_say() {
+    let mut table = Table::default();
+    for at in 0..64_usize {
+        let parts = [at % 4, at / 4 % 4, at / 16];
+        let [a, b, c] = parts.map(|part| format!("v{part}"));
+        table.configurations.push(serde_json::from_value(json!({"prompt": a, "stop": b, "model": c})).unwrap());
+        // Each part does its own; the sum is what is right.
+        let level = 8 + 2 * parts.iter().sum::<usize>();
+        let right = |instance: usize| f64::from(u8::from((instance * 13 + at * 7) % 30 < level));
+        table.scores.push((0..300).map(|instance| Some(right(instance))).collect());
+        table.costs.push(vec![Usd::from_pico(100 * 4_i64.pow(parts[2] as u32)); 300]);
+    }
+    table.production = table.costs.clone();
+    let table = Arc::new(table);
+    for seed in 0..3 {
+        // As much as thirty looks at the dearest cost.
+        let trace = play(&table, &table.problem(Some(Usd::from_pico(6400 * 30)), seed));
+        let row = trace.recommendation.unwrap();
+        let looks = trace.told.iter().filter(|told| trace.rows[told.trial] == row).count();
+        assert!(looks >= 3, "seed {seed}: {looks} looks at {}", table.configurations[row]);
+    }
+}
+
 /// Counts the rounds of a search: how often it had asked something and then waited for results.
 struct Counting {
     inner: Box<dyn Strategy>,

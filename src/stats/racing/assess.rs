@@ -37,6 +37,20 @@ pub fn indifferent(lines: &[Line]) -> f64 {
     if sum.is_finite() { INDIFFERENT * sum.sqrt() } else { 0.0 }
 }
 
+/// Of some that may be recommended as (expected score, production cost), the best first, the place of the one that is: of
+/// those as good as the best, the cheapest; of equals the first.
+pub fn recommended<C: PartialOrd>(best_first: impl IntoIterator<Item = (f64, C)>, indifferent: f64) -> Option<usize> {
+    let mut rows = best_first.into_iter().enumerate();
+    let (first, (top, mut least)) = rows.next()?;
+    let mut chosen = first;
+    for (place, (_, cost)) in rows.take_while(|(_, (mean, _))| *mean >= top - indifferent) {
+        if cost < least {
+            (chosen, least) = (place, cost);
+        }
+    }
+    Some(chosen)
+}
+
 /// What is known of some configurations.
 pub struct Evidence<'a> {
     /// Their parameters.
