@@ -85,9 +85,9 @@ fn found(name: &str, domain: &Arc<dyn Domain>, trials: usize, seeds: u64) -> f64
 #[test]
 fn models_find_better_configurations_than_chance() {
     let domain: Arc<dyn Domain> = Arc::new(space(true));
-    let random = found("random", &domain, 50, 5);
+    let random = found("random", &domain, 50, 3);
     for (name, share) in [("tpe", 0.7), ("gp", 0.8), ("cfo", 0.9), ("blend", 0.7)] {
-        let model = found(name, &domain, 50, 5);
+        let model = found(name, &domain, 50, 3);
         println!("{name} {model:.4}, random {random:.4}");
         assert!(model > share * random, "{name} {model}, random {random}");
     }
@@ -99,9 +99,9 @@ fn they_do_so_on_tables_that_describe_nothing() {
     let configurations = space.enumerate(10_000).unwrap();
     let domain: Arc<dyn Domain> = Arc::new(Table { configurations, ..Table::default() });
     assert!(domain.dimensions().is_empty());
-    let random = found("random", &domain, 40, 5);
+    let random = found("random", &domain, 40, 3);
     for (name, share) in [("tpe", 0.7), ("gp", 0.8), ("blend", 0.8)] {
-        let model = found(name, &domain, 40, 5);
+        let model = found(name, &domain, 40, 3);
         println!("{name} {model:.4}, random {random:.4}");
         assert!(model > share * random, "{name} {model}, random {random}");
     }

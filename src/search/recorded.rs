@@ -131,7 +131,7 @@ fn halving_finds_better_prompts_than_random_and_grid_at_a_tenth_of_the_price() {
         let table = matrix(file);
         for name in ["halving", "random", "grid"] {
             *sums.entry(name).or_insert(0.0) +=
-                regret(name, &table, table.price().share(0.1), 4).0 / files.len() as f64;
+                regret(name, &table, table.price().share(0.1), 2).0 / files.len() as f64;
         }
     }
     println!("regret in points at 10 % of the price: {sums:?}");
@@ -145,7 +145,7 @@ fn halving_copes_with_prices_that_differ_300_to_1() {
     let prices = [("gpt-35-turbo", "1.5", "2.0"), ("gpt-4", "30", "60")];
     let table = outcomes(&folder.join("exam/outcomes.csv.gz"), &prices);
     let budget: Usd = "5".parse().unwrap();
-    let (halving, random) = (regret("halving", &table, budget, 6), regret("random", &table, budget, 6));
+    let (halving, random) = (regret("halving", &table, budget, 3), regret("random", &table, budget, 3));
     println!("exam at $5 of ${}: halving {halving:?}, random {random:?}", table.price());
     assert!(halving.0 < 5.0 && halving.0 < random.0, "{halving:?} {random:?}");
     assert!(halving.1 > 0.95, "{halving:?}");
@@ -157,7 +157,7 @@ fn the_race_needs_a_twentieth_of_the_price_where_prices_differ_300_to_1() {
     let prices = [("gpt-35-turbo", "1.5", "2.0"), ("gpt-4", "30", "60")];
     let table = outcomes(&folder.join("exam/outcomes.csv.gz"), &prices);
     let budget = table.price().share(0.05);
-    let (race, random) = (regret("race", &table, budget, 4), regret("random", &table, budget, 4));
+    let (race, random) = (regret("race", &table, budget, 3), regret("random", &table, budget, 3));
     println!("exam at ${budget} of ${}: race {race:?}, random {random:?}", table.price());
     assert!(race.0 < 2.0 && race.0 < random.0, "{race:?} {random:?}");
 }
