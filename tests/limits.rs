@@ -28,7 +28,8 @@ fn requests_in_flight_are_limited_at_an_endpoint_of_a_model_and_of_a_group() {
     std::thread::scope(|scope| {
         for (endpoint, model, more, most) in cases {
             scope.spawn(move || {
-                let server = server(slow(40));
+                // So slow that even a busy machine fills what is allowed.
+                let server = server(slow(150));
                 let home = Home::over_http(24, &server.url(), endpoint);
                 let text =
                     home.read("farthing.toml").replace("endpoint = \"here\"", &format!("endpoint = \"here\"\n{model}"));
@@ -36,7 +37,7 @@ fn requests_in_flight_are_limited_at_an_endpoint_of_a_model_and_of_a_group() {
                 home.run(TUNE, &[]).ended(0);
                 let seen = server.ledger().max_concurrent;
                 assert!(seen <= most, "{endpoint:?} {model:?} {more:?}: {seen} at once");
-                assert!(seen > 1, "{endpoint:?} {model:?} {more:?}: only {seen} at once");
+                assert!(seen * 2 > most, "{endpoint:?} {model:?} {more:?}: only {seen} at once");
             });
         }
     });

@@ -5,7 +5,7 @@ mod support;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use support::{Home, finished};
 
@@ -99,12 +99,9 @@ fn readers_are_told_of_changes_and_of_the_end_and_a_stuck_one_harms_nobody() {
     home.point_at(&server.url(), "");
     let words = "tune task --budget 0.1 --concurrency 2 --quiet --json --out run";
     let child = home.command(&words.split(' ').collect::<Vec<_>>()).spawn().unwrap();
-    let began = Instant::now();
-    let grown = |least: u64| std::fs::metadata(home.path("run/events.jsonl")).is_ok_and(|about| about.len() > least);
-    while !grown(1) {
-        assert!(began.elapsed() < Duration::from_secs(60));
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    support::until("the run begins", || {
+        std::fs::metadata(home.path("run/events.jsonl")).is_ok_and(|about| about.len() > 1)
+    });
     let served = Served::begin(&home, "run");
     let events = PAGE.replace("TOKEN/", "TOKEN/events");
     // One asks and never reads, one goes away in the middle.

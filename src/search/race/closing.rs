@@ -11,51 +11,56 @@ const NEAR: f64 = 3.0;
 const KEPT: f64 = 0.05;
 
 impl Race {
-    /// How far the baseline is to be looked at in the end, for what is said of it and the winner: as far as the deepest of those
-    /// that lead, or as a small part of the budget pays for: so many looks, and what one costs.
-    pub(super) fn closing(&self) -> (usize, f64) {
-        let baseline = &self.candidates[0];
-        if !self.problem.baseline || self.compared || baseline.closed || baseline.refused || baseline.depth == 0 {
+    /// So many looks bring a candidate as far as the deepest of those that lead, or as a share of the budget pays for; and what
+    /// one of them costs.
+    fn catching_up(&self, at: usize, share: f64) -> (usize, f64) {
+        let one = &self.candidates[at];
+        if one.closed || one.refused || one.depth == 0 {
             return (0, 0.0);
         }
-        let price = baseline.bill.mean;
+        let price = one.bill.mean;
         let most = match self.problem.budget.map(Usd::as_f64) {
-            Some(budget) if price > 0.0 => (KEPT * budget / price) as usize,
+            Some(budget) if price > 0.0 => (share * budget / price) as usize,
             _ => usize::MAX,
         };
-        let looks = self.depth.saturating_sub(baseline.depth).min(most);
-        (looks, price)
+        (self.depth.saturating_sub(one.depth).min(most), price)
     }
 
-    /// How far the leader is to be looked at before it is recommended, for relatives alone are no proof: as far as the
-    /// deepest of those that lead, or as a part of the budget pays for: so many looks, and what one costs.
-    pub(super) fn proof(&self, view: &View) -> (usize, f64) {
-        let (Some(leader), Some(budget)) = (view.leader, self.problem.budget.map(Usd::as_f64)) else { return (0, 0.0) };
-        let one = &self.candidates[view.working[leader]];
-        let price = one.bill.mean;
-        if one.closed || one.refused || price <= 0.0 {
-            return (0, 0.0);
+    /// So many looks of a price at most fit the money left but for what is kept.
+    fn fit(&self, price: f64, kept: f64) -> usize {
+        self.left().filter(|_| price > 0.0).map_or(usize::MAX, |left| ((left - kept) / price) as usize)
+    }
+
+    /// The last looks at the baseline, for what is said of it and the winner, and what one costs.
+    pub(super) fn closing(&self) -> (usize, f64) {
+        match self.problem.baseline && !self.compared {
+            true => self.catching_up(0, KEPT),
+            false => (0, 0.0),
         }
-        let looks = self.depth.saturating_sub(one.depth).min((self.pace.proof * budget / price) as usize);
-        (looks, price)
+    }
+
+    /// The last looks at the leader before it is recommended, for relatives alone are no proof, and what one costs. Without a
+    /// budget the leader is looked at in any case.
+    pub(super) fn proof(&self, view: &View) -> (usize, f64) {
+        match view.leader.filter(|_| self.problem.budget.is_some()) {
+            Some(leader) => self.catching_up(view.working[leader], self.pace.proof),
+            None => (0, 0.0),
+        }
     }
 
     /// Looks at the leader for what was kept for it, a part at a time: another may lead then.
     pub(super) fn prove(&mut self, view: &View) {
-        let ((looks, price), Some(leader)) = (self.proof(view), view.leader) else { return };
-        let (others, other) = self.closing();
-        let fit = self.left().map_or(usize::MAX, |left| ((left - others as f64 * other) / price) as usize);
-        let leader = view.working[leader];
-        let looks = looks.min(fit).min(self.pace.block.max(looks / 4));
+        let ((looks, price), (others, other)) = (self.proof(view), self.closing());
+        let Some(leader) = view.leader.map(|row| view.working[row]) else { return };
+        let looks = looks.min(self.fit(price, others as f64 * other)).min(self.pace.block.max(looks / 4));
         self.buy(leader, self.candidates[leader].depth + looks);
     }
 
     /// The last of it: the baseline where those that lead were looked at.
     pub(super) fn compare(&mut self) {
         let (looks, price) = self.closing();
-        let fit = self.left().filter(|_| price > 0.0).map_or(usize::MAX, |left| (left / price) as usize);
         self.compared = true;
-        self.queue_up(0, self.candidates[0].depth + looks.min(fit));
+        self.queue_up(0, self.candidates[0].depth + looks.min(self.fit(price, 0.0)));
     }
 
     /// Where no single look is expected to change who is best: more of the leader and of its likeliest rivals, those that

@@ -343,6 +343,16 @@ mod tests {
     }
 
     #[test]
+    fn of_those_as_good_as_the_best_the_cheapest_is_recommended_and_of_equals_the_first() {
+        let rows = [(0.9, 5), (0.9, 3), (0.8995, 3), (0.89, 1)];
+        assert_eq!(recommended(rows, 0.001), Some(1));
+        assert_eq!(recommended(rows, 0.0), Some(1));
+        assert_eq!(recommended(rows, 0.1), Some(3));
+        assert_eq!(recommended([(0.9, 5), (0.8, 1)], 0.001), Some(0));
+        assert_eq!(recommended::<i32>([], 1.0), None);
+    }
+
+    #[test]
     fn complete_data_give_raw_means() {
         let value = |row: usize, at: usize| f64::from(u8::from((row * 5 + at * 3) % 7 < 3 + row / 2));
         let lines: Vec<Line> = (0..12).map(|at| (0..6).map(|row| (row as u32, value(row, at))).collect()).collect();
