@@ -13,6 +13,7 @@ type Lines<'a> = BTreeMap<&'a str, Vec<(f64, f64)>>;
 
 /// Writes `regret.csv` and `GROUP.svg`.
 pub fn write(results: &BTreeMap<Cell, Runs>, budgets: &[f64], folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    farthing::report::plots::fonts();
     std::fs::create_dir_all(folder)?;
     let mut text =
         String::from("group,strategy,budget_share,on,runs,regret_points,standard_error,over_inference_budget\n");

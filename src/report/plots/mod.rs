@@ -140,7 +140,7 @@ impl Figure {
 
     /// As SVG.
     pub fn svg(&self) -> Option<String> {
-        let _ = fonts();
+        fonts();
         let mut svg = String::new();
         {
             let area = SVGBackend::with_string(&mut svg, self.size).into_drawing_area();
@@ -155,7 +155,7 @@ impl Figure {
     /// As PNG on white, two pixels for one.
     pub fn png(&self) -> Option<Vec<u8>> {
         const SCALE: u32 = 2;
-        fonts()?;
+        fonts();
         let (width, height) = (self.size.0 * SCALE, self.size.1 * SCALE);
         let mut pixels = vec![0xff; (width * height * 3) as usize];
         {
@@ -176,10 +176,9 @@ impl Figure {
 }
 
 /// Makes the letters known that plots are written with where no font is installed.
-fn fonts() -> Option<()> {
+pub fn fonts() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| drop(register_font("sans-serif", FontStyle::Normal, dejavu::sans::regular())));
-    Some(())
 }
 
 /// A text within an attribute.
