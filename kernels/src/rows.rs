@@ -96,15 +96,10 @@ pub fn add_to_each(rows: &mut [f32], bias: &[f32]) {
     }
 }
 
-/// Puts the values of a strip of columns where they belong, or adds them there.
-pub fn place(out: &mut [f32], width: usize, from: usize, strip: &[f32], count: usize, more: bool) {
+/// Puts the values of a strip of columns where they belong.
+pub fn place(out: &mut [f32], width: usize, from: usize, strip: &[f32], count: usize) {
     for (out, strip) in out.chunks_exact_mut(width).zip(strip.chunks_exact(count)) {
-        let out = &mut out[from..from + count];
-        if more {
-            add(out, strip);
-        } else {
-            out.copy_from_slice(strip);
-        }
+        out[from..from + count].copy_from_slice(strip);
     }
 }
 

@@ -83,8 +83,6 @@ impl Engine {
 
     /// With room for so many tokens' keys and values.
     pub fn with_room(model: Model, room: Option<usize>) -> std::io::Result<Engine> {
-        // A matrix product that would use several threads of its own gets in the way of sharing rows out.
-        gemm::set_threading_threshold(usize::MAX);
         match model.decoder.clone() {
             Decoder::Rows(decoder) => Engine::of(model, decoder, room),
             Decoder::Tensors(decoder) => Engine::of(model, decoder, room),

@@ -1,11 +1,11 @@
 //! A matrix of weights, and its product with rows: what takes a model's time.
 //!
 //! The product of a row must not hang on which rows are beside it, or a sample's text would depend on what else is asked at
-//! the same time. candle's matrix products (the crate gemm) sum over the inner dimension in one fixed order as long as it
-//! is at most [`INNER`] and there are at least two rows; so longer sums are cut into such pieces here, which are added up in
+//! the same time. The products of the crate gemm sum over the inner dimension in one fixed order as long as it is at most [`INNER`] and there are at least two rows; so longer sums are cut into such pieces here, which are added up in
 //! their order, and a row that is alone gets a companion of zeros. A test holds this to account.
 
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Storage, Tensor};
+use farthing_kernels::{Matrix, add_to_each, column, fit, place, product};
 use rayon::prelude::*;
 
 /// Longest sum that one product makes.
@@ -39,56 +39,62 @@ impl Linear {
     /// Rows times the weights, into `out`. `spread` shares the outputs out over all threads.
     pub fn product(&self, rows: &[f32], out: &mut Vec<f32>, spread: bool) -> candle_core::Result<()> {
         let count = rows.len() / self.inputs;
-        farthing_kernels::fit(out, count * self.outputs);
+        fit(out, count * self.outputs);
         if count == 0 {
             return Ok(());
         }
         // A product of one row is made in another order than those of several.
-        let rows_in = count.max(2);
-        let mut padded = rows.to_vec();
-        if rows_in > count {
-            padded.extend(std::iter::repeat_n(0.0, self.inputs));
-        }
-        let rows = Tensor::from_vec(padded, (rows_in, self.inputs), &Device::Cpu)?;
+        let companion: Vec<f32>;
+        let (rows, rows_in) = if count == 1 {
+            companion = [rows, &vec![0.0; self.inputs]].concat();
+            (&companion[..], 2)
+        } else {
+            (rows, count)
+        };
+        let share = || self.outputs.div_ceil(rayon::current_num_threads().max(1)).next_multiple_of(64);
         let narrow = match (spread, self.weight.dtype()) {
-            (true, DType::F32) => self.outputs.div_ceil(rayon::current_num_threads().max(1)).next_multiple_of(64),
+            (true, DType::F32) => share(),
             (false, DType::F32) => self.outputs,
-            _ => (WIDENED / INNER).min(self.outputs.div_ceil(rayon::current_num_threads().max(1)).next_multiple_of(64)),
+            _ => (WIDENED / INNER).min(share()),
         };
-        let strips: Vec<usize> = (0..self.outputs).step_by(narrow.max(1)).collect();
-        let made = |&from: &usize| -> candle_core::Result<Vec<Tensor>> {
+        let strip = |from: usize| -> candle_core::Result<Vec<f32>> {
             let width = narrow.min(self.outputs - from);
-            (0..self.inputs).step_by(INNER).map(|at| self.piece(&rows, at, from, width)).collect()
-        };
-        let strips_made: Vec<Vec<Tensor>> = match strips.len() {
-            1 => vec![made(&0)?],
-            _ if spread => strips.par_iter().map(made).collect::<candle_core::Result<_>>()?,
-            _ => strips.iter().map(made).collect::<candle_core::Result<_>>()?,
-        };
-        for (from, pieces) in strips.into_iter().zip(strips_made) {
-            let width = narrow.min(self.outputs - from);
-            for (number, piece) in pieces.iter().enumerate() {
-                with(piece, |values| farthing_kernels::place(out, self.outputs, from, values, width, number > 0))?;
+            let mut strip = vec![0.0; rows_in * width];
+            for at in (0..self.inputs).step_by(INNER) {
+                let piece = Matrix::new(&rows[at..], self.inputs, rows_in, INNER.min(self.inputs - at));
+                self.weights(at, piece.columns(), from, width, |weights| product(piece, weights, &mut strip, at > 0))?;
             }
+            Ok(strip)
+        };
+        let starts: Vec<usize> = (0..self.outputs).step_by(narrow.max(1)).collect();
+        let strips: Vec<Vec<f32>> = match starts.len() {
+            2.. if spread => starts.par_iter().map(|&from| strip(from)).collect::<candle_core::Result<_>>()?,
+            _ => starts.iter().map(|&from| strip(from)).collect::<candle_core::Result<_>>()?,
+        };
+        for (from, strip) in starts.into_iter().zip(strips) {
+            place(out, self.outputs, from, &strip, narrow.min(self.outputs - from));
         }
         if let Some(bias) = &self.bias {
-            farthing_kernels::add_to_each(out, bias);
+            add_to_each(out, bias);
         }
         Ok(())
     }
 
-    /// The share of a strip of outputs that comes from the inputs `at..at + INNER`.
-    fn piece(&self, rows: &Tensor, at: usize, from: usize, width: usize) -> candle_core::Result<Tensor> {
-        let depth = INNER.min(self.inputs - at);
-        let rows = if depth == self.inputs { rows.clone() } else { rows.narrow(1, at, depth)? };
-        let mut weight = if depth == self.inputs { self.weight.clone() } else { self.weight.narrow(0, at, depth)? };
-        if width != self.outputs {
-            weight = weight.narrow(1, from, width)?;
+    /// Looks at the weights of `depth` inputs from `at` on and `width` outputs from `from` on, as 32-bit floats.
+    fn weights(
+        &self,
+        at: usize,
+        depth: usize,
+        from: usize,
+        width: usize,
+        look: impl FnOnce(Matrix),
+    ) -> candle_core::Result<()> {
+        if self.weight.dtype() == DType::F32 {
+            let start = at * self.outputs + from;
+            return with(&self.weight, |values| look(Matrix::new(&values[start..], self.outputs, depth, width)));
         }
-        if weight.dtype() != DType::F32 {
-            weight = weight.to_dtype(DType::F32)?;
-        }
-        rows.matmul(&weight)
+        let part = self.weight.narrow(0, at, depth)?.narrow(1, from, width)?.contiguous()?.to_dtype(DType::F32)?;
+        with(&part, |values| look(Matrix::new(values, width, depth, width)))
     }
 
     /// The weights of one output element: what an embedding is where it serves as the last layer too.
@@ -96,7 +102,7 @@ impl Linear {
         let (storage, _) = self.weight.storage_and_layout();
         match &*storage {
             Storage::Cpu(CpuStorage::F32(values)) => {
-                farthing_kernels::column(values, self.outputs, output, out);
+                column(values, self.outputs, output, out);
             }
             Storage::Cpu(CpuStorage::BF16(values)) => {
                 let column = values.iter().skip(output).step_by(self.outputs);
@@ -119,6 +125,8 @@ pub fn with<T>(tensor: &Tensor, look: impl FnOnce(&[f32]) -> T) -> candle_core::
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
 
     fn numbers(count: usize, seed: u32) -> Vec<f32> {

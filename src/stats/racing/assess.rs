@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use farthing_kernels::linear::{Square, dot};
 use rand_chacha::ChaCha12Rng;
 use serde_json::Value;
 
 use super::costs::{Bill, Costs, Input, within};
 use super::kinship::Kinship;
-use super::linear::{Square, dot};
 use super::{Belief, Line, Model, Place, Prior, Sheet, Variances};
 use crate::stats::additive::{self, Observation};
 use crate::stats::selection::{self, Beliefs};

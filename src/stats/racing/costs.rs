@@ -1,7 +1,8 @@
 //! What an instance costs in production, learnt as it goes: relatives predict what was not looked at yet.
 
+use farthing_kernels::linear::predict;
+
 use super::kinship::Kinship;
-use super::linear::predict;
 use crate::money::Usd;
 
 /// Prior variances of the logarithm of a cost: the level, the main effect of each parameter, what two parameters do together

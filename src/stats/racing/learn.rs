@@ -1,7 +1,8 @@
 //! Learning the model's variances from the data at hand.
 
+use farthing_kernels::linear::{Square, evidence};
+
 use super::kinship::Kinship;
-use super::linear::{Square, evidence};
 use super::{Belief, Model, Sheet, Variances};
 
 /// How many pairs of values what is assumed of difficulty and noise weighs.

@@ -21,15 +21,15 @@ pub mod assess;
 pub mod costs;
 pub mod kinship;
 mod learn;
-pub mod linear;
 pub mod outlook;
 pub mod promise;
 
 use std::collections::BTreeMap;
 
+use farthing_kernels::linear::{Square, dot, posterior};
+
 use super::Running;
 use kinship::Kinship;
-use linear::{Square, dot, posterior};
 use outlook::{Outlook, Seen};
 
 /// Values observed on one instance: (configuration, value), sorted by configuration.

@@ -1,6 +1,6 @@
 //! What more observations would teach: by how much beliefs are expected to move.
 
-use super::linear::{Square, dot};
+use farthing_kernels::linear::{Square, dot};
 
 /// Instances that the same rows were observed on, as far as another look at one of them matters.
 #[derive(Clone, Debug)]

@@ -5,8 +5,9 @@
 //! at more closely. Method: expected improvement (Jones, Schonlau & Welch 1998), times the probability of feasibility
 //! (Gardner et al. 2014).
 
+use farthing_kernels::linear::predict;
+
 use super::assess::{Evidence, ground};
-use super::linear::predict;
 use super::{Model, Prior, Variances};
 use crate::stats::{Running, improvement};
 
