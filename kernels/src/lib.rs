@@ -18,7 +18,7 @@ mod rows;
 #[cfg(feature = "models")]
 pub use attention::{Heads, Span, attend};
 #[cfg(feature = "models")]
-pub use logits::{Kept, keep, log_sum_exp, top};
+pub use logits::{Kept, finite, keep, log_sum_exp, top};
 #[cfg(feature = "models")]
 pub use product::{Matrix, product};
 #[cfg(feature = "models")]

@@ -89,6 +89,11 @@ fn pick(weights: impl Iterator<Item = (usize, f64)>, aim: f64) -> usize {
     last
 }
 
+/// True where all are numbers: not infinite, not NaN.
+pub fn finite(logits: &[f32]) -> bool {
+    logits.iter().all(|logit| logit.is_finite())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -32,7 +32,16 @@ pub fn give(model: &str, path: &Path) -> Result<(), String> {
 #[cfg(feature = "tokenizers")]
 fn load(path: &Path) -> Result<Given, String> {
     let text = std::fs::read(path).map_err(|error| error.to_string())?;
-    Given::from_bytes(text).map_err(|error| error.to_string())
+    let tokenizer = Given::from_bytes(text).map_err(|error| error.to_string())?;
+    whole(tokenizer).map_err(|error| error.to_string())
+}
+
+/// A tokenizer that neither cuts nor fills texts: files of models that were trained on say how their trainer did.
+#[cfg(feature = "tokenizers")]
+pub(crate) fn whole(mut tokenizer: Given) -> tokenizers::Result<Given> {
+    tokenizer.with_truncation(None)?;
+    tokenizer.with_padding(None);
+    Ok(tokenizer)
 }
 
 #[cfg(not(feature = "tokenizers"))]

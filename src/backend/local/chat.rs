@@ -1,8 +1,14 @@
 //! A conversation as one text: by the model's own template, as Hugging Face's `chat_template` says it.
 
+use std::io::{self, Write};
+
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Kwargs;
 use minijinja::{Environment, ErrorKind, context};
+use minijinja_contrib::pycompat::unknown_method_callback;
+use serde::Serialize;
 use serde_json::Value;
+use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 use crate::diagnostic::{Error, Result};
 use crate::provider::Message;
@@ -27,14 +33,13 @@ impl Chat {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| Error::internal(error.to_string()))?);
         environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(method);
+        environment.set_unknown_method_callback(unknown_method_callback);
+        environment.add_filter("tojson", to_json);
         environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
-        environment.add_function("strftime_now", |_: String| -> Result<String, minijinja::Error> {
-            let why = "the template asks for today's date (strftime_now), and what hangs on the day cannot be kept";
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, why))
-        });
+        // `strftime_now` stays unknown: what hangs on the day cannot be kept, and templates that ask whether it is there
+        // have a day of their own.
         environment.add_template_owned("chat", template).map_err(|error| {
             let line = error.line().map_or(String::new(), |line| format!(", line {line}"));
             Error::usage(format!("the chat template of {name} cannot be read{line}: {error}"))
@@ -61,55 +66,48 @@ impl Chat {
         };
         let rendered = environment.get_template("chat").and_then(|template| template.render(values));
         rendered.map_err(|error| {
-            let what = error.detail().map_or_else(|| error.to_string(), str::to_owned);
+            let what = match error.detail() {
+                Some(detail) if detail.contains("strftime_now") => {
+                    "it asks for today's date (strftime_now), and what hangs on the day cannot be kept".to_owned()
+                }
+                Some(detail) => detail.to_owned(),
+                None => error.to_string(),
+            };
             format!("the model's chat template refused these messages: {what}")
         })
     }
 }
 
-/// Python's methods of texts and tables that templates use.
-fn method(
-    _: &mut minijinja::State<'_, '_>,
-    value: &minijinja::Value,
-    name: &str,
-    arguments: &[minijinja::Value],
-) -> Result<minijinja::Value, minijinja::Error> {
-    use minijinja::Value as Jinja;
-    let unknown = || minijinja::Error::new(ErrorKind::UnknownMethod, format!("there is no method `{name}` here"));
-    if let Some(text) = value.as_str() {
-        let argument = arguments.first().and_then(Jinja::as_str);
-        let set: Vec<char> =
-            argument.map_or_else(|| vec![' ', '\n', '\t', '\r', '\x0b', '\x0c'], |set| set.chars().collect());
-        let other = arguments.get(1).and_then(Jinja::as_str);
-        return Ok(match (name, argument) {
-            ("strip", _) => Jinja::from(text.trim_matches(&set[..])),
-            ("lstrip", _) => Jinja::from(text.trim_start_matches(&set[..])),
-            ("rstrip", _) => Jinja::from(text.trim_end_matches(&set[..])),
-            ("upper", None) => Jinja::from(text.to_uppercase()),
-            ("lower", None) => Jinja::from(text.to_lowercase()),
-            ("title" | "capitalize", None) => {
-                let mut letters = text.chars();
-                let first = letters.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
-                Jinja::from(first + &letters.as_str().to_lowercase())
-            }
-            ("startswith", Some(start)) => Jinja::from(text.starts_with(start)),
-            ("endswith", Some(end)) => Jinja::from(text.ends_with(end)),
-            ("split", Some(at)) => text.split(at).map(Jinja::from).collect(),
-            ("split", None) => text.split_whitespace().map(Jinja::from).collect(),
-            ("replace", Some(old)) => Jinja::from(text.replace(old, other.unwrap_or_default())),
-            _ => return Err(unknown()),
-        });
+/// JSON as Python writes it: a blank after each comma and colon (or lines, with `indent`), and nothing escaped for HTML.
+fn to_json(value: &minijinja::Value, options: Kwargs) -> std::result::Result<String, minijinja::Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    let mut text = Vec::new();
+    let written = match indent {
+        Some(width) => {
+            let blanks = b" ".repeat(width.min(16));
+            value.serialize(&mut Serializer::with_formatter(&mut text, PrettyFormatter::with_indent(&blanks)))
+        }
+        None => value.serialize(&mut Serializer::with_formatter(&mut text, Spaced)),
+    };
+    let failed = |what: String| minijinja::Error::new(ErrorKind::InvalidOperation, what);
+    written.map_err(|error| failed(error.to_string()))?;
+    String::from_utf8(text).map_err(|error| failed(error.to_string()))
+}
+
+/// One line of JSON with blanks between its parts.
+struct Spaced;
+
+impl Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        writer.write_all(if first { b"" } else { b", " })
     }
-    match (name, arguments) {
-        ("items", []) => {
-            let pairs = value.try_iter()?.map(|key| Ok(Jinja::from(vec![key.clone(), value.get_item(&key)?])));
-            pairs.collect::<Result<Vec<_>, minijinja::Error>>().map(Jinja::from)
-        }
-        ("get", [key]) => value.get_item(key),
-        ("get", [key, default]) => {
-            value.get_item(key).map(|found| if found.is_undefined() { default.clone() } else { found })
-        }
-        _ => Err(unknown()),
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        writer.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
     }
 }
 
@@ -151,7 +149,13 @@ mod tests {
             rendered(Some("{{ raise_exception('no system turns') }}")).unwrap_err(),
             "the model's chat template refused these messages: no system turns"
         );
-        assert!(rendered(Some("{{ strftime_now('%Y') }}")).unwrap_err().contains("strftime_now"));
+        assert!(rendered(Some("{{ strftime_now('%Y') }}")).unwrap_err().contains("today's date (strftime_now)"));
+        let day = "{% if strftime_now is defined %}{{ strftime_now('%d') }}{% else %}26 Jul 2024{% endif %}";
+        assert_eq!(rendered(Some(day)).unwrap(), "26 Jul 2024");
+        assert_eq!(
+            rendered(Some("{{ {'a': ['<é>', none]} | tojson }}{{ [1] | tojson(indent=2) }}")).unwrap(),
+            "{\"a\": [\"<é>\", null]}[\n  1\n]"
+        );
         assert!(
             rendered(Some("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}")).is_err()
         );
@@ -171,6 +175,16 @@ mod tests {
             .unwrap(),
             "3rolecontent"
         );
+        assert_eq!(
+            rendered(Some("{{ messages[0].content.split(' ', 1) | length }}{{ 'aXbXc'.replace('X', '-', 1) }}"))
+                .unwrap(),
+            "2a-bXc"
+        );
+        assert_eq!(
+            rendered(Some("{{ ', '.join(messages[0].keys()) }} {{ 'two words'.title() }}")).unwrap(),
+            "role, content Two Words"
+        );
+        assert_eq!(rendered(Some("{% for m in messages %}{{ m.role }}{% break %}{% endfor %}")).unwrap(), "system");
         let several = serde_json::json!({"chat_template": [{"name": "tool_use", "template": "a"}, {"name": "default", "template": "b"}]});
         assert_eq!(template(&several).unwrap(), "b");
         assert_eq!(special(&serde_json::json!({"bos_token": {"content": "<s>"}}), "bos_token"), "<s>");

@@ -395,6 +395,9 @@ fn rotaries(fields: &Fields, kind: &str, head: usize) -> Result<(Vec<Rotary>, us
     let of = |settings: Option<&Value>, theta: f64| -> Result<Rotary> {
         let said = |name: &str| settings.and_then(|settings| settings.get(name)).and_then(Value::as_f64);
         let theta = said("rope_theta").unwrap_or(theta);
+        if !(theta.is_finite() && theta > 0.0) {
+            return Err(fields.wrong("rope_theta", format!("`rope_theta` must be above 0, not {theta}")));
+        }
         let share = said("partial_rotary_factor").unwrap_or(share);
         let turned = ((head as f64 * share) as usize / 2 * 2).min(head);
         let plain: Vec<f64> = (0..turned / 2).map(|at| 1.0 / theta.powf(2.0 * at as f64 / turned as f64)).collect();

@@ -214,6 +214,9 @@ impl Decoder {
         if let Some(cap) = self.architecture.logit_cap {
             kernels::cap(&mut logits, cap);
         }
+        if !kernels::finite(&logits) {
+            candle_core::bail!("what it computed is no number: its weights are broken, or left the range of theirs");
+        }
         Ok(logits)
     }
 }

@@ -35,7 +35,7 @@ fn within(cache: &Path, repository: &str) -> Result<PathBuf> {
     if good(&commit) && snapshot.is_dir() {
         return Ok(snapshot);
     }
-    let download = format!("huggingface-cli download {name}");
+    let download = format!("hf download {name}");
     Err(Error::usage(format!("the model `{name}` ({revision}) is not in Hugging Face's cache at {}", cache.display()))
         .help(format!("get it with: {download}; or give its folder as local:PATH; HF_HOME says where the cache is")))
 }
@@ -54,13 +54,7 @@ mod tests {
         let found = folder.join("snapshots/abc123");
         assert_eq!(within(cache.path(), "org/name").unwrap(), found);
         assert_eq!(within(cache.path(), "org/name@abc123").unwrap(), found);
-        assert!(
-            within(cache.path(), "org/other")
-                .unwrap_err()
-                .advice()
-                .unwrap()
-                .contains("huggingface-cli download org/other")
-        );
+        assert!(within(cache.path(), "org/other").unwrap_err().advice().unwrap().contains("hf download org/other"));
         for bad in ["../../etc", "a/b/c", "org/name@../x", "", "org/.."] {
             assert!(within(cache.path(), bad).unwrap_err().message().contains("names no model"), "{bad}");
         }

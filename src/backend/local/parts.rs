@@ -195,16 +195,16 @@ impl<M: Make> Parts<M> {
         let (hidden, vocabulary) = (this.hidden, this.vocabulary);
         let table = format!("{prefix}{}", if gpt2 { "wte.weight" } else { "embed_tokens.weight" });
         let table = weights.tensor(&table, &[vocabulary, hidden])?;
+        let bias = match weights.has("lm_head.bias") {
+            true => Some(weights.tensor("lm_head.bias", &[vocabulary])?.to_vec1().map_err(failed)?),
+            false => None,
+        };
         // A file may hold a last layer although its configuration says that the embedding serves as one: then it is that.
-        let (embedding, head) = match this.tied || !weights.has("lm_head.weight") {
-            true => (None, make.matrix(&table, None).map_err(failed)?),
+        let (embedding, head) = match this.tied {
+            true => (None, make.matrix(&table, bias).map_err(failed)?),
             false => {
                 let embedding = make.matrix(&table, None).map_err(failed)?;
                 let weight = weights.tensor("lm_head.weight", &[vocabulary, hidden])?;
-                let bias = match weights.has("lm_head.bias") {
-                    true => Some(weights.tensor("lm_head.bias", &[vocabulary])?.to_vec1().map_err(failed)?),
-                    false => None,
-                };
                 (Some(embedding), make.matrix(&weight, bias).map_err(failed)?)
             }
         };

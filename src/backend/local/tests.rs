@@ -338,6 +338,60 @@ fn broken(change: impl Fn(&Path)) -> String {
     text.replace(&folder.path().display().to_string(), "")
 }
 
+/// Changes the tensors of a folder's model.
+fn rewrite(folder: &Path, change: impl FnOnce(&mut std::collections::HashMap<String, candle_core::Tensor>)) {
+    let file = folder.join("model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&file, &candle_core::Device::Cpu).unwrap();
+    change(&mut tensors);
+    candle_core::safetensors::save(&tensors, &file).unwrap();
+}
+
+#[test]
+fn a_last_layer_that_is_the_embedding_keeps_its_bias() {
+    let logprobs = |tied: bool| {
+        let folder = home("phi");
+        rewrite(folder.path(), |tensors| {
+            let table = tensors["model.embed_tokens.weight"].clone();
+            tensors.insert("lm_head.weight".into(), table);
+            let bias = candle_core::Tensor::arange(0.0_f32, 96.0, &candle_core::Device::Cpu).unwrap();
+            tensors.insert("lm_head.bias".into(), (bias * 0.1).unwrap());
+            if tied {
+                tensors.remove("lm_head.weight");
+            }
+        });
+        if tied {
+            let config = folder.path().join("config.json");
+            let text = std::fs::read_to_string(&config).unwrap();
+            let said = "\"tie_word_embeddings\": ";
+            std::fs::write(&config, text.replace(&format!("{said}false"), &format!("{said}true"))).unwrap();
+        }
+        let local = Local::open(&Place::path(folder.path()).unwrap(), Precision::F32).unwrap();
+        let params = json!({"max_tokens": 3, "temperature": 0, "logprobs": 2});
+        local.answer(&request("hello", params, 1), 0).unwrap().samples.remove(0).logprobs
+    };
+    assert_eq!(logprobs(true), logprobs(false));
+}
+
+#[test]
+fn a_layer_that_is_missing_is_no_tie() {
+    let folder = home("phi");
+    rewrite(folder.path(), |tensors| drop(tensors.remove("lm_head.weight")));
+    let error = Local::open(&Place::path(folder.path()).unwrap(), Precision::F32).map(|_| ()).unwrap_err();
+    assert!(error.message().contains("lm_head.weight"), "{error}");
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_an_error_and_not_noise() {
+    let folder = home("llama");
+    rewrite(folder.path(), |tensors| {
+        let norm = tensors["model.norm.weight"].clone();
+        tensors.insert("model.norm.weight".into(), (norm * f64::INFINITY).unwrap());
+    });
+    let local = Local::open(&Place::path(folder.path()).unwrap(), Precision::F32).unwrap();
+    let failure = local.answer(&request("hello", json!({"max_tokens": 3}), 1), 0).unwrap_err();
+    assert!(failure.message.contains("no number"), "{failure}");
+}
+
 #[test]
 fn broken_files_are_told_apart() {
     let edit = |folder: &Path, name: &str, change: &dyn Fn(String) -> String| {

@@ -15,6 +15,8 @@ const REMEMBERED: usize = 4096;
 pub struct Vocabulary {
     tokenizer: Tokenizer,
     bytes: Vec<Box<[u8]>>,
+    /// How many tokens the model knows.
+    size: usize,
     special: HashSet<u32>,
     /// A text begins without the blank that its first word's token has.
     pub strips: bool,
@@ -39,11 +41,22 @@ impl Vocabulary {
 
     /// With a tokenizer and its form in JSON.
     pub fn new(name: &str, tokenizer: Tokenizer, json: &Value, size: usize) -> Result<Vocabulary> {
-        let most = tokenizer.get_vocab(true).values().copied().max().map_or(0, |most| most as usize + 1);
-        if most > size {
-            return Err(Error::usage(format!("{name} has {most} tokens, and the model knows {size}"))
+        let most = |added: bool| {
+            let tokens = tokenizer.get_vocab(added);
+            tokens.values().copied().max().map_or(0, |most| most as usize + 1)
+        };
+        // Added tokens beyond what the model knows are of a relative, like the one for pictures in Gemma 3's tokenizer.
+        let (known, most) = (most(false), most(true));
+        if known > size {
+            return Err(Error::usage(format!("{name} has {known} tokens, and the model knows {size}"))
                 .help("the tokenizer and the configuration are not of one model"));
         }
+        if let Some(decoder) = unknown_decoder(json) {
+            return Err(Error::usage(format!("{name} makes words of tokens by `{decoder}`, which is not known here"))
+                .help("ByteLevel, ByteFallback and Metaspace are: those of causal language models"));
+        }
+        let tokenizer = crate::provider::tokens::whole(tokenizer)
+            .map_err(|error| Error::usage(format!("{name} cannot be used: {error}")))?;
         let added = tokenizer.get_added_tokens_decoder();
         let special: HashSet<u32> = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
         let form = Form::of(json);
@@ -57,7 +70,7 @@ impl Vocabulary {
             .as_array()
             .is_some_and(|decoders| decoders.iter().any(|decoder| decoder["type"] == "Strip"))
             || json["decoder"]["type"] == "Metaspace";
-        Ok(Vocabulary { tokenizer, bytes, special, strips, seen: Mutex::default() })
+        Ok(Vocabulary { tokenizer, bytes, size, special, strips, seen: Mutex::default() })
     }
 
     /// A text's tokens; `with_begin` adds what the tokenizer puts around a text of its own.
@@ -72,6 +85,12 @@ impl Vocabulary {
             encoded.map_err(|error| candle_core::Error::Msg(error.to_string()))
         };
         let tokens: Arc<[u32]> = super::weights::caught(encode)?.get_ids().into();
+        if let Some(token) = tokens.iter().find(|token| **token as usize >= self.size) {
+            return Err(format!(
+                "`{}` is a token that the model does not know",
+                String::from_utf8_lossy(self.raw(*token))
+            ));
+        }
         let mut seen = seen();
         if seen.len() >= REMEMBERED {
             seen.clear();
@@ -94,6 +113,13 @@ impl Vocabulary {
     pub fn token(&self, written: &str) -> Option<u32> {
         self.tokenizer.token_to_id(written)
     }
+}
+
+/// The decoder of a tokenizer, where a token's bytes hang on its neighbours in a way that is not known here.
+fn unknown_decoder(json: &Value) -> Option<&str> {
+    let decoder = &json["decoder"];
+    let several = decoder["decoders"].as_array().map_or(std::slice::from_ref(decoder), Vec::as_slice);
+    several.iter().filter_map(|one| one["type"].as_str()).find(|kind| ["WordPiece", "BPEDecoder", "CTC"].contains(kind))
 }
 
 /// How a tokenizer writes bytes as tokens.
@@ -162,6 +188,47 @@ fn byte_characters() -> HashMap<char, u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Three words, and a token for pictures that the model may not know.
+    fn words(decoder: Value) -> String {
+        let token = serde_json::json!({"id": 3, "content": "<image>", "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": true});
+        serde_json::json!({
+            "version": "1.0",
+            "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
+            "padding": {"strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
+                "pad_type_id": 0, "pad_token": "a"},
+            "added_tokens": [token], "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"},
+            "post_processor": null, "decoder": decoder,
+            "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "c": 2}, "unk_token": "a"},
+        })
+        .to_string()
+    }
+
+    #[test]
+    fn texts_are_neither_cut_nor_filled() {
+        let vocabulary = Vocabulary::read("t", words(Value::Null).as_bytes(), 4).unwrap();
+        assert_eq!(vocabulary.encode("a b c b", true).unwrap()[..], [0, 1, 2, 1]);
+        assert_eq!(vocabulary.encode("c", true).unwrap()[..], [2]);
+    }
+
+    #[test]
+    fn added_tokens_that_the_model_does_not_know_are_refused_where_they_are_used() {
+        let vocabulary = Vocabulary::read("t", words(Value::Null).as_bytes(), 3).unwrap();
+        assert_eq!(vocabulary.encode("a b", false).unwrap()[..], [0, 1]);
+        assert_eq!(
+            vocabulary.encode("a <image> b", false).unwrap_err(),
+            "`<image>` is a token that the model does not know"
+        );
+        assert!(Vocabulary::read("t", words(Value::Null).as_bytes(), 2).is_err(), "of another model");
+    }
+
+    #[test]
+    fn a_decoder_that_is_not_known_is_named() {
+        let decoder = serde_json::json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
+        let error = Vocabulary::read("t", words(decoder).as_bytes(), 4).map(|_| ()).unwrap_err();
+        assert_eq!(error.message(), "t makes words of tokens by `WordPiece`, which is not known here");
+    }
 
     #[test]
     fn tokens_are_bytes() {
