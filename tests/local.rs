@@ -2,13 +2,15 @@
 #![cfg(feature = "local")]
 
 mod support;
+#[path = "support/wire.rs"]
+mod wire;
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 
 use farthing::Usd;
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::Home;
 
 /// A home without a farthing.toml, with a space for one model.
@@ -234,6 +236,18 @@ fn a_local_model_is_served_over_http() {
     home.write("farthing.toml", over);
     let mut there = home.command(&arguments);
     let there = there.env("OPENAI_API_KEY", "none").output().unwrap();
+    // With a seed the same request is the same sample, without one the next.
+    let client = wire::Client::at(url.trim_end_matches("/v1"));
+    let key = [("authorization", "Bearer none")];
+    let asked = |seed: Option<u32>| {
+        let mut body = json!({"model": "mite", "messages": [{"role": "user", "content": "What is 3 plus 4?"}],
+            "temperature": 1.5, "max_tokens": 60});
+        body["seed"] = json!(seed);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(client.post("/v1/chat/completions", &key, &body)).body["choices"].clone()
+    };
+    assert_eq!(asked(Some(7)), asked(Some(7)));
+    assert_ne!(asked(None), asked(None));
     child.kill().unwrap();
     child.wait().unwrap();
     let there: Value = serde_json::from_slice(&there.stdout).unwrap_or_else(|error| panic!("{error}: {there:?}"));

@@ -1,5 +1,7 @@
 //! How much memory there is, and what a model needs of it.
 
+use std::path::Path;
+
 use candle_core::Device;
 
 use super::config::Architecture;
@@ -14,11 +16,41 @@ const BLIND_CACHE: u64 = 1 << 30;
 /// Keys and values of so many tokens must fit, or the model is of no use.
 const FEW_TOKENS: u64 = 512;
 
-/// Bytes that can be had without swapping, where the system says so.
+/// Bytes that can be had without swapping, where the system says so: of the machine, and of the control group that a
+/// container or a scheduler put this process into.
 fn available() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    let machine = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)?;
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    Some(left_in_groups(Path::new("/sys/fs/cgroup"), &groups).map_or(machine, |left| left.min(machine)))
+}
+
+/// What the control groups of a process leave it, from the innermost to the root; `groups` is its `/proc/self/cgroup`.
+fn left_in_groups(root: &Path, groups: &str) -> Option<u64> {
+    let left = |line: &str| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, fields.next()?.trim_start_matches('/'));
+        let (root, limit, used, cache) = match controllers {
+            "" => (root.to_owned(), "memory.max", "memory.current", "inactive_file "),
+            _ if controllers.split(',').any(|one| one == "memory") => {
+                (root.join("memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
+            }
+            _ => return None,
+        };
+        let inner = root.join(path);
+        let folders = inner.ancestors().take_while(|folder| folder.starts_with(&root));
+        let of = |folder: &Path| {
+            let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+            let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+            // Files that were read count as used, and make room.
+            let files = read("memory.stat")
+                .and_then(|text| text.lines().find_map(|line| line.strip_prefix(cache)?.parse().ok()));
+            Some(number(limit)?.saturating_sub(number(used)?.saturating_sub(files.unwrap_or(0))))
+        };
+        folders.filter_map(of).min()
+    };
+    groups.lines().filter_map(left).min()
 }
 
 fn gigabytes(bytes: u64) -> String {
@@ -140,6 +172,27 @@ fn tokens(bytes: Option<u64>, each: u64) -> usize {
 mod tests {
     use super::*;
     use crate::diagnostic::Source;
+
+    #[test]
+    fn a_containers_limit_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let left = |groups: &str| left_in_groups(root.path(), groups);
+        assert_eq!(left("0::/job/step\n"), None);
+        write("job/memory.max", "4000\n");
+        write("job/memory.current", "1500\n");
+        write("job/memory.stat", "anon 1000\ninactive_file 500\n");
+        write("job/step/memory.max", "max\n");
+        write("job/step/memory.current", "1000\n");
+        assert_eq!(left("0::/job/step\n"), Some(3000), "the outer group's, without what files take");
+        write("memory/old/memory.limit_in_bytes", "2000\n");
+        write("memory/old/memory.usage_in_bytes", "2500\n");
+        assert_eq!(left("5:cpu:/x\n4:memory,hugetlb:/old\n0::/job/step\n"), Some(0));
+    }
 
     #[test]
     fn the_arithmetic_is_shown() {

@@ -58,9 +58,11 @@ impl Files {
         let tokenizer = folder.join("tokenizer.json");
         let bytes = std::fs::read(&tokenizer).map_err(|error| {
             let error = crate::diagnostic::unreadable(&tokenizer, &error);
-            match folder.join("tokenizer.model").is_file() {
-                true => error.help("`tokenizer.model` is not read here: save the tokenizer with transformers once, which writes tokenizer.json"),
-                false => error,
+            match ["tokenizer.model", "vocab.json", "vocab.txt"].iter().find(|name| folder.join(name).is_file()) {
+                Some(old) => error.help(format!(
+                    "`{old}` is not read here: save the tokenizer with transformers once, which writes tokenizer.json"
+                )),
+                None => error,
             }
         })?;
         Ok(Files {
@@ -104,6 +106,9 @@ impl Files {
 /// Changed when the way of computing changes so that the same model may say something else.
 const ARITHMETIC: &[u8] = b"farthing local 1";
 
+/// The same of how GGUF files are read.
+const GGUF: &[u8] = b"gguf 2";
+
 /// What of the computing decides what a model says: a kind of device rounds as no other does.
 fn arithmetic(compute: Compute) -> impl Iterator<Item = &'static [u8]> {
     let words = [Some(compute.precision.word()), compute.device.kind()];
@@ -135,6 +140,7 @@ pub fn source(place: &Place, compute: Compute) -> Result<String> {
         Place::Gguf(path) => {
             let mut hasher = blake3::Hasher::new();
             arithmetic(compute).for_each(|word| _ = hasher.update(word));
+            hasher.update(GGUF);
             hasher.update(identity::of_file(path)?.as_bytes());
             if let Some(tokenizer) = beside(path) {
                 hasher.update(identity::of_file(&tokenizer)?.as_bytes());

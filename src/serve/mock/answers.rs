@@ -57,10 +57,12 @@ impl Answers {
                 let Some(model) = models.get(&request.model) else {
                     return Err(Refusal::unknown_model(&request.model));
                 };
+                // The same `seed` asks for the same samples again.
+                let first = if request.params.get("seed").is_some_and(|seed| !seed.is_null()) { 0 } else { call.first };
                 // A request's `n` counts from its first sample, a local model's from sample 0.
-                let wanted = u32::try_from(call.first).ok().and_then(|first| request.n.checked_add(first));
+                let wanted = u32::try_from(first).ok().and_then(|first| request.n.checked_add(first));
                 let request = Request { n: wanted.unwrap_or(u32::MAX), ..request.clone() };
-                Ok(Reply::Answer(model.answer(&request, call.first).map_err(Refusal::from)?))
+                Ok(Reply::Answer(model.answer(&request, first).map_err(Refusal::from)?))
             }
             Answers::Cassette(cassette) => cassette.answer(request, call.first).map(Reply::Answer),
             Answers::Custom(function) => Ok(function(call)),
