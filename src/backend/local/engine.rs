@@ -143,6 +143,8 @@ struct Batch<D: Forward> {
     shards: Vec<Shard<D::Scratch>>,
     picking: Picking,
     by_rows: bool,
+    /// True after a step that went well.
+    works: bool,
 }
 
 /// What one thread needs.
@@ -180,6 +182,7 @@ impl<D: Forward> Batch<D> {
             free: room,
             shards: Vec::new(),
             picking: Picking::default(),
+            works: false,
         }
     }
 
@@ -205,13 +208,21 @@ impl<D: Forward> Batch<D> {
             }
             self.leave();
             self.join();
+            let busy = !self.groups.is_empty();
             if let Err(error) = self.step() {
-                let failure = Failure::new(FailureKind::Server, format!("the local model failed: {error}"));
+                // A model that never worked will not for the next request; what one prompt does to it, others beside it
+                // need not suffer again.
+                let kind = if self.works { FailureKind::Server } else { FailureKind::BadRequest };
+                let what = error.to_string();
+                let what = what.lines().next().unwrap_or_default();
+                let failure = Failure::new(kind, format!("the local model failed: {what}"));
                 for group in self.groups.drain(..) {
                     self.free += group.holds();
                     // Who asked may have gone.
                     let _ = group.answer.send(Err(failure.clone()));
                 }
+            } else {
+                self.works |= busy;
             }
             self.answer();
         }

@@ -102,7 +102,7 @@ fn numbers_that_leave_their_range_are_an_error() {
     let local = |precision| Local::of(Arc::new(Engine::start(loaded(&place, precision, Some(Lies::Cpu))).unwrap()));
     let ask = request("hello", json!({"max_tokens": 3}), 1);
     let failure = local(Precision::F16).answer(&ask, 0).unwrap_err();
-    assert!(failure.kind == FailureKind::Server && failure.message.contains("left the range"), "{failure}");
+    assert!(failure.kind == FailureKind::BadRequest && failure.message.contains("left the range"), "{failure}");
 }
 
 #[test]
