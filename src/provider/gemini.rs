@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::provider::openai::no_text;
 use crate::provider::read::{self, Count, Draft, Loose, Objects, Usage, Word};
 use crate::provider::wire::{self, Call, Choice, Format, Item, Object, Place, Wire, escaped, inexpressible, nowhere};
-use crate::provider::{Failure, FailureKind, FinishReason, Input, Request, Response, refusal};
+use crate::provider::{Failure, FailureKind, FinishReason, Input, Refusal, Request, Response, refusal};
 
 /// Asks Google.
 #[derive(Clone, Copy, Debug, Default)]
@@ -198,7 +198,7 @@ impl Wire for Gemini {
         Ok(Call::post(path, body.bytes()))
     }
 
-    fn decode(&self, request: &Request, n: u32, body: &[u8]) -> Result<Response, Failure> {
+    fn decode(&self, request: &Request, n: u32, body: &[u8]) -> Result<Response, Refusal> {
         decode(request, n, body)
     }
 
@@ -309,7 +309,7 @@ struct Billed {
     thoughts_token_count: Count,
 }
 
-fn decode(request: &Request, n: u32, body: &[u8]) -> Result<Response, Failure> {
+fn decode(request: &Request, n: u32, body: &[u8]) -> Result<Response, Refusal> {
     let mut spare = Vec::new();
     let reply: Reply = read::json(body, &mut spare)?;
     let mut candidates = reply.candidates.0;
@@ -318,7 +318,8 @@ fn decode(request: &Request, n: u32, body: &[u8]) -> Result<Response, Failure> {
             return Err(refusal::within(&error, body));
         }
         if let Some(reason) = reply.prompt_feedback.0.and_then(|feedback| feedback.block_reason.0) {
-            return Err(Failure::new(FailureKind::ContentFilter, format!("the prompt was blocked: {reason}")));
+            let failure = Failure::new(FailureKind::ContentFilter, format!("the prompt was blocked: {reason}"));
+            return Err(Refusal::of(failure, true));
         }
     }
     candidates.sort_by_key(|candidate| candidate.index.0.unwrap_or(0));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::provider::anthropic;
 use crate::provider::wire::Refusal;
 use crate::provider::{Failure, FailureKind};
 
@@ -320,13 +321,47 @@ pub fn read(status: u16, body: &[u8]) -> Refusal {
 }
 
 /// An error inside a reply with status 200, as some proxies send it: its own code is the status that counts.
-pub(super) fn within(error: &Value, body: &[u8]) -> Failure {
-    let code = error.get("code").or_else(|| error.get("status"));
-    let status = code.and_then(|code| code.as_u64().or_else(|| code.as_str()?.parse().ok()));
-    let status = status.and_then(|code| u16::try_from(code).ok()).filter(|code| (400..=599).contains(code));
-    let failure = read(status.unwrap_or(500), body).failure;
-    let (_, words) = failure.message.split_once(": ").unwrap_or(("", &failure.message));
-    Failure::new(failure.kind, format!("an error in place of an answer: {words}"))
+pub(super) fn within(error: &Value, body: &[u8]) -> Refusal {
+    let status = status_within(error);
+    let refusal = read(status.unwrap_or(500), body);
+    let (_, words) = refusal.failure.message.split_once(": ").unwrap_or(("", &refusal.failure.message));
+    let failure = Failure::new(refusal.failure.kind, format!("an error in place of an answer: {words}"));
+    // Of one that has no name nobody knows what was done before it.
+    Refusal { failure, billed: status.is_none() || refusal.billed || has_usage(body), ..refusal }
+}
+
+/// The status that an error within an answer stands for, by its number or its name.
+fn status_within(error: &Value) -> Option<u16> {
+    let said = ["code", "status", "type"].iter().filter_map(|name| error.get(name));
+    let number = |value: &Value| {
+        let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())?;
+        u16::try_from(number).ok().filter(|code| (400..=599).contains(code))
+    };
+    said.clone().find_map(number).or_else(|| said.filter_map(Value::as_str).find_map(status_of))
+}
+
+fn status_of(name: &str) -> Option<u16> {
+    let name = name.to_lowercase();
+    Some(match name.as_str() {
+        "invalid_prompt" | "content_filter" | "content_policy_violation" | "context_length_exceeded" => 400,
+        "invalid_argument" | "failed_precondition" => 400,
+        "invalid_api_key" | "unauthenticated" => 401,
+        "permission_denied" => 403,
+        "model_not_found" | "not_found" => 404,
+        "rate_limit_exceeded" | "insufficient_quota" | "resource_exhausted" => 429,
+        "server_error" | "internal" | "api_error" => 500,
+        "unavailable" | "service_unavailable" => 503,
+        "deadline_exceeded" => 504,
+        name if FORM.contains(&name) => 400,
+        name => return Some(anthropic::status_of(name)).filter(|status| *status != 500),
+    })
+}
+
+/// The reply counts tokens.
+fn has_usage(body: &[u8]) -> bool {
+    let json: Value = serde_json::from_slice(body).unwrap_or_default();
+    let counts = ["usage", "usageMetadata"].iter().filter_map(|name| json.get(name)?.as_object());
+    counts.flat_map(|counts| counts.values()).any(|count| count.as_f64().is_some_and(|count| count > 0.0))
 }
 
 /// Google's `RetryInfo` among the details.
@@ -431,11 +466,43 @@ mod tests {
     }
 
     #[test]
-    fn an_error_within_an_answer_is_read() {
-        let body = json!({"error": {"code": 429, "message": "upstream is busy"}});
-        let failure = within(&body["error"], body.to_string().as_bytes());
-        assert_eq!(failure, Failure::new(FailureKind::RateLimit, "an error in place of an answer: upstream is busy"));
-        assert_eq!(within(&json!("x"), br#"{"error": "x"}"#).kind, FailureKind::Server);
+    fn an_error_within_an_answer_means_what_its_status_would() {
+        use FailureKind::{BadRequest, ContentFilter, Server, UnknownModel};
+        let body = json!({"error": {"code": 429, "message": "upstream is busy, try again in 3s"}});
+        let refusal = within(&body["error"], body.to_string().as_bytes());
+        let words = "an error in place of an answer: upstream is busy, try again in 3s";
+        assert_eq!(refusal.failure, Failure::new(FailureKind::RateLimit, words));
+        assert_eq!(
+            (refusal.wait, refusal.too_much, refusal.limited, refusal.billed),
+            (Some(Duration::from_secs(3)), true, true, false)
+        );
+        for (error, kind, too_much, billed) in [
+            (json!({"code": "429", "message": "busy"}), FailureKind::RateLimit, true, false),
+            (json!({"code": "rate_limit_exceeded", "message": "slow down"}), FailureKind::RateLimit, true, false),
+            (json!({"code": "insufficient_quota", "message": "no"}), FailureKind::QuotaExceeded, false, false),
+            (json!({"code": "invalid_prompt", "message": "no"}), ContentFilter, false, false),
+            (
+                json!({"code": "invalid_value", "type": "invalid_request_error", "message": "no"}),
+                BadRequest,
+                false,
+                false,
+            ),
+            (json!({"code": null, "type": "invalid_request_error", "message": "no"}), BadRequest, false, false),
+            (json!({"type": "rate_limit_error", "message": "no"}), FailureKind::RateLimit, true, false),
+            (json!({"type": "overloaded_error", "message": "no"}), Server, true, false),
+            (json!({"status": "RESOURCE_EXHAUSTED", "message": "no"}), FailureKind::RateLimit, true, false),
+            (json!({"code": "server_error", "message": "no"}), Server, false, false),
+            (json!({"code": 404, "message": "no"}), UnknownModel, false, false),
+            // A gateway, and nobody knows what.
+            (json!({"code": 502, "message": "no"}), Server, false, true),
+            (json!({"code": "odd", "message": "no"}), Server, false, true),
+            (json!("no"), Server, false, true),
+        ] {
+            let refusal = within(&error, json!({"error": error}).to_string().as_bytes());
+            assert_eq!((refusal.failure.kind, refusal.too_much, refusal.billed), (kind, too_much, billed), "{error}");
+        }
+        let body = json!({"error": {"code": "server_error"}, "usage": {"input_tokens": 7, "output_tokens": 900}});
+        assert!(within(&body["error"], body.to_string().as_bytes()).billed, "it says that tokens were used");
     }
 
     #[test]
@@ -500,7 +567,7 @@ mod tests {
         #[test]
         fn any_text_has_a_class(status: u16, body: Vec<u8>, text in "\\PC{0,60}") {
             let _ = (read(status, &body), read(status, text.as_bytes()), duration(&text), said_wait(&text));
-            let _ = (without_echo(&text),);
+            let _ = (without_echo(&text), within(&json!(text), text.as_bytes()));
         }
     }
 }

@@ -12,12 +12,13 @@ use std::sync::{Once, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use reqwest::header::HeaderMap;
 use reqwest::{Body, Response as Reply, Url};
 
 use crate::backend::{Answer, Backend, CallError, Endpoint};
 use crate::diagnostic::{Error, Result};
 use crate::provider::wire::{Call, Method};
-use crate::provider::{BROKE, Failure, FailureKind, Request, Response, Wire};
+use crate::provider::{BROKE, Failure, FailureKind, Refusal, Request, Response, Wire};
 use keys::Keys;
 
 /// An endpoint over HTTP.
@@ -71,8 +72,8 @@ impl Http {
     /// The models that the endpoint lists: bills nothing, and tells whether its address and a key are good.
     pub async fn models(&self) -> Result<Vec<String>, Failure> {
         let call = self.wire.listing();
-        let bytes = self.exchange(call).await.map_err(|error| error.failure)?;
-        self.wire.listed(&bytes).map_err(|failure| Failure::new(failure.kind, self.keys.scrub(failure.message)))
+        let read = |bytes: &[u8]| self.wire.listed(bytes).map_err(|failure| Refusal::of(failure, false));
+        self.exchange(call, read).await.map_err(|error| error.failure)
     }
 
     fn failed(&self, kind: FailureKind, message: impl Into<String>, may_be_billed: bool) -> CallError {
@@ -110,8 +111,8 @@ impl Http {
     }
 
     /// Sends a call, under another key where one is refused or over its limit and another is awake: nothing is billed for
-    /// such a reply. Gives the body of a reply with status 200.
-    async fn exchange(&self, call: Call) -> Result<Bytes, CallError> {
+    /// such a reply. Gives what is read in a reply with status 200, which may be an error all the same.
+    async fn exchange<T>(&self, call: Call, read: impl Fn(&[u8]) -> Result<T, Refusal> + Sync) -> Result<T, CallError> {
         let url = self.address(&call.path)?;
         let method = match call.method {
             Method::Get => reqwest::Method::GET,
@@ -130,13 +131,18 @@ impl Http {
             }
             // Bytes in memory are shared, not copied.
             *request.body_mut() = body.clone().map(Body::from);
-            let error = match self.send(request).await {
-                Ok(bytes) => return Ok(bytes),
+            let error = match self.send(request, &read).await {
+                Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
             self.keys.learn(held.key, error.failure.kind, error.retry_after);
             use FailureKind::{Authentication, QuotaExceeded, RateLimit};
-            if !self.keys.several() || !matches!(error.failure.kind, Authentication | QuotaExceeded | RateLimit) {
+            // What is held for an attempt is the worst case of one that may be billed.
+            let free = !error.may_be_billed;
+            if !(free
+                && self.keys.several()
+                && matches!(error.failure.kind, Authentication | QuotaExceeded | RateLimit))
+            {
                 return Err(error);
             }
             tried.push(held.at);
@@ -158,10 +164,23 @@ impl Http {
         })
     }
 
-    /// One exchange of bytes.
-    async fn send(&self, request: reqwest::Request) -> Result<Bytes, CallError> {
-        let reply = self.client.execute(request).await.map_err(|error| self.broken(&error))?;
-        if reply.status().is_success() { self.body(reply).await } else { Err(self.refusal(reply).await) }
+    /// One exchange.
+    async fn send<T>(
+        &self,
+        request: reqwest::Request,
+        read: &(impl Fn(&[u8]) -> Result<T, Refusal> + Sync),
+    ) -> Result<T, CallError> {
+        let mut reply = self.client.execute(request).await.map_err(|error| self.broken(&error))?;
+        if !reply.status().is_success() {
+            return Err(self.refusal(reply).await);
+        }
+        let headers = std::mem::take(reply.headers_mut());
+        let bytes = self.body(reply).await?;
+        read(&self.keys.scrub_bytes(&bytes, true)).map_err(|refusal| {
+            // Read again without any key: messages quote a reply's beginning, which may end in the middle of one.
+            let refusal = read(&self.keys.scrub_bytes(&bytes, false)).err().unwrap_or(refusal);
+            self.refused(refusal, &headers)
+        })
     }
 
     /// What a reply with another status than 200 and its like says.
@@ -173,8 +192,12 @@ impl Http {
         }
         // An error status says what is billed, whether its text arrives or not.
         let bytes = self.body(reply).await.unwrap_or_default();
-        let refusal = self.wire.decode_error(status.as_u16(), &self.keys.scrub_bytes(&bytes, false));
-        let wished = waits::wished(&headers, refusal.limited, SystemTime::now());
+        self.refused(self.wire.decode_error(status.as_u16(), &self.keys.scrub_bytes(&bytes, false)), &headers)
+    }
+
+    /// A refusal, with what its reply's headers say of it.
+    fn refused(&self, refusal: Refusal, headers: &HeaderMap) -> CallError {
+        let wished = waits::wished(headers, refusal.limited, SystemTime::now());
         CallError {
             retry_after: wished.or(refusal.wait.map(|wait| wait.min(waits::LONGEST))),
             too_much: refusal.too_much,
@@ -228,14 +251,8 @@ impl Http {
         let request = self.reduced(request);
         let call =
             self.wire.encode(&request, n).map_err(|failure| self.failed(failure.kind, failure.message, false))?;
-        let bytes = self.exchange(call).await?;
-        // What cannot be read was answered all the same, so it may be billed.
-        let decoded = self.wire.decode(&request, n, &self.keys.scrub_bytes(&bytes, true));
-        decoded.map(|response| self.keys.scrub_response(response)).map_err(|failure| {
-            // Read again without any key: messages quote a reply's beginning, which may end in the middle of one.
-            let failure = self.wire.decode(&request, n, &self.keys.scrub_bytes(&bytes, false)).err().unwrap_or(failure);
-            self.failed(failure.kind, failure.message, true)
-        })
+        let response = self.exchange(call, |bytes: &[u8]| self.wire.decode(&request, n, bytes)).await?;
+        Ok(self.keys.scrub_response(response))
     }
 }
 

@@ -132,3 +132,31 @@ fn what_an_endpoint_refuses_is_not_sent() {
     assert!(!http.several(&request), "n is dropped: one by one");
     assert!(at("http://127.0.0.1:1/v1").several(&request));
 }
+
+/// As OpenRouter and LiteLLM send what stood behind them: another key is asked, and the headers count.
+#[tokio::test]
+async fn an_error_within_an_answer_means_what_its_status_would() {
+    let within = |body: &str| {
+        let head = "HTTP/1.1 200 OK\r\nconnection: close\r\nretry-after: 7\r\ncontent-length:";
+        format!("{head} {}\r\n\r\n{body}", body.len()).into_bytes()
+    };
+    let limited = within(r#"{"error": {"code": 429, "message": "busy"}}"#);
+    let http = at(&format!("http://{}/v1", server(limited.clone()).await));
+    let error = http.call(&request(), 0).await.unwrap_err();
+    assert_eq!((error.failure.kind, error.too_much, error.may_be_billed), (FailureKind::RateLimit, true, false));
+    assert_eq!(error.retry_after, Some(Duration::from_secs(7)));
+    let lost = at(&format!("http://{}/v1", server(within(r#"{"error": {"code": 502, "message": "x"}}"#)).await));
+    assert_eq!((failure(&lost).await.0, failure(&lost).await.2), (FailureKind::Server, true));
+    let good = within(r#"{"choices": [{"message": {"content": "hi"}}]}"#);
+    let cut = within(r#"{"choices": [{"finish_reason": "error", "error": {"code": 429, "message": "busy"}}]}"#);
+    let by_key = move |asked: &str| match asked {
+        _ if asked.contains("key-limited") => limited.clone(),
+        _ if asked.contains("key-cut") => cut.clone(),
+        _ => good.clone(),
+    };
+    let mut http = at(&format!("http://{}/v1", server_for(by_key).await));
+    http.keys = Keys::of(&["key-limited", "key-good"]);
+    assert_eq!(http.call(&request(), 0).await.unwrap().samples[0].text, "hi");
+    http.keys = Keys::of(&["key-cut", "key-good"]);
+    assert!(failure(&http).await.2, "one that may be billed is not sent again within one attempt");
+}
