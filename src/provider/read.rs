@@ -333,7 +333,8 @@ pub(super) fn settle(
             tokens::shares(&request.model, &texts, total)
         }
     };
-    let estimated = drafts.len() > 1 || guessed;
+    // A share of nothing is known.
+    let estimated = (drafts.len() > 1 && total > 0) || guessed;
     let sample = |(draft, completion_tokens): (Draft, u64)| Sample {
         text: draft.text,
         finish_reason: draft.finish_reason,
