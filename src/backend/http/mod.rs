@@ -12,7 +12,7 @@ use std::sync::{Once, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, LOCATION};
 use reqwest::{Body, Response as Reply, Url};
 
 use crate::backend::{Answer, Backend, CallError, Endpoint};
@@ -187,8 +187,7 @@ impl Http {
     async fn refusal(&self, reply: Reply) -> CallError {
         let (status, headers) = (reply.status(), reply.headers().clone());
         if status.is_redirection() {
-            let message = format!("HTTP {}: the endpoint points elsewhere, and keys do not follow", status.as_u16());
-            return self.failed(FailureKind::BadRequest, message, false);
+            return self.failed(FailureKind::BadRequest, self.elsewhere(&reply), false);
         }
         // An error status says what is billed, whether its text arrives or not.
         let bytes = self.body(reply).await.unwrap_or_default();
@@ -203,6 +202,32 @@ impl Http {
             too_much: refusal.too_much,
             ..self.failed(refusal.failure.kind, refusal.failure.message, refusal.billed)
         }
+    }
+
+    /// Where a redirect points to. Nobody follows it: a key goes to no address that the user did not write.
+    fn elsewhere(&self, reply: &Reply) -> String {
+        let status = reply.status().as_u16();
+        if !matches!(status, 301 | 302 | 303 | 307 | 308) {
+            return format!("HTTP {status}: an unexpected status");
+        }
+        let location = reply.headers().get(LOCATION).and_then(|location| location.to_str().ok());
+        let Some(mut target) = location.and_then(|location| reply.url().join(location).ok()) else {
+            return format!("HTTP {status}: the endpoint points elsewhere, but does not say where: check its base_url");
+        };
+        target.set_query(None);
+        target.set_fragment(None);
+        // An address that takes neither has neither.
+        let _ = (target.set_username(""), target.set_password(None));
+        // Where only what stands before a call's own path is another, that is the new base URL.
+        let base = Url::parse(&self.base_url).ok();
+        let own = base.and_then(|base| reply.url().path().strip_prefix(base.path().trim_end_matches('/')));
+        let new = own.filter(|own| !own.is_empty()).and_then(|own| target.path().strip_suffix(own)).map(str::to_owned);
+        if let Some(path) = &new {
+            target.set_path(path);
+        }
+        let target: String = target.as_str().trim_end_matches('/').chars().take(200).collect();
+        let what = if new.is_some() { "write that as base_url" } else { "check its base_url" };
+        format!("HTTP {status}: the endpoint points elsewhere, and keys do not follow: to {target}: {what}")
     }
 
     /// A reply's body, up to a bound.

@@ -71,12 +71,6 @@ async fn replies_that_are_too_large_or_cut_may_be_billed() {
         at(&format!("http://{}/v1", server(b"HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n{\"ch".to_vec()).await));
     let cut = failure(&cut).await;
     assert!(cut.0 == FailureKind::Connection && cut.2, "{cut:?}");
-    let moved = at(&format!(
-        "http://{}/v1",
-        server(b"HTTP/1.1 302 Found\r\nlocation: http://x/\r\ncontent-length: 0\r\n\r\n".to_vec()).await
-    ));
-    let moved = failure(&moved).await;
-    assert!(moved.0 == FailureKind::BadRequest && !moved.2, "{moved:?}");
 }
 
 #[tokio::test]
@@ -131,6 +125,34 @@ fn what_an_endpoint_refuses_is_not_sent() {
     assert_eq!(http.reduced(&request).params.keys().collect::<Vec<_>>(), ["top_p"]);
     assert!(!http.several(&request), "n is dropped: one by one");
     assert!(at("http://127.0.0.1:1/v1").several(&request));
+}
+
+#[tokio::test]
+async fn a_redirect_says_where_to() {
+    let elsewhere = "the endpoint points elsewhere, and keys do not follow: to";
+    for (status, location, words) in [
+        (
+            301,
+            "https://x.test/api/v1/chat/completions?key=k#f",
+            format!("{elsewhere} https://x.test/api/v1: write that as base_url"),
+        ),
+        (
+            308,
+            "https://u:p@x.test/v1/chat/completions",
+            format!("{elsewhere} https://x.test/v1: write that as base_url"),
+        ),
+        (302, "https://x.test/login?next=%2Fv1", format!("{elsewhere} https://x.test/login: check its base_url")),
+        (307, "/chat/completions", format!("{elsewhere} http://ADDRESS: write that as base_url")),
+        (303, "http://[", "the endpoint points elsewhere, but does not say where: check its base_url".to_owned()),
+        (300, "https://x.test/v1/chat/completions", "an unexpected status".to_owned()),
+        (304, "", "an unexpected status".to_owned()),
+    ] {
+        let reply = format!("HTTP/1.1 {status} X\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
+        let address = server(reply.into_bytes()).await;
+        let moved = failure(&at(&format!("http://{address}/v1/"))).await;
+        let words = format!("HTTP {status}: {}", words.replace("ADDRESS", &address));
+        assert_eq!(moved, (FailureKind::BadRequest, words, false));
+    }
 }
 
 /// As OpenRouter and LiteLLM send what stood behind them: another key is asked, and the headers count.
