@@ -12,7 +12,7 @@ use std::sync::{Once, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use reqwest::header::{HeaderMap, LOCATION};
+use reqwest::header::{CONTENT_ENCODING, HeaderMap, LOCATION};
 use reqwest::{Body, Response as Reply, Url};
 
 use crate::backend::{Answer, Backend, CallError, Endpoint};
@@ -174,6 +174,7 @@ impl Http {
         if !reply.status().is_success() {
             return Err(self.refusal(reply).await);
         }
+        self.readable(reply.headers())?;
         let headers = std::mem::take(reply.headers_mut());
         let bytes = self.body(reply).await?;
         read(&self.keys.scrub_bytes(&bytes, true)).map_err(|refusal| {
@@ -183,6 +184,14 @@ impl Http {
         })
     }
 
+    /// `Err` for the body of a good reply that is compressed, though `identity` was asked for: it was answered all the same.
+    fn readable(&self, headers: &HeaderMap) -> Result<(), CallError> {
+        match compressed(headers) {
+            Some(words) => Err(self.failed(FailureKind::MalformedReply, words, true)),
+            None => Ok(()),
+        }
+    }
+
     /// What a reply with another status than 200 and its like says.
     async fn refusal(&self, reply: Reply) -> CallError {
         let (status, headers) = (reply.status(), reply.headers().clone());
@@ -190,7 +199,10 @@ impl Http {
             return self.failed(FailureKind::BadRequest, self.elsewhere(&reply), false);
         }
         // An error status says what is billed, whether its text arrives or not.
-        let bytes = self.body(reply).await.unwrap_or_default();
+        let bytes = match compressed(&headers) {
+            Some(words) => Bytes::from(words),
+            None => self.body(reply).await.unwrap_or_default(),
+        };
         self.refused(self.wire.decode_error(status.as_u16(), &self.keys.scrub_bytes(&bytes, false)), &headers)
     }
 
@@ -293,6 +305,13 @@ impl Backend for Http {
     fn several(&self, request: &Request) -> bool {
         !self.drop_params.iter().any(|name| name == "n") && self.wire.several(request)
     }
+}
+
+/// Words for a body that is compressed: bytes that nobody can read are not shown.
+fn compressed(headers: &HeaderMap) -> Option<String> {
+    let encoding = headers.get(CONTENT_ENCODING)?.to_str().unwrap_or("?").trim();
+    let plain = encoding.is_empty() || encoding.eq_ignore_ascii_case("identity");
+    (!plain).then(|| format!("the reply is compressed ({})", encoding.chars().take(20).collect::<String>()))
 }
 
 /// An address of this machine: no proxy lies between.

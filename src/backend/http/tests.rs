@@ -155,6 +155,27 @@ async fn a_redirect_says_where_to() {
     }
 }
 
+#[tokio::test]
+async fn what_is_compressed_is_not_asked_for_and_not_shown() {
+    let reply = |status: &str, asked: &str| {
+        let plain = asked.to_lowercase().contains("accept-encoding: identity\r\n");
+        let encoding = if plain { "GZip" } else { "nobody asked for identity" };
+        format!("HTTP/1.1 {status}\r\ncontent-encoding: {encoding}\r\ncontent-length: 3\r\n\r\n\u{1f}\u{8b}")
+            .into_bytes()
+    };
+    let good = at(&format!("http://{}/v1", server_for(move |asked| reply("200 OK", asked)).await));
+    let words = "the reply is compressed (GZip)".to_owned();
+    assert_eq!(failure(&good).await, (FailureKind::MalformedReply, words.clone(), true));
+    let bad = at(&format!("http://{}/v1", server_for(move |asked| reply("429 X", asked)).await));
+    assert_eq!(failure(&bad).await, (FailureKind::RateLimit, format!("HTTP 429: {words}"), false));
+    let body =
+        r#"{"choices": [{"message": {"content": "hi"}}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}"#;
+    let length = body.len();
+    let plain = format!("HTTP/1.1 200 OK\r\ncontent-encoding: identity\r\ncontent-length: {length}\r\n\r\n{body}");
+    let plain = at(&format!("http://{}/v1", server(plain.into_bytes()).await));
+    assert_eq!(plain.call(&request(), 0).await.unwrap().samples[0].text, "hi");
+}
+
 /// As OpenRouter and LiteLLM send what stood behind them: another key is asked, and the headers count.
 #[tokio::test]
 async fn an_error_within_an_answer_means_what_its_status_would() {
