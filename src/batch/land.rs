@@ -392,8 +392,7 @@ fn one(link: &Link, service: &Service, price: &Price, line: &BatchLine, result: 
                     let bill = service.take_in(price, &request, line.n, &link.endpoint.name, &mut response);
                     Outcome::Answered(response, bill)
                 }
-                // It was answered, though nobody can read it, so it may be billed.
-                Err(failure) => failed(failure, Closing::Lost),
+                Err(refusal) => failed(refusal.failure, if refusal.billed { Closing::Lost } else { Closing::Released }),
             }
         }
         dialect::Result::Reply(status, body) => {

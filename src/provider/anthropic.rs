@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::provider::openai::no_text;
 use crate::provider::read::{self, Count, Draft, Loose, Objects, Usage, Word};
 use crate::provider::wire::{self, Call, Choice, Format, Item, Object, Place, Wire, inexpressible, nowhere};
-use crate::provider::{Failure, FinishReason, Input, Request, Response, refusal};
+use crate::provider::{Failure, FinishReason, Input, Refusal, Request, Response, refusal};
 
 /// The version of the API that is asked for where none is given.
 const VERSION: &str = "2023-06-01";
@@ -210,7 +210,7 @@ impl Wire for Anthropic {
         Ok(Call::post("/messages", body.bytes()))
     }
 
-    fn decode(&self, request: &Request, _n: u32, body: &[u8]) -> Result<Response, Failure> {
+    fn decode(&self, request: &Request, _n: u32, body: &[u8]) -> Result<Response, Refusal> {
         decode(request, body)
     }
 
@@ -292,7 +292,7 @@ struct Billed {
     output_tokens: Count,
 }
 
-fn decode(request: &Request, body: &[u8]) -> Result<Response, Failure> {
+fn decode(request: &Request, body: &[u8]) -> Result<Response, Refusal> {
     let mut spare = Vec::new();
     let reply: Reply = read::json(body, &mut spare)?;
     let Some(blocks) = reply.content else {

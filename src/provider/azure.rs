@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::provider::openai::{self, Openai};
 use crate::provider::wire::{Call, Item, Object, Place, Wire, escaped};
-use crate::provider::{Failure, Request, Response};
+use crate::provider::{Failure, Refusal, Request, Response};
 
 /// The newest version that is no preview (Azure's page of API versions, 2025).
 const VERSION: &str = "2024-10-21";
@@ -62,7 +62,7 @@ impl Wire for Azure {
         Ok(Call::post(self.path(deployment, path), body.bytes()))
     }
 
-    fn decode(&self, request: &Request, n: u32, body: &[u8]) -> Result<Response, Failure> {
+    fn decode(&self, request: &Request, n: u32, body: &[u8]) -> Result<Response, Refusal> {
         self.openai.decode(request, n, body)
     }
 

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::provider::wire::{Place, STANDARD, Wire};
+use crate::provider::wire::{Place, Refusal, STANDARD, Wire};
 use crate::provider::{FailureKind, FinishReason, Input, Message, Request, Response};
 
 /// What a made reply says.
@@ -85,7 +85,7 @@ impl Subject<'_> {
 
     fn read(&self, request: &Request, n: u32, reply: &Value) -> Response {
         let read = self.wire.decode(request, n, reply.to_string().as_bytes());
-        read.unwrap_or_else(|failure| panic!("{}: {failure} in {reply}", self.wire.name()))
+        read.unwrap_or_else(|refusal| panic!("{}: {} in {reply}", self.wire.name(), refusal.failure))
     }
 
     /// Everything below.
@@ -256,8 +256,9 @@ impl Subject<'_> {
         for body in
             ["", " ", "null", "[]", "{}", "\"x\"", "12", "<html><body>Bad gateway</body></html>", "{\"choices\": []}"]
         {
-            let failure = self.wire.decode(&request, 1, body.as_bytes()).expect_err(body);
+            let Refusal { failure, billed, .. } = self.wire.decode(&request, 1, body.as_bytes()).expect_err(body);
             assert_eq!(failure.kind, FailureKind::MalformedReply, "{}: {body}: {failure}", self.wire.name());
+            assert!(billed, "{}: {body}: something was answered", self.wire.name());
         }
         let whole = (self.reply)(&said()).to_string();
         for end in (0..whole.len()).filter(|end| whole.is_char_boundary(*end)) {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::provider::openai::no_text;
 use crate::provider::read::{self, Count, Draft, Loose, Objects, Usage, Word};
 use crate::provider::wire::{self, Call, Choice, Format, Item, Object, Place, Wire, escaped, inexpressible, nowhere};
-use crate::provider::{Failure, FailureKind, FinishReason, Input, Request, Response, refusal};
+use crate::provider::{Failure, FailureKind, FinishReason, Input, Refusal, Request, Response, refusal};
 
 /// Asks Google.
 #[derive(Clone, Copy, Debug, Default)]
@@ -198,7 +198,7 @@ impl Wire for Gemini {
         Ok(Call::post(path, body.bytes()))
     }
 
-    fn decode(&self, request: &Request, n: u32, body: &[u8]) -> Result<Response, Failure> {
+    fn decode(&self, request: &Request, n: u32, body: &[u8]) -> Result<Response, Refusal> {
         decode(request, n, body)
     }
 
@@ -309,31 +309,35 @@ struct Billed {
     thoughts_token_count: Count,
 }
 
-fn decode(request: &Request, n: u32, body: &[u8]) -> Result<Response, Failure> {
+fn decode(request: &Request, n: u32, body: &[u8]) -> Result<Response, Refusal> {
     let mut spare = Vec::new();
     let reply: Reply = read::json(body, &mut spare)?;
     let mut candidates = reply.candidates.0;
-    if candidates.is_empty() {
-        if let Some(error) = reply.error.filter(|error| !error.is_null()) {
-            return Err(refusal::within(&error, body));
-        }
-        if let Some(reason) = reply.prompt_feedback.0.and_then(|feedback| feedback.block_reason.0) {
-            return Err(Failure::new(FailureKind::ContentFilter, format!("the prompt was blocked: {reason}")));
-        }
+    if let (true, Some(error)) = (candidates.is_empty(), reply.error.filter(|error| !error.is_null())) {
+        return Err(refusal::within(&error, body));
     }
     candidates.sort_by_key(|candidate| candidate.index.0.unwrap_or(0));
-    let drafts = candidates.into_iter().map(draft).collect();
+    let mut drafts: Vec<Draft> = candidates.into_iter().map(draft).collect();
     let billed = reply.usage_metadata.0.unwrap_or_default();
     let thoughts = billed.thoughts_token_count.0.unwrap_or(0);
     // A candidate that only thought has no count of its own.
     let written = billed.candidates_token_count.0.or((thoughts > 0).then_some(0));
-    let usage = Usage {
+    let mut usage = Usage {
         input: billed.prompt_token_count.0.map(|count| count + billed.tool_use_prompt_token_count.0.unwrap_or(0)),
         cached: billed.cached_content_token_count.0.unwrap_or(0),
         written: 0,
         output: written.map(|count| count + thoughts),
         reasoning: thoughts,
     };
+    if let (true, Some(reason)) = (drafts.is_empty(), reply.prompt_feedback.0.and_then(|it| it.block_reason.0)) {
+        // The prompt was blocked: nothing was written, and no more is billed than the usage says.
+        if usage.input.is_none_or(|count| count == 0) {
+            let failure = Failure::new(FailureKind::ContentFilter, format!("the prompt was blocked: {reason}"));
+            return Err(Refusal::of(failure, false));
+        }
+        usage.output = usage.output.or(Some(0));
+        drafts.extend((0..n.max(1)).map(|_| Draft::new("", FinishReason::CONTENT_FILTER)));
+    }
     let asked = request.model.strip_prefix("models/").unwrap_or(&request.model);
     let model = reply.model_version.text().filter(|model| *model != asked);
     read::settle(request, n, drafts, usage, model, false)

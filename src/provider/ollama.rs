@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::provider::read::{self, Count, Draft, Loose, Objects, Usage, Word};
 use crate::provider::wire::{self, Call, Format, Item, Object, Place, Wire, nowhere};
-use crate::provider::{Failure, FailureKind, FinishReason, Input, Request, Response, refusal};
+use crate::provider::{Failure, FailureKind, FinishReason, Input, Refusal, Request, Response, refusal};
 
 /// Asks Ollama.
 #[derive(Clone, Copy, Debug, Default)]
@@ -115,7 +115,7 @@ impl Wire for Ollama {
         Ok(Call::post(path, body.bytes()))
     }
 
-    fn decode(&self, request: &Request, _n: u32, body: &[u8]) -> Result<Response, Failure> {
+    fn decode(&self, request: &Request, _n: u32, body: &[u8]) -> Result<Response, Refusal> {
         decode(request, body)
     }
 
@@ -187,7 +187,7 @@ struct CalledFunction<'a> {
     arguments: Option<Value>,
 }
 
-fn decode(request: &Request, body: &[u8]) -> Result<Response, Failure> {
+fn decode(request: &Request, body: &[u8]) -> Result<Response, Refusal> {
     let mut spare = Vec::new();
     let reply: Reply = read::json(body, &mut spare)?;
     if let Some(error) = reply.error.filter(|error| !error.is_null()) {
@@ -200,7 +200,8 @@ fn decode(request: &Request, body: &[u8]) -> Result<Response, Failure> {
         return Err(read::malformed("the reply is a piece of a stream"));
     }
     if reply.done_reason.text() == Some("load") {
-        return Err(Failure::new(FailureKind::Server, "the model was loaded, but did not answer yet"));
+        let loaded = Failure::new(FailureKind::Server, "the model was loaded, but did not answer yet");
+        return Err(Refusal::of(loaded, false));
     }
     let finish = match reply.done_reason.text() {
         // Servers from before 2024-08 give no reason.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::provider::read::{self, Count, Draft, Loose, Objects, Parts, Usage, Word};
 use crate::provider::wire::{self, Call, Item, Object, Place, Wire};
-use crate::provider::{Failure, FailureKind, FinishReason, Input, Request, Response, refusal, responses};
+use crate::provider::{Failure, FailureKind, FinishReason, Input, Refusal, Request, Response, refusal, responses};
 
 /// Asks in OpenAI's own form.
 #[derive(Clone, Debug)]
@@ -203,7 +203,7 @@ impl Wire for Openai {
         Ok(Call::post(path, body.bytes()))
     }
 
-    fn decode(&self, request: &Request, n: u32, body: &[u8]) -> Result<Response, Failure> {
+    fn decode(&self, request: &Request, n: u32, body: &[u8]) -> Result<Response, Refusal> {
         match self.responds(request) {
             true => responses::decode(request, body, self.vendor),
             false => decode(request, n, body, self.vendor),
@@ -335,7 +335,7 @@ impl Billed {
 }
 
 /// Reads a reply of chat or legacy completions. `exact`: the model's name tells the tokenizer that bills it.
-pub(super) fn decode(request: &Request, n: u32, body: &[u8], exact: bool) -> Result<Response, Failure> {
+pub(super) fn decode(request: &Request, n: u32, body: &[u8], exact: bool) -> Result<Response, Refusal> {
     let mut spare = Vec::new();
     let reply: Reply = read::json(body, &mut spare)?;
     if let (true, Some(error)) = (reply.choices.0.is_empty(), &reply.error) {
@@ -358,7 +358,10 @@ pub(super) fn decode(request: &Request, n: u32, body: &[u8], exact: bool) -> Res
         drafts.push(draft(choice.message.0, choice.text, choice.finish_reason, choice.logprobs));
     }
     match failed {
-        Some(error) if drafts.is_empty() => Err(refusal::within(&error, error.to_string().as_bytes())),
+        // It broke off while it wrote, whatever the reason.
+        Some(error) if drafts.is_empty() => {
+            Err(Refusal { billed: true, ..refusal::within(&error, error.to_string().as_bytes()) })
+        }
         None if drafts.is_empty() && empty => Err(malformed(body, "has no message and no text")),
         _ if drafts.iter().any(|draft| draft.text.is_empty() && draft.tool_calls.is_none()) && no_text_at_all(body) => {
             Err(malformed(body, "has a content that is no text"))
@@ -370,7 +373,7 @@ pub(super) fn decode(request: &Request, n: u32, body: &[u8], exact: bool) -> Res
     }
 }
 
-fn malformed(body: &[u8], what: &str) -> Failure {
+fn malformed(body: &[u8], what: &str) -> Refusal {
     read::malformed(format!("a choice of the reply {what}: {}", refusal::excerpt(body)))
 }
 

@@ -10,7 +10,7 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::provider::tokens;
-use crate::provider::{Failure, FailureKind, FinishReason, Request, Response, Sample, refusal};
+use crate::provider::{Failure, FailureKind, FinishReason, Refusal, Request, Response, Sample, refusal};
 
 /// Ten times the largest context window there is: a bill for more tokens than that is none.
 const MOST_TOKENS: u64 = 100_000_000;
@@ -195,7 +195,7 @@ pub(super) fn something(value: Option<Value>) -> Option<Value> {
 }
 
 /// Reads a reply. Where its JSON is spoilt by half a character (an emoji cut at the token limit) that is mended in `spare`.
-pub(super) fn json<'a, T: Deserialize<'a>>(body: &'a [u8], spare: &'a mut Vec<u8>) -> Result<T, Failure> {
+pub(super) fn json<'a, T: Deserialize<'a>>(body: &'a [u8], spare: &'a mut Vec<u8>) -> Result<T, Refusal> {
     let error = match serde_json::from_slice(body) {
         Ok(reply) => return Ok(reply),
         Err(error) => error,
@@ -244,8 +244,9 @@ fn mended(body: &[u8]) -> Option<Vec<u8>> {
     (mended.as_bytes() != body).then(|| mended.into_bytes())
 }
 
-pub(super) fn malformed(what: impl Into<String>) -> Failure {
-    Failure::new(FailureKind::MalformedReply, what)
+/// What cannot be read was answered all the same, so it may be billed.
+pub(super) fn malformed(what: impl Into<String>) -> Refusal {
+    Refusal::of(Failure::new(FailureKind::MalformedReply, what), true)
 }
 
 /// A completion as it was read, before its share of the bill is known.
@@ -304,7 +305,7 @@ pub(super) fn settle(
     usage: Usage,
     model: Option<&str>,
     exact: bool,
-) -> Result<Response, Failure> {
+) -> Result<Response, Refusal> {
     if drafts.is_empty() {
         return Err(malformed("the reply has no choices"));
     }
@@ -332,7 +333,8 @@ pub(super) fn settle(
             tokens::shares(&request.model, &texts, total)
         }
     };
-    let estimated = drafts.len() > 1 || guessed;
+    // A share of nothing is known.
+    let estimated = (drafts.len() > 1 && total > 0) || guessed;
     let sample = |(draft, completion_tokens): (Draft, u64)| Sample {
         text: draft.text,
         finish_reason: draft.finish_reason,

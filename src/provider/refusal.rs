@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::provider::anthropic;
 use crate::provider::wire::Refusal;
 use crate::provider::{Failure, FailureKind};
+
+/// So many characters of an error's message are read.
+const LONGEST: usize = 10_000;
 
 /// The pieces of an error that its class depends on. The words are in small letters.
 struct Told {
@@ -23,6 +27,76 @@ impl Told {
     fn says(&self, any: &[&str]) -> bool {
         any.iter().any(|phrase| self.words.contains(phrase))
     }
+
+    fn sentences(&self) -> impl Iterator<Item = &str> {
+        self.words.split(['\n', '!', '?', ';']).flat_map(|line| line.split(". "))
+    }
+
+    /// One sentence has a phrase of each of these: apart from each other they say nothing.
+    fn says_at_once(&self, all: &[&[&str]]) -> bool {
+        let has = |sentence: &str, any: &[&str]| any.iter().any(|phrase| sentence.contains(phrase));
+        self.sentences().any(|sentence| all.iter().all(|any| has(sentence, any)))
+    }
+
+    /// "The model `x` does not exist", "model 'x' not found": a name stands between, and little else.
+    fn says_no_model(&self) -> bool {
+        let near = |before: &str| {
+            for (between, word) in before.split_whitespace().rev().take(4).enumerate() {
+                if word.trim_start_matches(|c: char| !c.is_alphanumeric()).starts_with("model") {
+                    return true;
+                }
+                // What comes behind a colon or a comma is something else.
+                if between > 0 && word.ends_with([':', ',']) {
+                    return false;
+                }
+            }
+            false
+        };
+        let missing = ["does not exist", "not found"];
+        let about = |sentence: &str| {
+            missing.iter().any(|phrase| sentence.match_indices(phrase).any(|(at, _)| near(&sentence[..at])))
+        };
+        self.says(&["invalid model name", "is not a valid model"]) || self.sentences().any(about)
+    }
+}
+
+/// What a server says of a field that is wrong, without the request that it quotes beside it: the user's own words say
+/// nothing of what went wrong. In the forms of pydantic (FastAPI, vLLM).
+fn without_echo(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    let found = |text: &str| {
+        let begins = ["'input':", "\"input\":", "input_value="].into_iter();
+        begins.filter_map(|begin| text.find(begin).map(|at| (at, at + begin.len()))).min()
+    };
+    while let Some((at, value)) = found(rest) {
+        kept.push_str(&rest[..at]);
+        let (begin, value) = (&rest[at..value], &rest[value..]);
+        // This one may be cut, with a quote or a bracket that never ends; behind it stands its type.
+        let typed = if begin == "input_value=" { value.find(", input_type=") } else { None };
+        rest = &value[typed.unwrap_or_else(|| extent(value))..];
+    }
+    kept.push_str(rest);
+    kept
+}
+
+/// How far a value in JSON's or Python's form goes that a text begins with.
+fn extent(text: &str) -> usize {
+    let (mut depth, mut quote, mut escaped) = (0_u32, None, false);
+    for (at, c) in text.char_indices() {
+        match (quote, c) {
+            _ if std::mem::take(&mut escaped) => {}
+            (Some(_), '\\') => escaped = true,
+            (Some(open), _) if c == open => quote = None,
+            (Some(_), _) => {}
+            (None, '\'' | '"') => quote = Some(c),
+            (None, '{' | '[' | '(') => depth += 1,
+            (None, '}' | ']' | ')' | ',') if depth == 0 => return at,
+            (None, '}' | ']' | ')') => depth -= 1,
+            (None, _) => {}
+        }
+    }
+    text.len()
 }
 
 /// Reads the error's forms: `{"error": {...}}`, `{"error": "..."}`, `{"detail": ...}`, `{"message": ...}`, a list with one
@@ -64,7 +138,9 @@ fn told(body: &[u8]) -> (Told, Value) {
     }
     let shown = clip(&messages.join(": "));
     let codes = codes.into_iter().map(|code| code.to_lowercase()).collect();
-    (Told { codes, words: messages.join("\n").to_lowercase(), shown }, json)
+    // What went wrong stands at the beginning; the rest of a long text is somebody's page or request.
+    let words: String = messages.join("\n").chars().take(LONGEST).collect();
+    (Told { codes, words: without_echo(&words).to_lowercase(), shown }, json)
 }
 
 /// The prompt, with what was asked for, does not fit.
@@ -80,9 +156,6 @@ fn too_long(status: u16, told: &Told) -> bool {
         "exceed_context_size_error",
     ]);
     let words = told.says(&[
-        "context length",
-        "context window",
-        "context size",
         "maximum context",
         "exceed context limit",
         "prompt is too long",
@@ -96,8 +169,24 @@ fn too_long(status: u16, told: &Told) -> bool {
         "maximum model length",
         "contextwindowexceedederror",
         "prompt tokens limit exceeded",
-    ]) || (told.says(&["too many tokens"]) && told.says(&["in the prompt", "cannot exceed"]))
-        || (told.says(&["expected maxlength"]) && told.says(&["actual:"]));
+    ]) || told.says_at_once(&[
+        &["context length", "context window", "context size"],
+        &[
+            "exceed",
+            "too long",
+            "too large",
+            "too many",
+            "larger",
+            "longer",
+            "greater",
+            "limit",
+            "tokens",
+            "fit",
+            "reduce",
+            "beyond",
+        ],
+    ]) || told.says_at_once(&[&["too many tokens"], &["in the prompt", "cannot exceed"]])
+        || told.says_at_once(&[&["expected maxlength"], &["actual:"]]);
     match status {
         413 => true,
         429 => limit,
@@ -109,7 +198,6 @@ fn too_long(status: u16, told: &Told) -> bool {
 /// This one prompt, or its answer, is not allowed; another may be.
 fn filtered(told: &Told) -> bool {
     let account = told.says(&["your account", "your organization", "api key"]);
-    let about = told.says(&["prompt", "input", "content", "request", "message", "text"]);
     told.code(&[
         "content_filter",
         "content_policy_violation",
@@ -120,21 +208,59 @@ fn filtered(told: &Told) -> bool {
         "prohibited_content",
     ]) || told.says(&[
         "content management policy",
-        "content filter",
         "content_filter",
-        "content policy",
+        "contentpolicyviolationerror",
         "content exists risk",
-        "inappropriate content",
         "rejected as a result of our safety system",
         "input was flagged",
         "prompt was flagged",
-        "guardrail",
-        "prompt injection",
-    ]) || (!account && about && told.says(&["violat"]) && told.says(&["polic", "guideline", "safety"]))
+    ]) || told.says_at_once(&[
+        &["content filter", "content policy", "inappropriate content", "guardrail", "prompt injection"],
+        &[
+            "violat",
+            "filtered",
+            "filtering",
+            "block",
+            "reject",
+            "flag",
+            "refus",
+            "trigger",
+            "not allowed",
+            "prohibit",
+            "detect",
+            "due to",
+            "against",
+            "interven",
+            "contain",
+        ],
+    ]) || (!account
+        && told.says_at_once(&[
+            &["prompt", "input", "content", "request", "message", "text"],
+            &["violat"],
+            &["polic", "guideline", "safety"],
+        ]))
         || (!account
-            && told.says(&["blocked by", "was blocked"])
-            && told.says(&["policy", "firewall", "waf", "moderation", "safety"]))
+            && told.says_at_once(&[
+                &["blocked by", "was blocked"],
+                &["policy", "firewall", "waf", "moderation", "safety"],
+            ]))
 }
+
+/// Codes that say which field is wrong, and how: then words say nothing else.
+const FORM: &[&str] = &[
+    "unsupported_value",
+    "unsupported_parameter",
+    "unknown_parameter",
+    "missing_required_parameter",
+    "invalid_value",
+    "invalid_type",
+    "invalid_function_parameters",
+    "invalid_json_schema",
+    "integer_below_min_value",
+    "integer_above_max_value",
+    "decimal_below_min_value",
+    "decimal_above_max_value",
+];
 
 fn class(status: u16, told: &Told) -> FailureKind {
     let google = told.code(&["resource_exhausted"]);
@@ -148,10 +274,9 @@ fn class(status: u16, told: &Told) -> FailureKind {
         // Google says this of every limit.
         || (!google && told.says(&["exceeded your current quota"]))
         || (google && told.says(&["perday", "per day"]));
-    let no_model = told.code(&["model_not_found", "deploymentnotfound", "unknown_model"])
-        || (told.says(&["model"])
-            && told.says(&["does not exist", "not found", "invalid model name", "is not a valid model"]));
+    let no_model = told.code(&["model_not_found", "deploymentnotfound", "unknown_model"]) || told.says_no_model();
     match status {
+        400 | 422 if told.code(FORM) => FailureKind::BadRequest,
         _ if too_long(status, told) => FailureKind::ContextTooLong,
         400 | 403 | 422 | 451 if filtered(told) => FailureKind::ContentFilter,
         400 | 401 | 403 if told.code(&["api_key_invalid", "invalid_api_key"]) => FailureKind::Authentication,
@@ -196,13 +321,47 @@ pub fn read(status: u16, body: &[u8]) -> Refusal {
 }
 
 /// An error inside a reply with status 200, as some proxies send it: its own code is the status that counts.
-pub(super) fn within(error: &Value, body: &[u8]) -> Failure {
-    let code = error.get("code").or_else(|| error.get("status"));
-    let status = code.and_then(|code| code.as_u64().or_else(|| code.as_str()?.parse().ok()));
-    let status = status.and_then(|code| u16::try_from(code).ok()).filter(|code| (400..=599).contains(code));
-    let failure = read(status.unwrap_or(500), body).failure;
-    let (_, words) = failure.message.split_once(": ").unwrap_or(("", &failure.message));
-    Failure::new(failure.kind, format!("an error in place of an answer: {words}"))
+pub(super) fn within(error: &Value, body: &[u8]) -> Refusal {
+    let status = status_within(error);
+    let refusal = read(status.unwrap_or(500), body);
+    let (_, words) = refusal.failure.message.split_once(": ").unwrap_or(("", &refusal.failure.message));
+    let failure = Failure::new(refusal.failure.kind, format!("an error in place of an answer: {words}"));
+    // Of one that has no name nobody knows what was done before it.
+    Refusal { failure, billed: status.is_none() || refusal.billed || has_usage(body), ..refusal }
+}
+
+/// The status that an error within an answer stands for, by its number or its name.
+fn status_within(error: &Value) -> Option<u16> {
+    let said = ["code", "status", "type"].iter().filter_map(|name| error.get(name));
+    let number = |value: &Value| {
+        let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())?;
+        u16::try_from(number).ok().filter(|code| (400..=599).contains(code))
+    };
+    said.clone().find_map(number).or_else(|| said.filter_map(Value::as_str).find_map(status_of))
+}
+
+fn status_of(name: &str) -> Option<u16> {
+    let name = name.to_lowercase();
+    Some(match name.as_str() {
+        "invalid_prompt" | "content_filter" | "content_policy_violation" | "context_length_exceeded" => 400,
+        "invalid_argument" | "failed_precondition" => 400,
+        "invalid_api_key" | "unauthenticated" => 401,
+        "permission_denied" => 403,
+        "model_not_found" | "not_found" => 404,
+        "rate_limit_exceeded" | "insufficient_quota" | "resource_exhausted" => 429,
+        "server_error" | "internal" | "api_error" => 500,
+        "unavailable" | "service_unavailable" => 503,
+        "deadline_exceeded" => 504,
+        name if FORM.contains(&name) => 400,
+        name => return Some(anthropic::status_of(name)).filter(|status| *status != 500),
+    })
+}
+
+/// The reply counts tokens.
+fn has_usage(body: &[u8]) -> bool {
+    let json: Value = serde_json::from_slice(body).unwrap_or_default();
+    let counts = ["usage", "usageMetadata"].iter().filter_map(|name| json.get(name)?.as_object());
+    counts.flat_map(|counts| counts.values()).any(|count| count.as_f64().is_some_and(|count| count > 0.0))
 }
 
 /// Google's `RetryInfo` among the details.
@@ -307,17 +466,108 @@ mod tests {
     }
 
     #[test]
-    fn an_error_within_an_answer_is_read() {
-        let body = json!({"error": {"code": 429, "message": "upstream is busy"}});
-        let failure = within(&body["error"], body.to_string().as_bytes());
-        assert_eq!(failure, Failure::new(FailureKind::RateLimit, "an error in place of an answer: upstream is busy"));
-        assert_eq!(within(&json!("x"), br#"{"error": "x"}"#).kind, FailureKind::Server);
+    fn an_error_within_an_answer_means_what_its_status_would() {
+        use FailureKind::{BadRequest, ContentFilter, Server, UnknownModel};
+        let body = json!({"error": {"code": 429, "message": "upstream is busy, try again in 3s"}});
+        let refusal = within(&body["error"], body.to_string().as_bytes());
+        let words = "an error in place of an answer: upstream is busy, try again in 3s";
+        assert_eq!(refusal.failure, Failure::new(FailureKind::RateLimit, words));
+        assert_eq!(
+            (refusal.wait, refusal.too_much, refusal.limited, refusal.billed),
+            (Some(Duration::from_secs(3)), true, true, false)
+        );
+        for (error, kind, too_much, billed) in [
+            (json!({"code": "429", "message": "busy"}), FailureKind::RateLimit, true, false),
+            (json!({"code": "rate_limit_exceeded", "message": "slow down"}), FailureKind::RateLimit, true, false),
+            (json!({"code": "insufficient_quota", "message": "no"}), FailureKind::QuotaExceeded, false, false),
+            (json!({"code": "invalid_prompt", "message": "no"}), ContentFilter, false, false),
+            (
+                json!({"code": "invalid_value", "type": "invalid_request_error", "message": "no"}),
+                BadRequest,
+                false,
+                false,
+            ),
+            (json!({"code": null, "type": "invalid_request_error", "message": "no"}), BadRequest, false, false),
+            (json!({"type": "rate_limit_error", "message": "no"}), FailureKind::RateLimit, true, false),
+            (json!({"type": "overloaded_error", "message": "no"}), Server, true, false),
+            (json!({"status": "RESOURCE_EXHAUSTED", "message": "no"}), FailureKind::RateLimit, true, false),
+            (json!({"code": "server_error", "message": "no"}), Server, false, false),
+            (json!({"code": 404, "message": "no"}), UnknownModel, false, false),
+            // A gateway, and nobody knows what.
+            (json!({"code": 502, "message": "no"}), Server, false, true),
+            (json!({"code": "odd", "message": "no"}), Server, false, true),
+            (json!("no"), Server, false, true),
+        ] {
+            let refusal = within(&error, json!({"error": error}).to_string().as_bytes());
+            assert_eq!((refusal.failure.kind, refusal.too_much, refusal.billed), (kind, too_much, billed), "{error}");
+        }
+        let body = json!({"error": {"code": "server_error"}, "usage": {"input_tokens": 7, "output_tokens": 900}});
+        assert!(within(&body["error"], body.to_string().as_bytes()).billed, "it says that tokens were used");
+    }
+
+    #[test]
+    fn what_is_quoted_of_a_request_says_nothing() {
+        for (text, kept) in [
+            ("[{'msg': 'bad', 'input': {'model': 'm', 'x': [1, \"it's }\"]}}]", "[{'msg': 'bad', }]"),
+            (r#"{"input": "a \" b", "msg": "c"}"#, r#"{, "msg": "c"}"#),
+            ("x [type=y, input_value={'a': 'b...c'}], input_type=dict]", "x [type=y, , input_type=dict]"),
+            ("cut: 'input': {'a': 'b", "cut: "),
+            ("the input: it is wrong", "the input: it is wrong"),
+        ] {
+            assert_eq!(without_echo(text), kept);
+        }
+        let kind = |text: &str, detail: bool| {
+            let body = match detail {
+                true => json!({"detail": [{"loc": ["body"], "msg": "bad", "input": {"content": text}}]}),
+                false => json!({"object": "error", "type": "BadRequestError", "code": 400, "message": format!(
+                    "[{{'type': 'value_error', 'msg': 'Value error, bad', 'input': {{'model': 'm', 'content': '{text}'}}}}]")}),
+            };
+            read(400, body.to_string().as_bytes()).failure.kind
+        };
+        for text in [
+            "Why is the model not found",
+            "the prompt is too long",
+            "your prompt was flagged",
+            "invalid api key",
+            "insufficient credits",
+        ] {
+            assert_eq!(
+                (kind(text, false), kind(text, true)),
+                (FailureKind::BadRequest, FailureKind::BadRequest),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn words_are_believed_where_they_stand_together() {
+        use FailureKind::{BadRequest, ContentFilter, ContextTooLong, UnknownModel};
+        for (message, wanted) in [
+            ("Tool 'calc' not found in request for this model", BadRequest),
+            ("This model is asked for a tool. Tool x was not found", BadRequest),
+            ("model m: function look not found", BadRequest),
+            ("Bad message: 'what is a context window'", BadRequest),
+            ("Bad message: 'explain the content policy of this site'", BadRequest),
+            ("The prompt is bad. It violates nothing. There is a policy", BadRequest),
+            ("The model `x/y:free` does not exist or you do not have access to it.", UnknownModel),
+            ("model 'llama3.2' not found, try pulling it first", UnknownModel),
+            ("The model named x is not found", UnknownModel),
+            ("x/y is not a valid model ID", UnknownModel),
+            ("the prompt exceeds the context window of 4096", ContextTooLong),
+            ("Your request violates our content policy", ContentFilter),
+        ] {
+            let failure = read(400, json!({"error": {"message": message}}).to_string().as_bytes()).failure;
+            assert_eq!(failure.kind, wanted, "{message}");
+        }
+        let coded = json!({"error": {"code": "unsupported_value", "message": "prompt is too long"}});
+        assert_eq!(read(400, coded.to_string().as_bytes()).failure.kind, BadRequest, "its code says what it is");
     }
 
     proptest::proptest! {
         #[test]
         fn any_text_has_a_class(status: u16, body: Vec<u8>, text in "\\PC{0,60}") {
             let _ = (read(status, &body), read(status, text.as_bytes()), duration(&text), said_wait(&text));
+            let _ = (without_echo(&text), within(&json!(text), text.as_bytes()));
         }
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::provider::openai::Openai;
 use crate::provider::read::{self, Count, Draft, Loose, Objects, Parts, Usage, Word};
 use crate::provider::wire::{self, Choice, Format, Item, Object, Place};
-use crate::provider::{Failure, FinishReason, Input, Request, Response, refusal};
+use crate::provider::{Failure, FinishReason, Input, Refusal, Request, Response, refusal};
 
 const NONE: Place = Place::Nowhere("the Responses API has no such thing");
 
@@ -182,7 +182,7 @@ struct Details {
     reasoning_tokens: Count,
 }
 
-pub(super) fn decode(request: &Request, body: &[u8], exact: bool) -> Result<Response, Failure> {
+pub(super) fn decode(request: &Request, body: &[u8], exact: bool) -> Result<Response, Refusal> {
     let mut spare = Vec::new();
     let reply: Reply = read::json(body, &mut spare)?;
     let error = reply.error.filter(|error| !error.is_null());

@@ -160,7 +160,7 @@ fn body(call: &Call) -> Value {
 }
 
 fn read(wire: &dyn Wire, model: &str, n: u32, reply: Value) -> Result<Response, Failure> {
-    wire.decode(&ask(model, json!({})), n, reply.to_string().as_bytes())
+    wire.decode(&ask(model, json!({})), n, reply.to_string().as_bytes()).map_err(|refusal| refusal.failure)
 }
 
 mod anthropics;

@@ -43,7 +43,7 @@ impl Call {
     }
 }
 
-/// What an endpoint answered in place of completions.
+/// What came in place of completions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refusal {
     /// What happened.
@@ -56,6 +56,13 @@ pub struct Refusal {
     pub limited: bool,
     /// The request may be billed all the same.
     pub billed: bool,
+}
+
+impl Refusal {
+    /// A failure that says nothing of limits.
+    pub fn of(failure: Failure, billed: bool) -> Refusal {
+        Refusal { failure, wait: None, too_much: false, limited: false, billed }
+    }
 }
 
 /// Where a parameter of the OpenAI API goes at a provider.
@@ -102,8 +109,9 @@ pub trait Wire: fmt::Debug + Send + Sync {
     fn encode(&self, request: &Request, n: u32) -> Result<Call, Failure>;
 
     /// Reads a reply with status 200 to a call for `n` completions: at most `n`, at least one. Refusals and filtered
-    /// completions are answers like any other: they are billed.
-    fn decode(&self, request: &Request, n: u32, body: &[u8]) -> Result<Response, Failure>;
+    /// completions are answers like any other: they are billed. What cannot be read may be billed too; an error that came
+    /// as an answer says for itself whether it is.
+    fn decode(&self, request: &Request, n: u32, body: &[u8]) -> Result<Response, Refusal>;
 
     /// Reads a reply with another status.
     fn decode_error(&self, status: u16, body: &[u8]) -> Refusal {

@@ -40,6 +40,8 @@ pub(super) struct Health {
     failures: AtomicU32,
     /// There is something in the state: else it need not be looked at.
     ill: AtomicBool,
+    /// It answered in this run: the model is there.
+    answered: AtomicBool,
     state: Mutex<State>,
     /// A try ended, or everything goes on.
     pub woken: Notify,
@@ -114,6 +116,7 @@ impl Health {
             model: model.to_owned(),
             failures: AtomicU32::new(0),
             ill: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
             state: Mutex::default(),
             woken: Notify::new(),
         }
@@ -197,6 +200,9 @@ impl Pass<'_> {
     pub fn answered(mut self) {
         self.tries = false;
         let health = self.health;
+        if !health.answered.load(Ordering::Relaxed) {
+            health.answered.store(true, Ordering::Relaxed);
+        }
         if health.well() && health.failures.load(Ordering::Relaxed) == 0 {
             return;
         }
@@ -209,6 +215,15 @@ impl Pass<'_> {
         if held.is_some() {
             health.woken.notify_waiters();
         }
+    }
+
+    /// What a failure means here. A model that answered is there: that none is found for this request (OpenRouter: "No
+    /// endpoints found that support tool use") is the request's own fault, as any other wrong form is.
+    pub fn meaning(&self, mut error: CallError) -> CallError {
+        if error.failure.kind == FailureKind::UnknownModel && self.health.answered.load(Ordering::Relaxed) {
+            error.failure.kind = FailureKind::BadRequest;
+        }
+        error
     }
 
     /// The request failed; `alone` says that there is no other endpoint for it.

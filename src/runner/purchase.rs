@@ -301,7 +301,7 @@ impl Buyer<'_> {
                 () = until(end) => Err(timeout("no answer within the deadline", true)),
             }
         };
-        let outcome = outcome.instrument(span.clone()).await;
+        let outcome = outcome.instrument(span.clone()).await.map_err(|error| pass.meaning(error));
         drop(wire);
         note(&span, request, &outcome);
         match outcome {

@@ -129,7 +129,7 @@ pub(super) fn advice(kind: FailureKind) -> Option<&'static str> {
         FailureKind::UnknownModel => "check the model's name and the endpoint's base_url",
         FailureKind::QuotaExceeded => "the account has no credit left",
         FailureKind::Connection => "is the endpoint running, and is its base_url right?",
-        FailureKind::BadRequest => "the endpoint refuses the form of the request: see its words",
+        FailureKind::BadRequest => "every request would be refused like this one: see the words above",
         _ => return None,
     })
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use memchr::memmem::{self, Finder};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -341,6 +341,8 @@ impl Key {
     fn new(endpoint: &Endpoint, wire: &dyn Wire, found: Option<(String, String)>) -> Result<Key> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // Nothing here unpacks a reply, and some servers take silence for a yes.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let own = wire.headers();
         let more = own.iter().map(|(name, value)| (*name, value.as_str()));
         let theirs = endpoint.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));

@@ -12,12 +12,13 @@ use std::sync::{Once, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use reqwest::header::{CONTENT_ENCODING, HeaderMap, LOCATION};
 use reqwest::{Body, Response as Reply, Url};
 
 use crate::backend::{Answer, Backend, CallError, Endpoint};
 use crate::diagnostic::{Error, Result};
 use crate::provider::wire::{Call, Method};
-use crate::provider::{BROKE, Failure, FailureKind, Request, Response, Wire};
+use crate::provider::{BROKE, Failure, FailureKind, Refusal, Request, Response, Wire};
 use keys::Keys;
 
 /// An endpoint over HTTP.
@@ -71,8 +72,8 @@ impl Http {
     /// The models that the endpoint lists: bills nothing, and tells whether its address and a key are good.
     pub async fn models(&self) -> Result<Vec<String>, Failure> {
         let call = self.wire.listing();
-        let bytes = self.exchange(call).await.map_err(|error| error.failure)?;
-        self.wire.listed(&bytes).map_err(|failure| Failure::new(failure.kind, self.keys.scrub(failure.message)))
+        let read = |bytes: &[u8]| self.wire.listed(bytes).map_err(|failure| Refusal::of(failure, false));
+        self.exchange(call, read).await.map_err(|error| error.failure)
     }
 
     fn failed(&self, kind: FailureKind, message: impl Into<String>, may_be_billed: bool) -> CallError {
@@ -110,8 +111,8 @@ impl Http {
     }
 
     /// Sends a call, under another key where one is refused or over its limit and another is awake: nothing is billed for
-    /// such a reply. Gives the body of a reply with status 200.
-    async fn exchange(&self, call: Call) -> Result<Bytes, CallError> {
+    /// such a reply. Gives what is read in a reply with status 200, which may be an error all the same.
+    async fn exchange<T>(&self, call: Call, read: impl Fn(&[u8]) -> Result<T, Refusal> + Sync) -> Result<T, CallError> {
         let url = self.address(&call.path)?;
         let method = match call.method {
             Method::Get => reqwest::Method::GET,
@@ -130,13 +131,18 @@ impl Http {
             }
             // Bytes in memory are shared, not copied.
             *request.body_mut() = body.clone().map(Body::from);
-            let error = match self.send(request).await {
-                Ok(bytes) => return Ok(bytes),
+            let error = match self.send(request, &read).await {
+                Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
             self.keys.learn(held.key, error.failure.kind, error.retry_after);
             use FailureKind::{Authentication, QuotaExceeded, RateLimit};
-            if !self.keys.several() || !matches!(error.failure.kind, Authentication | QuotaExceeded | RateLimit) {
+            // What is held for an attempt is the worst case of one that may be billed.
+            let free = !error.may_be_billed;
+            if !(free
+                && self.keys.several()
+                && matches!(error.failure.kind, Authentication | QuotaExceeded | RateLimit))
+            {
                 return Err(error);
             }
             tried.push(held.at);
@@ -158,28 +164,82 @@ impl Http {
         })
     }
 
-    /// One exchange of bytes.
-    async fn send(&self, request: reqwest::Request) -> Result<Bytes, CallError> {
-        let reply = self.client.execute(request).await.map_err(|error| self.broken(&error))?;
-        if reply.status().is_success() { self.body(reply).await } else { Err(self.refusal(reply).await) }
+    /// One exchange.
+    async fn send<T>(
+        &self,
+        request: reqwest::Request,
+        read: &(impl Fn(&[u8]) -> Result<T, Refusal> + Sync),
+    ) -> Result<T, CallError> {
+        let mut reply = self.client.execute(request).await.map_err(|error| self.broken(&error))?;
+        if !reply.status().is_success() {
+            return Err(self.refusal(reply).await);
+        }
+        self.readable(reply.headers())?;
+        let headers = std::mem::take(reply.headers_mut());
+        let bytes = self.body(reply).await?;
+        read(&self.keys.scrub_bytes(&bytes, true)).map_err(|refusal| {
+            // Read again without any key: messages quote a reply's beginning, which may end in the middle of one.
+            let refusal = read(&self.keys.scrub_bytes(&bytes, false)).err().unwrap_or(refusal);
+            self.refused(refusal, &headers)
+        })
+    }
+
+    /// `Err` for the body of a good reply that is compressed, though `identity` was asked for: it was answered all the same.
+    fn readable(&self, headers: &HeaderMap) -> Result<(), CallError> {
+        match compressed(headers) {
+            Some(words) => Err(self.failed(FailureKind::MalformedReply, words, true)),
+            None => Ok(()),
+        }
     }
 
     /// What a reply with another status than 200 and its like says.
     async fn refusal(&self, reply: Reply) -> CallError {
         let (status, headers) = (reply.status(), reply.headers().clone());
         if status.is_redirection() {
-            let message = format!("HTTP {}: the endpoint points elsewhere, and keys do not follow", status.as_u16());
-            return self.failed(FailureKind::BadRequest, message, false);
+            return self.failed(FailureKind::BadRequest, self.elsewhere(&reply), false);
         }
         // An error status says what is billed, whether its text arrives or not.
-        let bytes = self.body(reply).await.unwrap_or_default();
-        let refusal = self.wire.decode_error(status.as_u16(), &self.keys.scrub_bytes(&bytes, false));
-        let wished = waits::wished(&headers, refusal.limited, SystemTime::now());
+        let bytes = match compressed(&headers) {
+            Some(words) => Bytes::from(words),
+            None => self.body(reply).await.unwrap_or_default(),
+        };
+        self.refused(self.wire.decode_error(status.as_u16(), &self.keys.scrub_bytes(&bytes, false)), &headers)
+    }
+
+    /// A refusal, with what its reply's headers say of it.
+    fn refused(&self, refusal: Refusal, headers: &HeaderMap) -> CallError {
+        let wished = waits::wished(headers, refusal.limited, SystemTime::now());
         CallError {
             retry_after: wished.or(refusal.wait.map(|wait| wait.min(waits::LONGEST))),
             too_much: refusal.too_much,
             ..self.failed(refusal.failure.kind, refusal.failure.message, refusal.billed)
         }
+    }
+
+    /// Where a redirect points to. Nobody follows it: a key goes to no address that the user did not write.
+    fn elsewhere(&self, reply: &Reply) -> String {
+        let status = reply.status().as_u16();
+        if !matches!(status, 301 | 302 | 303 | 307 | 308) {
+            return format!("HTTP {status}: an unexpected status");
+        }
+        let location = reply.headers().get(LOCATION).and_then(|location| location.to_str().ok());
+        let Some(mut target) = location.and_then(|location| reply.url().join(location).ok()) else {
+            return format!("HTTP {status}: the endpoint points elsewhere, but does not say where: check its base_url");
+        };
+        target.set_query(None);
+        target.set_fragment(None);
+        // An address that takes neither has neither.
+        let _ = (target.set_username(""), target.set_password(None));
+        // Where only what stands before a call's own path is another, that is the new base URL.
+        let base = Url::parse(&self.base_url).ok();
+        let own = base.and_then(|base| reply.url().path().strip_prefix(base.path().trim_end_matches('/')));
+        let new = own.filter(|own| !own.is_empty()).and_then(|own| target.path().strip_suffix(own)).map(str::to_owned);
+        if let Some(path) = &new {
+            target.set_path(path);
+        }
+        let target: String = target.as_str().trim_end_matches('/').chars().take(200).collect();
+        let what = if new.is_some() { "write that as base_url" } else { "check its base_url" };
+        format!("HTTP {status}: the endpoint points elsewhere, and keys do not follow: to {target}: {what}")
     }
 
     /// A reply's body, up to a bound.
@@ -228,14 +288,8 @@ impl Http {
         let request = self.reduced(request);
         let call =
             self.wire.encode(&request, n).map_err(|failure| self.failed(failure.kind, failure.message, false))?;
-        let bytes = self.exchange(call).await?;
-        // What cannot be read was answered all the same, so it may be billed.
-        let decoded = self.wire.decode(&request, n, &self.keys.scrub_bytes(&bytes, true));
-        decoded.map(|response| self.keys.scrub_response(response)).map_err(|failure| {
-            // Read again without any key: messages quote a reply's beginning, which may end in the middle of one.
-            let failure = self.wire.decode(&request, n, &self.keys.scrub_bytes(&bytes, false)).err().unwrap_or(failure);
-            self.failed(failure.kind, failure.message, true)
-        })
+        let response = self.exchange(call, |bytes: &[u8]| self.wire.decode(&request, n, bytes)).await?;
+        Ok(self.keys.scrub_response(response))
     }
 }
 
@@ -251,6 +305,13 @@ impl Backend for Http {
     fn several(&self, request: &Request) -> bool {
         !self.drop_params.iter().any(|name| name == "n") && self.wire.several(request)
     }
+}
+
+/// Words for a body that is compressed: bytes that nobody can read are not shown.
+fn compressed(headers: &HeaderMap) -> Option<String> {
+    let encoding = headers.get(CONTENT_ENCODING)?.to_str().unwrap_or("?").trim();
+    let plain = encoding.is_empty() || encoding.eq_ignore_ascii_case("identity");
+    (!plain).then(|| format!("the reply is compressed ({})", encoding.chars().take(20).collect::<String>()))
 }
 
 /// An address of this machine: no proxy lies between.

@@ -95,6 +95,7 @@ impl Http {
         let reply = reply.map_err(|error| RawError::without_reply(self.broken(&error)))?;
         let status = reply.status();
         if status.is_success() {
+            self.readable(reply.headers()).map_err(RawError::without_reply)?;
             return Ok(reply);
         }
         let mut error = self.refusal(reply).await;

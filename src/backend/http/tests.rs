@@ -71,12 +71,6 @@ async fn replies_that_are_too_large_or_cut_may_be_billed() {
         at(&format!("http://{}/v1", server(b"HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n{\"ch".to_vec()).await));
     let cut = failure(&cut).await;
     assert!(cut.0 == FailureKind::Connection && cut.2, "{cut:?}");
-    let moved = at(&format!(
-        "http://{}/v1",
-        server(b"HTTP/1.1 302 Found\r\nlocation: http://x/\r\ncontent-length: 0\r\n\r\n".to_vec()).await
-    ));
-    let moved = failure(&moved).await;
-    assert!(moved.0 == FailureKind::BadRequest && !moved.2, "{moved:?}");
 }
 
 #[tokio::test]
@@ -131,4 +125,81 @@ fn what_an_endpoint_refuses_is_not_sent() {
     assert_eq!(http.reduced(&request).params.keys().collect::<Vec<_>>(), ["top_p"]);
     assert!(!http.several(&request), "n is dropped: one by one");
     assert!(at("http://127.0.0.1:1/v1").several(&request));
+}
+
+#[tokio::test]
+async fn a_redirect_says_where_to() {
+    let elsewhere = "the endpoint points elsewhere, and keys do not follow: to";
+    for (status, location, words) in [
+        (
+            301,
+            "https://x.test/api/v1/chat/completions?key=k#f",
+            format!("{elsewhere} https://x.test/api/v1: write that as base_url"),
+        ),
+        (
+            308,
+            "https://u:p@x.test/v1/chat/completions",
+            format!("{elsewhere} https://x.test/v1: write that as base_url"),
+        ),
+        (302, "https://x.test/login?next=%2Fv1", format!("{elsewhere} https://x.test/login: check its base_url")),
+        (307, "/chat/completions", format!("{elsewhere} http://ADDRESS: write that as base_url")),
+        (303, "http://[", "the endpoint points elsewhere, but does not say where: check its base_url".to_owned()),
+        (300, "https://x.test/v1/chat/completions", "an unexpected status".to_owned()),
+        (304, "", "an unexpected status".to_owned()),
+    ] {
+        let reply = format!("HTTP/1.1 {status} X\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
+        let address = server(reply.into_bytes()).await;
+        let moved = failure(&at(&format!("http://{address}/v1/"))).await;
+        let words = format!("HTTP {status}: {}", words.replace("ADDRESS", &address));
+        assert_eq!(moved, (FailureKind::BadRequest, words, false));
+    }
+}
+
+#[tokio::test]
+async fn what_is_compressed_is_not_asked_for_and_not_shown() {
+    let reply = |status: &str, asked: &str| {
+        let plain = asked.to_lowercase().contains("accept-encoding: identity\r\n");
+        let encoding = if plain { "GZip" } else { "nobody asked for identity" };
+        format!("HTTP/1.1 {status}\r\ncontent-encoding: {encoding}\r\ncontent-length: 3\r\n\r\n\u{1f}\u{8b}")
+            .into_bytes()
+    };
+    let good = at(&format!("http://{}/v1", server_for(move |asked| reply("200 OK", asked)).await));
+    let words = "the reply is compressed (GZip)".to_owned();
+    assert_eq!(failure(&good).await, (FailureKind::MalformedReply, words.clone(), true));
+    let bad = at(&format!("http://{}/v1", server_for(move |asked| reply("429 X", asked)).await));
+    assert_eq!(failure(&bad).await, (FailureKind::RateLimit, format!("HTTP 429: {words}"), false));
+    let body =
+        r#"{"choices": [{"message": {"content": "hi"}}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}"#;
+    let length = body.len();
+    let plain = format!("HTTP/1.1 200 OK\r\ncontent-encoding: identity\r\ncontent-length: {length}\r\n\r\n{body}");
+    let plain = at(&format!("http://{}/v1", server(plain.into_bytes()).await));
+    assert_eq!(plain.call(&request(), 0).await.unwrap().samples[0].text, "hi");
+}
+
+/// As OpenRouter and LiteLLM send what stood behind them: another key is asked, and the headers count.
+#[tokio::test]
+async fn an_error_within_an_answer_means_what_its_status_would() {
+    let within = |body: &str| {
+        let head = "HTTP/1.1 200 OK\r\nconnection: close\r\nretry-after: 7\r\ncontent-length:";
+        format!("{head} {}\r\n\r\n{body}", body.len()).into_bytes()
+    };
+    let limited = within(r#"{"error": {"code": 429, "message": "busy"}}"#);
+    let http = at(&format!("http://{}/v1", server(limited.clone()).await));
+    let error = http.call(&request(), 0).await.unwrap_err();
+    assert_eq!((error.failure.kind, error.too_much, error.may_be_billed), (FailureKind::RateLimit, true, false));
+    assert_eq!(error.retry_after, Some(Duration::from_secs(7)));
+    let lost = at(&format!("http://{}/v1", server(within(r#"{"error": {"code": 502, "message": "x"}}"#)).await));
+    assert_eq!((failure(&lost).await.0, failure(&lost).await.2), (FailureKind::Server, true));
+    let good = within(r#"{"choices": [{"message": {"content": "hi"}}]}"#);
+    let cut = within(r#"{"choices": [{"finish_reason": "error", "error": {"code": 429, "message": "busy"}}]}"#);
+    let by_key = move |asked: &str| match asked {
+        _ if asked.contains("key-limited") => limited.clone(),
+        _ if asked.contains("key-cut") => cut.clone(),
+        _ => good.clone(),
+    };
+    let mut http = at(&format!("http://{}/v1", server_for(by_key).await));
+    http.keys = Keys::of(&["key-limited", "key-good"]);
+    assert_eq!(http.call(&request(), 0).await.unwrap().samples[0].text, "hi");
+    http.keys = Keys::of(&["key-cut", "key-good"]);
+    assert!(failure(&http).await.2, "one that may be billed is not sent again within one attempt");
 }

@@ -51,8 +51,23 @@ fn replies_are_read() {
     assert_eq!(read(&Gemini, "m", 1, unsafe_one).unwrap().samples[0].finish_reason, FinishReason::CONTENT_FILTER);
     let own_word = json!({"candidates": [{"finishReason": "MALFORMED_FUNCTION_CALL"}], "usageMetadata": usage});
     assert_eq!(read(&Gemini, "m", 1, own_word).unwrap().samples[0].finish_reason.0, "malformed_function_call");
-    let blocked =
-        json!({"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}, "usageMetadata": {"promptTokenCount": 9}});
-    assert_eq!(read(&Gemini, "m", 1, blocked).unwrap_err().kind, FailureKind::ContentFilter);
     assert_eq!(Gemini.listed(br#"{"models": [{"name": "models/gemini-2.5-flash"}]}"#).unwrap(), ["gemini-2.5-flash"]);
+}
+
+#[test]
+fn a_blocked_prompt_costs_what_its_usage_says() {
+    let blocked =
+        |usage: Value| json!({"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}, "usageMetadata": usage});
+    for n in [1, 3] {
+        let response = read(&Gemini, "m", n, blocked(json!({"promptTokenCount": 9, "totalTokenCount": 9}))).unwrap();
+        assert_eq!(response.samples, vec![Sample::new("", FinishReason::CONTENT_FILTER, 0); n as usize]);
+        assert_eq!((response.prompt_tokens, response.completion_tokens(), response.estimated), (9, 0, false));
+        assert!(!response.output_unsaid);
+    }
+    for usage in [json!(null), json!({}), json!({"promptTokenCount": 0})] {
+        let body = blocked(usage).to_string();
+        let refusal = Gemini.decode(&ask("m", json!({})), 1, body.as_bytes()).unwrap_err();
+        assert_eq!((refusal.failure.kind, refusal.billed), (FailureKind::ContentFilter, false), "{body}");
+        assert!(refusal.failure.message.contains("PROHIBITED_CONTENT"), "{}", refusal.failure);
+    }
 }

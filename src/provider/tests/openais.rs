@@ -135,6 +135,10 @@ fn errors_inside_an_answer_are_errors() {
     let failed =
         json!({"finish_reason": "error", "error": {"code": 502, "message": "x"}, "message": {"content": "par"}});
     assert_eq!(kind(json!({"choices": [failed]})), FailureKind::Server);
+    let limited =
+        json!({"choices": [{"finish_reason": "error", "error": {"code": 429}, "message": {"content": "par"}}]});
+    let limited = Openai::default().decode(&ask("m", json!({})), 1, limited.to_string().as_bytes()).unwrap_err();
+    assert!(limited.failure.kind == FailureKind::RateLimit && limited.billed, "it wrote before: {limited:?}");
     assert_eq!(kind(json!({"choices": [], "usage": {}})), FailureKind::MalformedReply);
     assert_eq!(kind(json!({"choices": [{"index": 0, "finish_reason": "stop"}]})), FailureKind::MalformedReply);
     assert_eq!(kind(json!({"choices": [{"message": {"content": 4}}]})), FailureKind::MalformedReply);
@@ -184,4 +188,11 @@ fn the_responses_apis_replies_are_read() {
     assert_eq!(read(&wire, "gpt-5", 1, thought).unwrap().samples[0].finish_reason, FinishReason::LENGTH);
     let failed = json!({"status": "failed", "error": {"code": "server_error", "message": "x"}, "output": []});
     assert_eq!(read(&wire, "gpt-5", 1, failed).unwrap_err().kind, FailureKind::Server);
+    for (code, kind) in
+        [("rate_limit_exceeded", FailureKind::RateLimit), ("invalid_prompt", FailureKind::ContentFilter)]
+    {
+        let failed = json!({"status": "failed", "error": {"code": code, "message": "x"}, "output": [], "usage": null});
+        let refusal = wire.decode(&ask("gpt-5", json!({})), 1, failed.to_string().as_bytes()).unwrap_err();
+        assert_eq!((refusal.failure.kind, refusal.billed), (kind, false), "{code}");
+    }
 }

@@ -258,3 +258,18 @@ fn endpoints_of_one_model_are_one_source() {
     assert!(error.message().contains("`a` and `b`"), "{error}");
     assert!(open("other").is_ok());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_answered_is_not_unknown_for_one_request() {
+    let missing = |number: u64| if number == 2 { Does::Fail(FailureKind::UnknownModel) } else { Does::Answer };
+    let stage = Stage::new(vec![Box::new(missing), always(Does::Answer)]);
+    assert_eq!(endpoint_of(&stage.ask("x", 1).await.unwrap()), Some("a"));
+    assert_eq!(endpoint_of(&stage.ask("y", 1).await.unwrap()), Some("b"));
+    assert_eq!(endpoint_of(&stage.ask("z", 1).await.unwrap()), Some("a"), "it is not out");
+    let alone = Stage::new(vec![Box::new(missing)]);
+    alone.ask("x", 1).await.unwrap();
+    assert_eq!(alone.ask("y", 1).await.unwrap_err().kind, FailureKind::BadRequest);
+    alone.ask("z", 1).await.unwrap();
+    let never = Stage::new(vec![always(Does::Fail(FailureKind::UnknownModel))]);
+    assert_eq!(never.ask("x", 1).await.unwrap_err().kind, FailureKind::UnknownModel);
+}
