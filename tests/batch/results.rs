@@ -209,13 +209,14 @@ fn samples_of_one_request_wait_for_each_other_and_for_no_one_else() {
 
 #[test]
 fn a_round_costs_what_the_ledger_says_it_lost() {
-    // Refused, so not billed; an error in place of an answer, that may be; one that is answered; and one that is not said.
+    // Refused, so not billed; an error without a code in place of an answer, that may be; one that is answered; and one that
+    // is not said.
     let spoil: Spoil = |_, lines| {
         let spoilt = |line: String| {
             let mut value: serde_json::Value = serde_json::from_str(&line).unwrap();
             match value["custom_id"].as_str().unwrap().rsplit('-').next().unwrap() {
                 "0" => value["response"] = json!({"status_code": 500, "body": {"error": {"message": "broken"}}}),
-                "1" => value["response"]["body"] = json!({"error": {"code": 429, "message": "too many requests"}}),
+                "1" => value["response"]["body"] = json!({"error": {"message": "lost on the way"}}),
                 "3" => (value["response"], value["error"]) = (json!(null), json!({"code": "odd", "message": "no"})),
                 _ => {}
             }
