@@ -275,7 +275,7 @@ pub fn parameters(
         params.insert("safetySettings".to_owned(), safety(filter)?);
     }
     if model.checked && !matches!(provider, ProviderKind::Replay | ProviderKind::Mock) {
-        let known = Capabilities::of(provider.word(), &model.id);
+        let known = Capabilities::of(provider.word(), &model.id).writing(provider.longest(model));
         let sent: BTreeMap<String, Value> = params
             .iter()
             .filter(|(name, _)| api_parameter(name).is_some())
