@@ -358,7 +358,9 @@ impl Service {
         }
         let input = self.input_bound(request, tight);
         let drawn = drawn(request, wanted as u64);
-        let output = self.output_limit(request).unwrap_or(UNLIMITED_OUTPUT);
+        // What is foretold of an answer is billed as output where the answer is another.
+        let foretold = request.params.get("prediction").map_or(0, |text| text.to_string().len() as u64);
+        let output = self.output_limit(request).unwrap_or(UNLIMITED_OUTPUT).saturating_add(foretold);
         // A bound on the prompt over the limit of long prompts takes their price.
         let price = price.at(input);
         price.dearest_input().times(input) + price.output.times(output.saturating_mul(drawn))

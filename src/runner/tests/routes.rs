@@ -301,4 +301,8 @@ async fn best_of_is_drawn_and_billed_however_it_is_written() {
         let worst = stage.service().bound(&ask, 0, false);
         assert_eq!(worst, Usd::from_pico(1_000_000).times(85 + 5 * 20));
     }
+    // As is what was predicted in vain: read (twice its bytes, like all JSON) and written.
+    let mut ask = request("x", 1);
+    ask.params.insert("prediction".into(), json!("12345678"));
+    assert_eq!(stage.service().bound(&ask, 0, false), Usd::from_pico(1_000_000).times(85 + 2 * 10 + 20 + 10));
 }
