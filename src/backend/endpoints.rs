@@ -93,6 +93,11 @@ impl ProviderKind {
         }
     }
 
+    /// Most output tokens that a request may ask of a model. In this process the number stands in for a request's own alone.
+    pub fn longest(self, model: &Model) -> Option<u64> {
+        model.max_output_tokens.filter(|_| self != ProviderKind::Local)
+    }
+
     /// It loads a model when that is asked for, and puts another out of memory for it: requests for one model go together.
     pub fn loads_one_model(self) -> bool {
         self == ProviderKind::Ollama

@@ -389,7 +389,9 @@ fn one(link: &Link, service: &Service, price: &Price, line: &BatchLine, result: 
             match link.http.wire().decode(&sent, line.n, &body) {
                 Ok(response) => {
                     let mut response = link.http.scrub_response(response);
+                    let held = service.bound_at(price, &request, line.n, false);
                     let bill = service.take_in(price, &request, line.n, &link.endpoint.name, &mut response);
+                    service.warn_of_bill(bill, held);
                     Outcome::Answered(response, bill)
                 }
                 Err(refusal) => failed(refusal.failure, if refusal.billed { Closing::Lost } else { Closing::Released }),

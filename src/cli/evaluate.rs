@@ -128,12 +128,24 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     if let Some(error) = unusable {
         return Err(error);
     }
+    // The table says it; the numbers of `--json` do not say which reason came first.
+    if common.output.json && evaluated.instances == 0 && !matches!(ending, Ending::Interrupted) {
+        say!("{}", nothing_answered(&agenda.trials[0], &ended));
+    }
     Ok(match ending {
         Ending::Interrupted => Fault::Interrupted.exit_code(),
         _ if evaluated.instances == 0 && evaluated.missing == 0 => Fault::Budget.exit_code(),
         _ if evaluated.instances == 0 => Fault::Endpoint.exit_code(),
         _ => 0,
     })
+}
+
+/// What is said where no instance has a result: the first reason.
+fn nothing_answered(trial: &Trial, ended: &str) -> String {
+    match trial.evaluations.iter().find_map(|done| done.result.as_ref().err()) {
+        Some(failure) => format!("No instance has a result; of the first: {}: {failure}", failure.kind),
+        None => format!("No instance was reached: {ended}"),
+    }
 }
 
 fn evaluated(

@@ -32,12 +32,11 @@ const WARNINGS: &str = "farthing=warn";
 
 type Layered = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Starts the log of this process. Where nothing asks for a log, warnings are shown, unless all should be `quiet`.
-pub fn start(filter: Option<&str>, format: LogFormat, quiet: bool) -> Result<Logging> {
+/// Starts the log of this process. Where nothing asks for a log, warnings are shown: `--quiet` is about progress.
+pub fn start(filter: Option<&str>, format: LogFormat) -> Result<Logging> {
     let variable = std::env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty());
     let asked = filter.map(str::to_owned).or(variable);
-    let quietly = if quiet { "off" } else { WARNINGS };
-    let text = asked.as_deref().unwrap_or(quietly);
+    let text = asked.as_deref().unwrap_or(WARNINGS);
     let filter = EnvFilter::try_new(text).map_err(|error| {
         let whose = if filter.is_some() { "" } else { " (RUST_LOG)" };
         Error::usage(format!("`{text}` is no log filter{whose}: {error}")).help("like `info` or `farthing=debug`")

@@ -172,7 +172,7 @@ fn run(embedded: Embedded) -> ExitCode {
     };
     let outcome =
         Arguments::from_arg_matches(&matches).map_err(|error| Error::usage(error.to_string())).and_then(|arguments| {
-            let _logging = logging::start(arguments.log.as_deref(), arguments.log_format, quiet(&matches))?;
+            let _logging = logging::start(arguments.log.as_deref(), arguments.log_format)?;
             dispatch(arguments.command, &embedded)
         });
     match outcome {
@@ -221,12 +221,6 @@ fn dispatch(command: Command, embedded: &Embedded) -> Result<u8> {
         Command::Completions(arguments) => generated::completions(&arguments, command_line(embedded)),
         Command::Man(arguments) => generated::man(&arguments, command_line(embedded)),
     }
-}
-
-/// The command was told to say nothing.
-fn quiet(matches: &clap::ArgMatches) -> bool {
-    let quiet = matches.try_get_one::<bool>("quiet").ok().flatten().copied().unwrap_or(false);
-    quiet || matches.subcommand().is_some_and(|(_, inner)| self::quiet(inner))
 }
 
 /// Colour is for terminals whose user did not say no.

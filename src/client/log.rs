@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use super::Completion;
+use crate::money::Usd;
 use crate::provider::{Failure, Input, Request};
 
 /// How calls are logged.
@@ -14,7 +15,8 @@ pub enum LogForm {
     /// Each call with its request, its response, its cost.
     #[default]
     Full,
-    /// Each conversation once (a request and its first reply), with the cost of every call that led to it.
+    /// Each conversation once (a request and its first reply, or why there is none), with the cost of every call that led
+    /// to it.
     Compact,
 }
 
@@ -36,7 +38,8 @@ impl Log {
         &self.entries
     }
 
-    pub(super) fn add(&mut self, request: &Request, outcome: Result<&Completion, &Failure>) {
+    /// A call that ended, and what was `paid` for it: a failed one may have cost something, too.
+    pub(super) fn add(&mut self, request: &Request, outcome: Result<&Completion, &Failure>, paid: Usd) {
         let mut body = match &request.input {
             Input::Messages(messages) => json!({"messages": messages}),
             Input::Text(text) => json!({"prompt": text}),
@@ -53,13 +56,16 @@ impl Log {
                         "response": {"samples": done.samples, "model": done.replied_model, "endpoint": done.endpoint,
                             "usage": {"prompt_tokens": done.prompt_tokens, "completion_tokens": done.completion_tokens}},
                     }),
-                    Err(failure) => json!({"request": body, "error": failure}),
+                    Err(failure) => json!({"request": body, "cost_usd": paid.to_string(), "error": failure}),
                 });
             }
-            (LogForm::Compact, Ok(done)) => {
-                let reply = done.extract_text();
-                let key = format!("{}\n{body}\n{reply:?}", request.model);
-                let call = json!({"cost_usd": done.cost.to_string(), "cached": done.cached});
+            (LogForm::Compact, outcome) => {
+                let (end, what, cached) = match outcome {
+                    Ok(done) => ("replies", json!(done.extract_text()), done.cached),
+                    Err(failure) => ("error", json!(failure), false),
+                };
+                let key = format!("{}\n{body}\n{end} {what}", request.model);
+                let call = json!({"cost_usd": paid.to_string(), "cached": cached});
                 match self.places.get(&key) {
                     Some(&place) => {
                         if let Some(calls) = self.entries[place]["calls"].as_array_mut() {
@@ -68,14 +74,43 @@ impl Log {
                     }
                     None => {
                         body["model"] = json!(request.model);
-                        body["replies"] = json!(reply);
+                        body[end] = what;
                         body["calls"] = json!([call]);
                         self.places.insert(key, self.entries.len());
                         self.entries.push(body);
                     }
                 }
             }
-            (LogForm::Compact, Err(_)) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::FailureKind;
+
+    #[test]
+    fn failed_calls_are_logged_with_what_they_cost() {
+        let request =
+            Request { model: "m".into(), input: Input::Text("once".into()), params: Default::default(), n: 1 };
+        let failure = |words: &str| Failure::new(FailureKind::Timeout, words);
+        let paid = "0.25".parse().unwrap();
+        let mut full = Log::new(LogForm::Full);
+        full.add(&request, Err(&failure("late")), paid);
+        assert_eq!(
+            full.entries(),
+            [json!({
+                "request": {"prompt": "once", "model": "m", "n": 1, "params": {}},
+                "cost_usd": "0.25", "error": {"kind": "timeout", "message": "late"},
+            })]
+        );
+        let mut compact = Log::new(LogForm::Compact);
+        for words in ["late", "later", "late"] {
+            compact.add(&request, Err(&failure(words)), paid);
+        }
+        let call = json!({"cost_usd": "0.25", "cached": false});
+        let entry = |words: &str, calls: &[Value]| json!({"prompt": "once", "model": "m", "error": {"kind": "timeout", "message": words}, "calls": calls});
+        assert_eq!(compact.entries(), [entry("late", &[call.clone(), call.clone()]), entry("later", &[call])]);
     }
 }

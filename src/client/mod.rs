@@ -172,7 +172,7 @@ impl Client {
         let Outcome { answer, paid, requests } = inner.answer(&service, &request, create).await?;
         let mut log = inner.log.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(log) = &mut *log {
-            log.add(&request, answer.as_ref());
+            log.add(&request, answer.as_ref(), paid);
         }
         drop(log);
         let mut usage = inner.usage.lock().unwrap_or_else(PoisonError::into_inner);

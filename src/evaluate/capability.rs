@@ -28,7 +28,7 @@ pub fn of(endpoints: &Endpoints, model: &str) -> Capabilities {
     match endpoints.list.get(found.endpoints[0]) {
         _ if !found.checked => Capabilities::ANY,
         Some(endpoint) if !matches!(endpoint.provider, ProviderKind::Replay | ProviderKind::Mock) => {
-            Capabilities::of(endpoint.provider.word(), &found.id)
+            Capabilities::of(endpoint.provider.word(), &found.id).writing(endpoint.provider.longest(&found))
         }
         _ => Capabilities::ANY,
     }
@@ -231,7 +231,7 @@ fn others(parameter: &str, asked: &Value) -> Option<String> {
         {
             continue;
         }
-        let all = Capabilities::of(&row.provider, &row.name);
+        let all = Capabilities::of(&row.provider, &row.name).writing(row.max_output_tokens);
         let alone: BTreeMap<String, Value> = [(parameter.to_owned(), asked.clone())].into();
         if all.refuses_any(&alone).is_none() {
             names.push(&row.name);
@@ -354,6 +354,31 @@ choices = [[], ["a"], ["b"], ["c"], ["a", "b", "c", "d", "e"]]
         assert!(problem(models).is_none());
         let error = problem(&format!("{models}[params.stop]\nvalue = [\"x\"]\n")).unwrap();
         assert!(error.message().contains("the Responses API"), "{error:?}");
+    }
+
+    #[test]
+    fn more_than_a_model_writes_is_refused() {
+        let read = |text: &str| Endpoints::read(&Source::new("farthing.toml", text), Path::new(".")).unwrap();
+        let params = |name: &str, most: u64| -> BTreeMap<String, Value> { [(name.to_owned(), json!(most))].into() };
+        let standard = Endpoints::standard();
+        let asked = |model: &str, name: &str, most| check(model, &params(name, most), |name| of(&standard, name));
+        assert!(asked("gpt-4o", "max_tokens", 16_384).is_ok());
+        for name in ["max_tokens", "max_completion_tokens"] {
+            let error = asked("gpt-4o", name, 16_385).unwrap_err();
+            assert!(error.message().contains(&format!("`{name}` = 16385, and it takes no `{name}` above 16384")));
+            assert!(error.message().contains("max_output_tokens"), "where to say otherwise: {error:?}");
+        }
+        let own = "[endpoints.own]\nprovider = \"openai\"\nbase_url = \"http://127.0.0.1:1/v1\"\n[models.m]\n";
+        let limit =
+            |line: &str| check("m", &params("max_tokens", 900), |name| of(&read(&format!("{own}{line}\n")), name));
+        assert!(limit("").is_ok(), "nobody knows");
+        assert!(limit("max_output_tokens = 899").unwrap_err().message().contains("above 899"));
+        assert!(limit("max_output_tokens = 900").is_ok());
+        assert!(limit("max_output_tokens = 899\ncheck_parameters = false").is_ok());
+        let space =
+            space("[params.model]\nvalue = \"gpt-4o\"\n[params.max_tokens]\ntype = \"int\"\nlow = 9\nhigh = 20000\n");
+        let error = check_space(&space, |name| of(&standard, name)).unwrap_err();
+        assert!(error.message().contains("`max_tokens` above 16384"), "{error:?}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::provider::ROLES;
 use crate::provider::wire::STANDARD;
 use crate::runner::Runner;
 use crate::space::Configuration;
-use crate::space::parameter::{API_PARAMETERS, api_parameter, output_limit, whole};
+use crate::space::parameter::{API_PARAMETERS, api_parameter, check_all, output_limit, whole};
 
 /// A configuration file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -275,11 +275,7 @@ fn parts(request: &Map<String, Value>) -> Result<Parts, (&str, String)> {
         Some(_) => return Err(("variables", "has variables that are no table".to_owned())),
     };
     let params = request.iter().filter(|(name, _)| *name != "n" && !KEYS.contains(&name.as_str()));
-    for (name, value) in params.clone() {
-        if let Some(problem) = api_parameter(name).and_then(|api| api.check(value).err()) {
-            return Err((name, format!("is wrong: {problem}")));
-        }
-    }
+    check_all(params.clone()).map_err(|(name, problem)| (name, format!("is wrong: {problem}")))?;
     let params = params.map(|(name, value)| (name.clone(), value.clone())).collect();
     Ok(Parts { model: model.to_owned(), n, body, variables, params })
 }

@@ -9,7 +9,7 @@ use crate::backend::{Endpoint, Endpoints, Model, ProviderKind};
 use crate::diagnostic::{nearest, suggestion};
 use crate::models::Capabilities;
 use crate::provider::wire::STANDARD;
-use crate::space::parameter::{API_PARAMETERS, api_parameter};
+use crate::space::parameter::{API_PARAMETERS, api_parameter, check_all};
 
 /// One of prompto's APIs: its name, the format that it speaks, and the variables that say where it is and who asks.
 struct Api {
@@ -241,6 +241,12 @@ pub fn parameters(
     for (given, value) in &asked.params {
         if given == "extra_body" {
             let Value::Object(map) = value else { return Err(Fault::new("`extra_body` is an object")) };
+            let ours = ["stream", "stream_options", "model", "messages", "prompt", "n"];
+            if let Some(name) = ours.iter().find(|name| map.contains_key(**name)) {
+                let help = if *name == "n" { "set `n` beside it" } else { "take it out" };
+                return Err(Fault::new(format!("`{name}` is no field of `extra_body`")).help(help));
+            }
+            check_all(map).map_err(|(_, problem)| Fault::new(format!("`extra_body`: {problem}")))?;
             params.extend(map.clone());
             continue;
         }
@@ -264,11 +270,12 @@ pub fn parameters(
             return Err(Fault::new(format!("`{given}` and `{name}` are one parameter; give it once")));
         }
     }
+    check_all(&params).map_err(|(_, problem)| Fault::new(problem))?;
     if let (ProviderKind::Gemini, Some(filter)) = (provider, safety_filter) {
         params.insert("safetySettings".to_owned(), safety(filter)?);
     }
     if model.checked && !matches!(provider, ProviderKind::Replay | ProviderKind::Mock) {
-        let known = Capabilities::of(provider.word(), &model.id);
+        let known = Capabilities::of(provider.word(), &model.id).writing(provider.longest(model));
         let sent: BTreeMap<String, Value> = params
             .iter()
             .filter(|(name, _)| api_parameter(name).is_some())
@@ -402,6 +409,14 @@ mod tests {
             ("openai", json!({"temperature": 3}), "a number from 0 to 2, not 3"),
             ("openai", json!({"stream": true}), "`stream` is no parameter of a row"),
             ("ollama", json!({"num_predict": 5, "max_tokens": 5}), "are one parameter"),
+            (
+                "ollama",
+                json!({"max_tokens": 5, "extra_body": {"options": {"num_predict": 30000}}}),
+                "`options.num_predict` would say how long a completion is where no budget reads it: set `max_tokens`",
+            ),
+            ("gemini", json!({"extra_body": {"generationConfig": {"candidateCount": 4}}}), ": set `n`"),
+            ("openai", json!({"extra_body": {"n": 4}}), "`n` is no field of `extra_body`: set `n` beside it"),
+            ("openai", json!({"extra_body": {"max_tokens": "9"}}), "`max_tokens` takes a whole number"),
         ] {
             let fault = sent(api, params).unwrap_err().to_string();
             assert!(fault.contains(wanted), "{fault}");

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::models::{Kind, Sampling, known};
+use crate::space::parameter::OUTPUT_LIMITS;
 
 /// What a model takes of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -104,6 +105,17 @@ impl Capabilities {
             }
             _ => Capabilities::ANY,
         }
+    }
+
+    /// The same of a model that writes at most so many tokens, where that is known.
+    #[must_use]
+    pub fn writing(mut self, most: Option<u64>) -> Capabilities {
+        if let Some(most) = most {
+            let why =
+                "it writes no more; max_output_tokens of its table [models.NAME] in farthing.toml sets another limit";
+            OUTPUT_LIMITS.iter().for_each(|name| self.rule(name, Takes::UpTo(most as f64), why));
+        }
+        self
     }
 
     /// Several completions can be asked for in one request.

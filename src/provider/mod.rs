@@ -139,7 +139,49 @@ impl Response {
             self.reasoning_tokens = self.reasoning_tokens.min(self.completion_tokens());
         }
     }
+
+    /// Puts the bound in place of a count that cannot be, and marks the response as estimated: far above the bound on the
+    /// input, or above what so many (`drawn`) completions of at most `limit` tokens may be. What was counted, in words.
+    pub fn bound_absurd(&mut self, input: u64, limit: Option<u64>, drawn: u64) -> Option<String> {
+        let mut absurd = None;
+        if self.prompt_tokens > input.saturating_mul(BEYOND_ALLOWED).saturating_add(ADDED_INPUT) {
+            absurd = Some(format!("{} input tokens for a prompt of at most {input}", self.prompt_tokens));
+            (self.prompt_tokens, self.cached_tokens, self.cache_write_tokens) = (input, 0, 0);
+        }
+        let written =
+            |sample: &Sample| sample.text.len() + sample.tool_calls.as_ref().map_or(0, |calls| calls.to_string().len());
+        if let Some(limit) = limit {
+            let drawn = drawn.max(self.samples.len() as u64);
+            let output = self.completion_tokens();
+            let text: usize = self.samples.iter().map(written).sum();
+            let most = limit.max(LEAST_ALLOWED).saturating_mul(drawn).saturating_mul(BEYOND_ALLOWED).max(text as u64);
+            let thoughts = self.reasoning_tokens.min(MOST_THOUGHTS.saturating_mul(drawn));
+            if output.saturating_sub(thoughts) > most {
+                let bound = limit.saturating_mul(drawn);
+                let input = absurd.map_or(String::new(), |input| format!("{input}, and "));
+                absurd = Some(format!("{input}{output} output tokens where at most {bound} were asked for"));
+                let came = self.samples.len() as u64;
+                let (share, rest) = (bound / came.max(1), bound % came.max(1));
+                for (at, sample) in self.samples.iter_mut().enumerate() {
+                    sample.completion_tokens = share + u64::from((at as u64) < rest);
+                }
+                self.reasoning_tokens = 0;
+            }
+        }
+        self.estimated |= absurd.is_some();
+        absurd
+    }
 }
+
+/// How often a count may pass what a request allows before it is taken for a mistake: servers add prompts of their own, and
+/// some do not count what a model thinks.
+const BEYOND_ALLOWED: u64 = 10;
+/// Input tokens that a server may add whatever it is asked: a system prompt, tools.
+const ADDED_INPUT: u64 = 1 << 15;
+/// The least that a completion may be billed, whatever it was allowed: some servers think outside of the limit, unsaid.
+const LEAST_ALLOWED: u64 = 1 << 10;
+/// Thoughts that are counted as such may pass the limit of a completion by so much: some servers limit the answer alone.
+const MOST_THOUGHTS: u64 = 1 << 17;
 
 /// Why there is no answer, as a class that is kept, counted and shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -69,8 +69,19 @@ const PER_MESSAGE: u64 = 16;
 /// What a request may cost beside its messages: priming of the answer, a system prompt that a chat template brings along.
 const PER_REQUEST: u64 = 64;
 
-/// Parameters that are part of the prompt that is billed.
-pub const PROMPT_PARAMETERS: [&str; 3] = ["tools", "functions", "response_format"];
+/// Parameters that are part of the prompt that is billed, body fields of the providers' own among them.
+pub const PROMPT_PARAMETERS: [&str; 10] = [
+    "tools",
+    "functions",
+    "response_format",
+    "system",
+    "systemInstruction",
+    "system_instruction",
+    "instructions",
+    "suffix",
+    "documents",
+    "prediction",
+];
 
 /// A bound on the input tokens of a request that no byte-level tokenizer exceeds: a token is at least one byte.
 pub fn input_bound(request: &Request) -> u64 {
@@ -166,6 +177,17 @@ mod tests {
         assert_eq!(count("no-such-model", "hello world"), None);
         // One message of one token: the API bills 8 (3 + 3 + role + text); ours is one more, on the safe side.
         assert_eq!(input_count(&chat("gpt-4o", "hello")), Some(9));
+    }
+
+    #[test]
+    fn body_fields_that_are_read_are_bounded() {
+        let bare = input_bound(&chat("gpt-4o", "hello"));
+        for name in ["system", "systemInstruction", "instructions", "suffix", "documents", "prediction"] {
+            let mut request = chat("gpt-4o", "hello");
+            request.params.insert(name.to_owned(), "x".repeat(1000).into());
+            assert!(input_bound(&request) >= bare + 1000, "{name}");
+            assert_eq!(input_count(&request), None, "{name}");
+        }
     }
 
     #[test]

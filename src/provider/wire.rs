@@ -8,6 +8,7 @@ use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::Value;
 
 use crate::provider::{Failure, FailureKind, Message, Request, Response, refusal};
+use crate::space::parameter::beyond_bounds;
 
 /// The verb of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,10 +197,14 @@ pub(super) fn sent<'a>(wire: &dyn Wire, request: &'a Request) -> Result<Vec<(&'a
             continue;
         }
         let place = places.iter().find(|(known, _)| known == name).map(|(_, place)| *place);
+        // Also where nobody looked before: what is sent must not go beyond what is held for it.
+        if let Some(why) = beyond_bounds(name, value) {
+            return Err(nowhere(wire, name, &why));
+        }
         let why = match (name.as_str(), place) {
             (_, Some(Place::Nowhere(why))) => Some(why),
             ("stream" | "stream_options", _) => Some("answers are read whole"),
-            ("n" | "candidateCount", _) => Some("farthing asks for as many completions as it needs"),
+            ("n", _) => Some("farthing asks for as many completions as it needs"),
             ("model" | "messages" | "prompt" | "input" | "contents", _) => {
                 Some("the prompt and the model are set by name")
             }

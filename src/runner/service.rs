@@ -15,7 +15,7 @@ use crate::provider::tokens;
 use crate::provider::{Failure, Input, Message, Request, Response, Sample};
 use crate::runner::routes::Seat;
 use crate::space::configuration::canonical;
-use crate::space::parameter::output_limit;
+use crate::space::parameter::{output_limit, whole};
 use crate::store::{Fingerprint, RequestRecord, Stored};
 
 /// Output tokens that a completion is taken to have at most where nothing says so and no budget needs to know.
@@ -58,12 +58,23 @@ pub(super) struct Learnt {
     under_way: UnderWay,
     /// Other models that replies named, which was said.
     strangers: Mutex<HashSet<String>>,
+    /// It was said that a reply counted tokens that cannot be.
+    doubted: AtomicBool,
+    /// It was said that a bill was above what was held for it.
+    overrun: AtomicBool,
 }
 
 impl Default for Learnt {
     fn default() -> Learnt {
         let (study_growth, bill_growth) = (AtomicU64::new(1000), AtomicU64::new(1000));
-        Learnt { study_growth, bill_growth, under_way: UnderWay::default(), strangers: Mutex::default() }
+        Learnt {
+            study_growth,
+            bill_growth,
+            under_way: UnderWay::default(),
+            strangers: Mutex::default(),
+            doubted: AtomicBool::new(false),
+            overrun: AtomicBool::new(false),
+        }
     }
 }
 
@@ -274,8 +285,8 @@ impl Service {
         self.raw_bound_at(price, request, wanted as usize, tight).scale_up(growth, 1000)
     }
 
-    /// Takes in the reply to a request for so many completions: fills in what it does not say, and compares its bill at this
-    /// price with its bound, so that the bounds of later requests hold. The bill.
+    /// Takes in the reply to a request for so many completions: fills in what it does not say, or says impossibly, and
+    /// compares its bill at this price with its bound, so that the bounds of later requests hold. The bill.
     pub fn take_in(
         &self,
         price: &Price,
@@ -286,6 +297,9 @@ impl Service {
     ) -> Usd {
         if let Some(most) = self.output_limit(request) {
             response.limit_unsaid(most);
+        }
+        if !self.in_process() {
+            self.doubt(request, wanted, endpoint, response);
         }
         if let Some(model) = &response.model {
             self.warn_of_stranger(&request.model, model);
@@ -301,6 +315,29 @@ impl Service {
             grow(&self.learnt.bill_growth, bill, self.raw_bound_at(price, request, wanted as usize, false));
         }
         bill
+    }
+
+    /// Books the bound in place of counts of tokens that cannot be, and says once that there were such.
+    fn doubt(&self, request: &Request, wanted: u32, endpoint: &str, response: &mut Response) {
+        let input = self.input_bound(request, false);
+        let drawn = drawn(request, wanted.into());
+        let Some(what) = response.bound_absurd(input, self.output_limit(request), drawn) else { return };
+        if !self.learnt.doubted.swap(true, Ordering::Relaxed) {
+            let model = &self.model.name;
+            tracing::warn!(
+                "a reply of `{model}` at `{endpoint}` counts {what}, which cannot be: the bound is booked in its place, as an estimate, here and wherever it happens again"
+            );
+        }
+    }
+
+    /// Says once that a bill is above what was held for it: a budget may be passed by that much.
+    pub fn warn_of_bill(&self, bill: Usd, held: Usd) {
+        if bill > held && !self.in_process() && !self.learnt.overrun.swap(true, Ordering::Relaxed) {
+            let model = &self.model.name;
+            tracing::warn!(
+                "`{model}` billed {bill} dollars for a request that {held} were held for; more is held for later ones"
+            );
+        }
     }
 
     /// Says once that a reply names another model than the one that was asked.
@@ -319,14 +356,21 @@ impl Service {
         if wanted == 0 {
             return Usd::ZERO;
         }
-        let exactly = || self.seats[0].backend.input_tokens(request);
-        let counted = (tight && self.vendor).then(|| tokens::input_count(request)).flatten().or_else(exactly);
-        let input = counted.unwrap_or_else(|| tokens::input_bound(request));
-        let drawn = request.params.get("best_of").and_then(Value::as_u64).unwrap_or(0).max(wanted as u64);
-        let output = self.output_limit(request).unwrap_or(UNLIMITED_OUTPUT);
+        let input = self.input_bound(request, tight);
+        let drawn = drawn(request, wanted as u64);
+        // What is foretold of an answer is billed as output where the answer is another.
+        let foretold = request.params.get("prediction").map_or(0, |text| text.to_string().len() as u64);
+        let output = self.output_limit(request).unwrap_or(UNLIMITED_OUTPUT).saturating_add(foretold);
         // A bound on the prompt over the limit of long prompts takes their price.
         let price = price.at(input);
         price.dearest_input().times(input) + price.output.times(output.saturating_mul(drawn))
+    }
+
+    /// Most input tokens of a request: from bytes, or (`tight`) counted by the vendor's tokenizer.
+    fn input_bound(&self, request: &Request, tight: bool) -> u64 {
+        let exactly = || self.seats[0].backend.input_tokens(request);
+        let counted = (tight && self.vendor).then(|| tokens::input_count(request)).flatten().or_else(exactly);
+        counted.unwrap_or_else(|| tokens::input_bound(request))
     }
 
     /// Samples `first..first + n` of what is stored of a request for n, as one answer, and its price as if nothing had been
@@ -361,6 +405,12 @@ impl Service {
             );
         }
     }
+}
+
+/// Completions that are drawn, and billed, for so many that come back.
+fn drawn(request: &Request, wanted: u64) -> u64 {
+    let best_of = request.params.get("best_of").and_then(whole).and_then(|best| u64::try_from(best).ok());
+    best_of.unwrap_or(0).max(wanted)
 }
 
 /// What is said where a budget cannot hold, because completions of a model may be of any length.

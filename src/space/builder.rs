@@ -93,13 +93,7 @@ impl SpaceBuilder {
             _ if api_parameter(name).is_some() => Role::Api,
             _ => Role::Variable,
         };
-        let ends = match &values {
-            Values::Constant(value) => vec![value.clone()],
-            Values::Choices(choices) => choices.clone(),
-            Values::Float { low, high, .. } => vec![Value::from(*low), Value::from(*high)],
-            Values::Int { low, high, .. } => vec![Value::from(*low), Value::from(*high)],
-        };
-        let wrong = api_parameter(name).and_then(|api| ends.iter().find_map(|value| api.check(value).err()));
+        let wrong = api_parameter(name).and_then(|api| values.ends().iter().find_map(|value| api.check(value).err()));
         if let Some(problem) = wrong {
             self.note(Error::usage(problem));
         }

@@ -15,7 +15,7 @@ use crate::diagnostic::{Error, Result, Source, nearest, suggestion};
 use crate::prompt::Prompt;
 use crate::prompt::choice::PromptTable;
 use crate::space::constraint::Constraint;
-use crate::space::parameter::{Condition, Parameter, Role, Values, api_parameter, same};
+use crate::space::parameter::{Condition, Parameter, Role, Values, api_parameter, beyond_bounds, same};
 use crate::space::{Space, Spans};
 
 /// The top of a `space.toml`: everything but the parameters, the constraints and the baseline.
@@ -198,6 +198,11 @@ impl Reader<'_> {
                 default.span(),
                 "not among the values",
             ));
+        }
+        if role == Role::Body
+            && let Some(problem) = values.ends().iter().find_map(|value| beyond_bounds(&name, value))
+        {
+            return Err(self.error(problem, span, "this parameter"));
         }
         let when = self.conditions(&spec)?;
         Ok(Parameter { name, role, values, default: spec.default.map(Spanned::into_inner), when })
@@ -442,13 +447,7 @@ impl Reader<'_> {
         values: &Values,
         span: &Range<usize>,
     ) -> Result<()> {
-        let ends = match values {
-            Values::Constant(value) => vec![value.clone()],
-            Values::Choices(choices) => choices.clone(),
-            Values::Float { low, high, .. } => vec![Value::from(*low), Value::from(*high)],
-            Values::Int { low, high, .. } => vec![Value::from(*low), Value::from(*high)],
-        };
-        match ends.iter().find_map(|value| api.check(value).err()) {
+        match values.ends().iter().find_map(|value| api.check(value).err()) {
             Some(problem) => Err(self
                 .error(problem, span.clone(), "this parameter")
                 .help("a variable of your own needs another name")),

@@ -267,9 +267,11 @@ impl Space {
         let Some(parameter) = self.parameter(name) else {
             return Err(file::unknown_parameter(name, self.names()));
         };
-        if let Some(problem) =
-            api_parameter(name).filter(|_| parameter.role != Role::Body).and_then(|api| api.check(value).err())
-        {
+        let problem = match parameter.role {
+            Role::Body => parameter::beyond_bounds(name, value),
+            _ => api_parameter(name).and_then(|api| api.check(value).err()),
+        };
+        if let Some(problem) = problem {
             return Err(Error::usage(problem));
         }
         let kind_fits = match &parameter.values {

@@ -123,6 +123,16 @@ impl Values {
         }
     }
 
+    /// Values that are good for an API where all are: every choice, or the ends of a range.
+    pub(crate) fn ends(&self) -> Vec<Value> {
+        match self {
+            Values::Constant(value) => vec![value.clone()],
+            Values::Choices(choices) => choices.clone(),
+            Values::Float { low, high, .. } => vec![Value::from(*low), Value::from(*high)],
+            Values::Int { low, high, .. } => vec![Value::from(*low), Value::from(*high)],
+        }
+    }
+
     /// True where the value is one of these.
     pub fn contains(&self, value: &Value) -> bool {
         match self {
@@ -285,11 +295,52 @@ pub fn completions(value: &Value) -> Result<u32, String> {
 /// Checks the parameters of a request that are known; what is null is not set. The first that is wrong, with its name.
 pub fn check_all<'a>(params: impl IntoIterator<Item = (&'a String, &'a Value)>) -> Result<(), (&'a str, String)> {
     for (name, value) in params.into_iter().filter(|(_, value)| !value.is_null()) {
-        if let Some(Err(problem)) = api_parameter(name).map(|api| api.check(value)) {
+        let problem = api_parameter(name).and_then(|api| api.check(value).err());
+        if let Some(problem) = problem.or_else(|| beyond_bounds(name, value)) {
             return Err((name, problem));
         }
     }
     Ok(())
+}
+
+/// Servers' own names for the most tokens of a completion, small and without underscores: Google takes both spellings.
+const LENGTHS: [&str; 7] = [
+    "numpredict",
+    "npredict",
+    "maxtokens",
+    "maxcompletiontokens",
+    "maxoutputtokens",
+    "maxnewtokens",
+    "maxtokenstosample",
+];
+/// The same for the number of completions.
+const COUNTS: [&str; 4] = ["n", "candidatecount", "numreturnsequences", "bestof"];
+/// The same for objects of a body that hold such fields.
+const HOLDERS: [&str; 6] =
+    ["options", "generationconfig", "parameters", "extrabody", "samplingparams", "samplingparameters"];
+
+/// Why a field of a body cannot be sent: it, or one within it, says how long completions are or how many under a name that
+/// is not read where money is held for a request, and would take the place of the parameter that is.
+pub fn beyond_bounds(name: &str, value: &Value) -> Option<String> {
+    fn find(name: &str, value: &Value, within: &str) -> Option<(String, &'static str)> {
+        let plain = |name: &str| name.replace('_', "").to_ascii_lowercase();
+        let (path, plain) = (format!("{within}{name}"), plain(name));
+        // At the top these are the parameters themselves.
+        let own = within.is_empty() && (api_parameter(name).is_some() || name == "n");
+        match value {
+            Value::Null => None,
+            _ if own => None,
+            _ if LENGTHS.contains(&plain.as_str()) => Some((path, "max_tokens")),
+            _ if COUNTS.contains(&plain.as_str()) => Some((path, "n")),
+            Value::Object(fields) if HOLDERS.contains(&plain.as_str()) => {
+                fields.iter().find_map(|(name, value)| find(name, value, &format!("{path}.")))
+            }
+            _ => None,
+        }
+    }
+    let (path, parameter) = find(name, value, "")?;
+    let what = if parameter == "n" { "how many completions come" } else { "how long a completion is" };
+    Some(format!("`{path}` would say {what} where no budget reads it: set `{parameter}`"))
 }
 
 impl ApiParameter {
@@ -391,6 +442,41 @@ mod tests {
             (json!({"temperature": 1}), None),
         ] {
             assert_eq!(output_limit(|name| params.get(name)), limit, "{params}");
+        }
+    }
+
+    /// Each of these was sent beside, or over, the `max_tokens` and `n` that money was held for.
+    #[test]
+    fn what_a_budget_would_not_see_is_refused() {
+        for (name, value, path, set) in [
+            ("generationConfig", json!({"candidateCount": 4}), "generationConfig.candidateCount", "n"),
+            ("generation_config", json!({"max_output_tokens": 9}), "generation_config.max_output_tokens", "max_tokens"),
+            ("options", json!({"top_k": 3, "num_predict": 20000}), "options.num_predict", "max_tokens"),
+            ("extra_body", json!({"options": {"num_predict": -1}}), "extra_body.options.num_predict", "max_tokens"),
+            ("parameters", json!({"best_of": 3}), "parameters.best_of", "n"),
+            ("sampling_params", json!({"n": 3}), "sampling_params.n", "n"),
+            ("candidate_count", json!(4), "candidate_count", "n"),
+            ("num_predict", json!(4), "num_predict", "max_tokens"),
+            ("maxOutputTokens", json!(4), "maxOutputTokens", "max_tokens"),
+            ("max_tokens_to_sample", json!(4), "max_tokens_to_sample", "max_tokens"),
+        ] {
+            let why = beyond_bounds(name, &value).unwrap();
+            assert!(why.contains(&format!("`{path}`")) && why.ends_with(&format!(": set `{set}`")), "{name}: {why}");
+            assert_eq!(check_all([(&name.to_owned(), &value)]).unwrap_err(), (name, why));
+        }
+        for (name, value) in [
+            ("max_tokens", json!(9)),
+            ("max_completion_tokens", json!(9)),
+            ("best_of", json!(2)),
+            ("n", json!(2)),
+            ("num_predict", Value::Null),
+            ("draft_num_predict", json!(4)),
+            ("thinking", json!({"type": "enabled", "budget_tokens": 1024})),
+            ("options", json!({"num_ctx": 4096, "seed": 1})),
+            ("tools", json!([{"function": {"parameters": {"properties": {"n": {}, "max_tokens": {}}}}}])),
+            ("metadata", json!({"n": 1})),
+        ] {
+            assert_eq!(beyond_bounds(name, &value), None, "{name}");
         }
     }
 

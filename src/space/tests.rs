@@ -70,6 +70,23 @@ fn inactive_parameters_make_points_one_configuration() {
 }
 
 #[test]
+fn a_body_field_does_not_go_beyond_the_bound() {
+    let with = |line: &str| read(&GOOD.replace("[[constraints]]", &format!("{line}\n[[constraints]]")));
+    for (line, set) in [
+        ("[params.generationConfig]\nvalue = { candidateCount = 4 }\nbody = true", "set `n`"),
+        ("[params.options]\nchoices = [{ top_k = 1 }, { num_predict = 20000 }]\nbody = true", "set `max_tokens`"),
+        ("[params.num_predict]\ntype = \"int\"\nlow = 1\nhigh = 20000\nbody = true", "set `max_tokens`"),
+    ] {
+        let error = with(line).unwrap_err();
+        assert_eq!(error.fault().exit_code(), 2);
+        assert!(error.message().ends_with(set) && error.location().unwrap().starts_with("space.toml:34"), "{error:?}");
+    }
+    let space = with("[params.options]\nvalue = { top_k = 1 }\nbody = true").unwrap();
+    assert!(space.check_setting("options", &json!({"num_predict": 9})).is_err());
+    assert!(space.check_setting("options", &json!({"top_k": 9})).is_ok());
+}
+
+#[test]
 fn the_baseline_takes_defaults_and_may_lie_outside_the_range() {
     let space = read(GOOD).unwrap();
     let baseline = space.baseline.unwrap();

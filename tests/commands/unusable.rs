@@ -42,7 +42,10 @@ fn all_missing_is_exit_5_and_no_score() {
     let faults = Arc::new(|_: &Call| Some(Fault::context_too_long()));
     let server = server(Options { faults, ..Options::default() });
     let home = Home::over_http(6, &server.url(), "");
-    let done = home.run("evaluate task --json --quiet", &[]).ended(5).json();
+    let done = home.run("evaluate task --json --quiet", &[]).ended(5);
+    assert!(done.stderr.starts_with("No instance has a result; of the first: context too long: "), "{}", done.stderr);
+    assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);
+    let done = done.json();
     assert_eq!(done["metrics"]["accuracy"], json!({"mean": null, "ci95": null}));
     assert_eq!((&done["instances"], &done["missing"]), (&json!(0), &json!(6)));
     assert_eq!(done["production_cost_usd_per_instance"], Value::Null);

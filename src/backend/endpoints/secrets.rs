@@ -1,23 +1,27 @@
 //! Keys, the headers and addresses that could hold one, and that no error shows them.
 
 use std::ops::Range;
+use std::path::Path;
 
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::ProviderKind;
 use super::file::{twice, wrong};
 use super::tables::OneOrMore;
+use super::{Endpoint, ProviderKind};
 use crate::declaration;
 use crate::diagnostic::{Error, Result, Source};
 
 /// The text as errors may show it, for they show whole lines: without what may be a key or a password.
 pub(super) fn veiled(source: &Source, document: &declaration::Table<'_>) -> Source {
-    fn find(name: &str, value: &Spanned<DeValue<'_>>, found: &mut Vec<Range<usize>>) {
+    fn find(secret: fn(&str) -> bool, name: &str, value: &Spanned<DeValue<'_>>, found: &mut Vec<Range<usize>>) {
         match value.get_ref() {
             _ if secret(name) => found.push(value.span()),
-            DeValue::Table(table) => table.iter().for_each(|(name, value)| find(name.get_ref(), value, found)),
-            DeValue::Array(items) => items.iter().for_each(|item| find(name, item, found)),
+            DeValue::Table(table) => {
+                table.iter().for_each(|(name, value)| find(secret_header, name.get_ref(), value, found));
+            }
+            DeValue::Array(items) => items.iter().for_each(|item| find(secret, name, item, found)),
+            DeValue::String(text) if secret_value(text) => found.push(value.span()),
             // An address may be so wrong that it cannot be told what is its password.
             DeValue::String(text) if text.contains(NO_ADDRESS) && (name == "base_url" || text.contains("://")) => {
                 found.push(value.span());
@@ -29,7 +33,7 @@ pub(super) fn veiled(source: &Source, document: &declaration::Table<'_>) -> Sour
     let endpoints = document.get_ref().get("endpoints").and_then(|endpoints| endpoints.get_ref().as_table());
     for table in endpoints.into_iter().flat_map(|endpoints| endpoints.values()) {
         let entries = table.get_ref().as_table().into_iter().flatten();
-        entries.for_each(|(name, value)| find(name.get_ref(), value, &mut found));
+        entries.for_each(|(name, value)| find(secret, name.get_ref(), value, &mut found));
     }
     let text = source.text();
     let hidden = |(at, c): (usize, char)| match c {
@@ -55,7 +59,8 @@ pub(super) fn hushed(source: &Source) -> Source {
     let lines = source.text().split_inclusive('\n').map(|line| {
         let named = |at: &usize| {
             let name = line[..*at].trim_end().rsplit([' ', '\t', '{', ',']).next().unwrap_or_default();
-            secret(name.trim_matches(['"', '\''])) || name.contains("api_key")
+            let value = line[at + 1..].trim_start().trim_start_matches(['"', '\'']);
+            secret(name.trim_matches(['"', '\''])) || name.contains("api_key") || secret_value(value)
         };
         let mut signs = line.match_indices('=').map(|(at, _)| at);
         let from = match line.split_once('=') {
@@ -75,9 +80,44 @@ const NO_ADDRESS: [char; 3] = ['@', '?', '#'];
 /// A name of something that holds a key.
 fn secret(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
-    ["authorization", "cookie", "key", "apikey", "token", "secret", "password"]
-        .iter()
-        .any(|word| lower == *word || lower.ends_with(&format!("-{word}")) || lower.ends_with(&format!("_{word}")))
+    let ends = |word: &str| lower.ends_with(&format!("-{word}")) || lower.ends_with(&format!("_{word}"));
+    // `auth` itself is a setting that says how the key is sent.
+    ends("auth") || SECRETS.iter().any(|word| lower == *word || ends(word))
+}
+
+/// Words that are, or end, the name of something that holds a key.
+const SECRETS: [&str; 10] =
+    ["authorization", "bearer", "cookie", "key", "apikey", "token", "secret", "password", "credential", "credentials"];
+
+/// A name of a header that holds a key.
+fn secret_header(name: &str) -> bool {
+    secret(name) || name.eq_ignore_ascii_case("auth")
+}
+
+/// A value that is a key by its form, whatever its name: a scheme of authorization, or OpenAI's prefix, which many took over.
+fn secret_value(value: &str) -> bool {
+    let begins = |word: &str| value.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+    begins("Bearer ") || begins("Basic ") || begins("sk-")
+}
+
+impl Endpoint {
+    /// The file of the key, for messages. The name of one that is not there may be the key itself, written into the wrong
+    /// place: it is left out unless it looks like a file's.
+    pub(crate) fn shown_key_file(&self) -> String {
+        let path = self.api_key_file.as_deref().unwrap_or(Path::new(""));
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let looks_secret = path.components().any(|part| secret_value(&part.as_os_str().to_string_lossy()));
+        match path.exists() || (name.contains('.') && !looks_secret) {
+            true => format!("the key file {}", path.display()),
+            false if looks_secret => {
+                "the key file that api_key_file names (not shown, for it looks like a key)".to_owned()
+            }
+            false => {
+                format!("the key file that api_key_file names in {} (not shown, for it may be a key)", folder.display())
+            }
+        }
+    }
 }
 
 /// What to do instead of writing a key into a file.
@@ -93,7 +133,11 @@ pub(super) fn no_keys(source: &Source, document: &declaration::Table<'_>) -> Res
     let endpoints = document.get_ref().get("endpoints").and_then(|endpoints| endpoints.get_ref().as_table());
     for table in endpoints.into_iter().flat_map(|endpoints| endpoints.values()) {
         let mut entries = table.get_ref().as_table().into_iter().flatten();
-        if let Some((name, value)) = entries.find(|(name, _)| secret(name.get_ref())) {
+        // What api_key_env says is looked at for itself.
+        let key = |name: &str, value: &DeValue<'_>| {
+            secret(name) || (name != "api_key_env" && value.as_str().is_some_and(secret_value))
+        };
+        if let Some((name, value)) = entries.find(|(name, value)| key(name.get_ref(), value.get_ref())) {
             let message = format!("`{}` would hold a key in a file, which is copied and committed", name.get_ref());
             return Err(wrong(source, message, value.span(), "take this out").help(KEYS));
         }
@@ -118,7 +162,7 @@ const OWN_HEADERS: [&str; 11] = [
 
 /// A header must be one, and no key: a file is copied and committed.
 pub(super) fn header(source: &Source, name: &str, value: &Spanned<String>) -> Result<()> {
-    if secret(name) {
+    if secret_header(name) || secret_value(value.get_ref()) {
         let message = format!("the header `{name}` would hold a key in a file");
         return Err(wrong(source, message, value.span(), "here").help(KEYS));
     }

@@ -138,7 +138,7 @@ impl Keys {
         }
         if let Some(path) = &endpoint.api_key_file {
             let problem = |what: String| {
-                Error::endpoint(format!("the key file {} of the endpoint `{}` {what}", path.display(), endpoint.name))
+                Error::endpoint(format!("{} of the endpoint `{}` {what}", endpoint.shown_key_file(), endpoint.name))
                     .help("api_key_file names a file that holds the key and nothing else; paths are relative to the farthing.toml")
             };
             let text = std::fs::read_to_string(path).map_err(|error| problem(format!("cannot be read: {error}")))?;
@@ -542,8 +542,14 @@ mod tests {
         let path = folder.path().join("key");
         let endpoint =
             Endpoint { api_key_envs: vec![], api_key_file: Some(path.clone()), ..Endpoint::at("x", "http://h/v1") };
-        let error = Keys::read(&endpoint, &Openai::default()).unwrap_err().to_string();
-        assert!(error.contains("key` of") || error.contains(&path.display().to_string()), "{error}");
+        let error = |endpoint: &Endpoint| Keys::read(endpoint, &Openai::default()).unwrap_err().to_string();
+        let shown = error(&endpoint);
+        assert!(shown.contains(&folder.path().display().to_string()), "{shown}");
+        // Whoever writes the key itself there does not see it again.
+        for (name, repeated) in [("hunter2hunter2", false), ("sk-proj-1.2", false), ("key.txt", true)] {
+            let wrong = Endpoint { api_key_file: Some(folder.path().join(name)), ..endpoint.clone() };
+            assert_eq!(error(&wrong).contains(name), repeated, "{}", error(&wrong));
+        }
         std::fs::write(&path, "\n").unwrap();
         assert!(Keys::read(&endpoint, &Openai::default()).is_err());
         std::fs::write(&path, "sk-planted\n").unwrap();

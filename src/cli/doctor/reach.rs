@@ -83,7 +83,7 @@ fn keys(endpoint: &Endpoint, needed: bool) -> (bool, Vec<Check>) {
         }
     }
     if let Some(path) = &endpoint.api_key_file {
-        checks.push(key_file(name, path));
+        checks.push(key_file(endpoint, path));
     }
     let usable = |check: &Check| check.status != super::Status::Problem;
     let file = endpoint.api_key_file.is_some() && checks.last().is_some_and(usable);
@@ -107,14 +107,12 @@ fn keys(endpoint: &Endpoint, needed: bool) -> (bool, Vec<Check>) {
     (key || !needs_key(endpoint), checks)
 }
 
-fn key_file(name: &str, path: &Path) -> Check {
+fn key_file(endpoint: &Endpoint, path: &Path) -> Check {
+    let (name, file) = (&endpoint.name, endpoint.shown_key_file());
     match std::fs::read_to_string(path) {
-        Err(error) => Check::problem(
-            "key",
-            &Error::endpoint(format!("`{name}`: the key file {} cannot be read: {error}", path.display())),
-        ),
+        Err(error) => Check::problem("key", &Error::endpoint(format!("`{name}`: {file} cannot be read: {error}"))),
         Ok(text) if text.trim().is_empty() => {
-            Check::problem("key", &Error::endpoint(format!("`{name}`: the key file {} is empty", path.display())))
+            Check::problem("key", &Error::endpoint(format!("`{name}`: {file} is empty")))
         }
         Ok(_) if open_to_others(path) => Check::warning(
             "key",

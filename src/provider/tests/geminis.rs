@@ -33,6 +33,19 @@ fn a_request_is_encoded() {
 }
 
 #[test]
+fn no_setting_goes_beyond_the_bound() {
+    for (config, set) in
+        [(json!({"candidateCount": 4}), "set `n`"), (json!({"max_output_tokens": 4}), "set `max_tokens`")]
+    {
+        for name in ["generationConfig", "generation_config"] {
+            let failure = Gemini.encode(&ask("m", json!({"max_tokens": 9, name: config.clone()})), 1).unwrap_err();
+            assert_eq!(failure.kind, FailureKind::BadRequest);
+            assert!(failure.message.ends_with(set), "{failure}");
+        }
+    }
+}
+
+#[test]
 fn replies_are_read() {
     let usage = json!({"promptTokenCount": 9, "candidatesTokenCount": 3, "thoughtsTokenCount": 40, "toolUsePromptTokenCount": 2});
     let called = json!({"candidates": [{"content": {"parts": [{"text": "hm", "thought": true}, {"functionCall": {"name": "look", "args": {"at": 1}}}]},

@@ -23,6 +23,15 @@ fn a_request_is_encoded() {
 }
 
 #[test]
+fn no_option_goes_beyond_the_bound() {
+    let params = json!({"max_tokens": 9, "options": {"num_predict": 20000}});
+    let failure = Ollama.encode(&ask("m", params), 1).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::BadRequest);
+    assert!(failure.message.contains("`options.num_predict`"), "{failure}");
+    assert!(failure.message.ends_with("set `max_tokens`"), "{failure}");
+}
+
+#[test]
 fn replies_are_read() {
     let called = json!({"model": "m", "message": {"role": "assistant", "content": "", "tool_calls": [
         {"function": {"name": "look", "arguments": {"at": 1}}}]}, "done": true, "done_reason": "stop", "prompt_eval_count": 9, "eval_count": 3});

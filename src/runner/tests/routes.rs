@@ -273,3 +273,51 @@ async fn a_model_that_answered_is_not_unknown_for_one_request() {
     let never = Stage::new(vec![always(Does::Fail(FailureKind::UnknownModel))]);
     assert_eq!(never.ask("x", 1).await.unwrap_err().kind, FailureKind::UnknownModel);
 }
+
+/// A server that counts nonsense spends no budget: the bound is booked for it.
+#[tokio::test]
+async fn counts_that_cannot_be_are_booked_at_the_bound() {
+    let stage = Stage::new(vec![always(Does::Answer)]);
+    let service = stage.service();
+    let ask = request("x", 2);
+    // (input tokens, output tokens of each of two, thoughts among them), and what is booked for them.
+    for (said, booked) in [
+        ((10, 5, 0), Some((10, 10))),
+        ((30_000, 10_000, 0), None),
+        // Thoughts that were counted apart and that max_tokens did not hold back.
+        ((10, 60_000, 110_000), None),
+        ((10, 99_999_999, 0), Some((10, 40))),
+        ((10, 45_000_000, 90_000_000), Some((10, 40))),
+        ((90_000_000, 5, 0), Some((85, 10))),
+        ((90_000_000, 99_999_999, 0), Some((85, 40))),
+    ] {
+        let (prompt_tokens, each, reasoning_tokens) = said;
+        let samples = vec![Sample::new("a", FinishReason::STOP, each); 2];
+        let mut response = Response { samples, prompt_tokens, reasoning_tokens, ..Response::default() };
+        let bill = service.take_in(&service.price, &ask, 2, "a", &mut response);
+        let (input, output) = booked.unwrap_or((prompt_tokens, each * 2));
+        assert_eq!((response.prompt_tokens, response.completion_tokens()), (input, output), "{said:?}");
+        assert_eq!(response.estimated, (input, output) != (prompt_tokens, each * 2), "{said:?}");
+        assert_eq!(bill, Usd::from_pico(1_000_000).times(input + output), "{said:?}");
+    }
+    // An answer as long as its count was written, whatever was asked for.
+    let samples = vec![Sample::new("a".repeat(90_000), FinishReason::STOP, 80_000)];
+    let mut response = Response { samples, prompt_tokens: 10, ..Response::default() };
+    service.take_in(&service.price, &request("x", 1), 1, "a", &mut response);
+    assert_eq!((response.completion_tokens(), response.estimated), (80_000, false));
+}
+
+#[tokio::test]
+async fn best_of_is_drawn_and_billed_however_it_is_written() {
+    let stage = Stage::new(vec![always(Does::Answer)]);
+    let mut ask = request("x", 2);
+    for best_of in [json!(5), json!(5.0)] {
+        ask.params.insert("best_of".into(), best_of);
+        let worst = stage.service().bound(&ask, 0, false);
+        assert_eq!(worst, Usd::from_pico(1_000_000).times(85 + 5 * 20));
+    }
+    // As is what was predicted in vain: read (twice its bytes, like all JSON) and written.
+    let mut ask = request("x", 1);
+    ask.params.insert("prediction".into(), json!("12345678"));
+    assert_eq!(stage.service().bound(&ask, 0, false), Usd::from_pico(1_000_000).times(85 + 2 * 10 + 20 + 10));
+}
