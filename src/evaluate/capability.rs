@@ -28,7 +28,10 @@ pub fn of(endpoints: &Endpoints, model: &str) -> Capabilities {
     match endpoints.list.get(found.endpoints[0]) {
         _ if !found.checked => Capabilities::ANY,
         Some(endpoint) if !matches!(endpoint.provider, ProviderKind::Replay | ProviderKind::Mock) => {
-            Capabilities::of(endpoint.provider.word(), &found.id).writing(endpoint.provider.longest(&found))
+            let all = found.endpoints.iter().filter_map(|at| endpoints.list.get(*at)).collect::<Vec<_>>();
+            let unsent = |name: &str| all.iter().all(|endpoint| endpoint.drop_params.iter().any(|drop| drop == name));
+            let takes = Capabilities::of(endpoint.provider.word(), &found.id);
+            takes.writing(endpoint.provider.longest(&found)).without(unsent)
         }
         _ => Capabilities::ANY,
     }
@@ -375,6 +378,9 @@ choices = [[], ["a"], ["b"], ["c"], ["a", "b", "c", "d", "e"]]
         assert!(limit("max_output_tokens = 899").unwrap_err().message().contains("above 899"));
         assert!(limit("max_output_tokens = 900").is_ok());
         assert!(limit("max_output_tokens = 899\ncheck_parameters = false").is_ok());
+        let dropping = own.replace("[models.m]", "drop_params = [\"max_tokens\"]\n[models.m]");
+        let unsent = read(&format!("{dropping}max_output_tokens = 899\n"));
+        assert!(check("m", &params("max_tokens", 900), |name| of(&unsent, name)).is_ok(), "it is never sent");
         let space =
             space("[params.model]\nvalue = \"gpt-4o\"\n[params.max_tokens]\ntype = \"int\"\nlow = 9\nhigh = 20000\n");
         let error = check_space(&space, |name| of(&standard, name)).unwrap_err();

@@ -118,6 +118,13 @@ impl Capabilities {
         self
     }
 
+    /// The same of an endpoint that is not sent some parameters: of these nothing is refused.
+    #[must_use]
+    pub fn without(mut self, unsent: impl Fn(&str) -> bool) -> Capabilities {
+        self.rules.retain(|rule| !unsent(rule.parameter));
+        self
+    }
+
     /// Several completions can be asked for in one request.
     pub fn several(&self) -> bool {
         self.most_completions != Some(1)

@@ -156,10 +156,11 @@ impl Service {
         self.bulk_price.get().unwrap_or(&self.price)
     }
 
-    /// The fingerprint of a request to it.
+    /// The fingerprint of a request to it. What no endpoint of it is sent changes no answer.
     pub fn fingerprint(&self, request: &Request) -> Fingerprint {
         let model = if self.by_family { crate::models::family(&request.model) } else { &request.model };
-        hashed(self.source(), model, request)
+        let unsent = |name: &str| self.seats.iter().all(|seat| seat.drops.iter().any(|dropped| dropped == name));
+        hashed(self.source(), model, request, unsent)
     }
 
     /// What a request is kept as, written without a detour over values.
@@ -421,10 +422,10 @@ pub(super) fn unbounded(model: &str, help: String) -> Error {
 /// The fingerprint of a request: what is sent and changes what a model may answer (all but n), and who answers. A service
 /// whose snapshots are equivalent has [its own](Service::fingerprint).
 pub fn fingerprint(source: &str, request: &Request) -> Fingerprint {
-    hashed(source, &request.model, request)
+    hashed(source, &request.model, request, |_| false)
 }
 
-fn hashed(source: &str, model: &str, request: &Request) -> Fingerprint {
+fn hashed(source: &str, model: &str, request: &Request, unsent: impl Fn(&str) -> bool) -> Fingerprint {
     let mut hasher = blake3::Hasher::new();
     let mut field = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -444,6 +445,7 @@ fn hashed(source: &str, model: &str, request: &Request) -> Fingerprint {
     for (name, value) in &request.params {
         let value = match (name.as_str(), canonical(value)) {
             (_, Value::Null) => continue,
+            (name, _) if unsent(name) => continue,
             ("stop", Value::Array(items)) if items.is_empty() => continue,
             ("stop", Value::String(one)) => json!([one]),
             (_, value) => value,

@@ -321,3 +321,21 @@ async fn best_of_is_drawn_and_billed_however_it_is_written() {
     ask.params.insert("prediction".into(), json!("12345678"));
     assert_eq!(stage.service().bound(&ask, 0, false), Usd::from_pico(1_000_000).times(85 + 2 * 10 + 20 + 10));
 }
+
+#[tokio::test]
+async fn what_no_endpoint_is_sent_makes_no_other_request() {
+    let stage = Stage::new(vec![always(Does::Answer), always(Does::Answer)]);
+    let cold = request("x", 1);
+    let mut warm = cold.clone();
+    warm.params.insert("temperature".into(), json!(1));
+    let same = |drops: [&[&str]; 2]| {
+        let mut endpoints = stage.endpoints.clone();
+        for (endpoint, drops) in endpoints.list.iter_mut().zip(drops) {
+            endpoint.drop_params = drops.iter().map(|name| (*name).to_owned()).collect();
+        }
+        let service = stage.runner.open_under(&endpoints, stage.service().model.clone(), None, true).unwrap();
+        service.fingerprint(&cold) == service.fingerprint(&warm)
+    };
+    assert!(!same([&[], &[]]) && !same([&["temperature"], &[]]), "one of them is sent it");
+    assert!(same([&["temperature"], &["temperature", "seed"]]));
+}
