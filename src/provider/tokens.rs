@@ -129,6 +129,17 @@ pub fn input_count(request: &Request) -> Option<u64> {
     }
 }
 
+/// The tokens of a request's texts alone, by its model's own tokenizer: the least that its input can have. `None` where the
+/// tokenizer is not known.
+pub fn texts(request: &Request) -> Option<u64> {
+    match &request.input {
+        Input::Text(text) => count(&request.model, text),
+        Input::Messages(messages) => {
+            messages.iter().try_fold(0, |sum, message| Some(sum + count(&request.model, &message.content)?))
+        }
+    }
+}
+
 /// Whether a request and `output` tokens of answer fit a context window of `window` tokens: `None` where that cannot be told
 /// without the model's tokenizer. Counts only where the bound from bytes does not settle it.
 pub fn fits_context(request: &Request, output: u64, window: u64) -> Option<bool> {

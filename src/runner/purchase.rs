@@ -120,6 +120,9 @@ impl Buyer<'_> {
         let n = request.n as usize;
         if stored.len() < n {
             self.warn_of_zero();
+            if let Some(failure) = service.beyond_context(request) {
+                return Ok(Err(failure));
+            }
         }
         while stored.len() < n {
             let missing = n - stored.len();

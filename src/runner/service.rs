@@ -12,7 +12,7 @@ use crate::diagnostic::{Error, Result};
 use crate::money::Usd;
 use crate::price::Price;
 use crate::provider::tokens;
-use crate::provider::{Failure, Input, Message, Request, Response, Sample};
+use crate::provider::{Failure, FailureKind, Input, Message, Request, Response, Sample};
 use crate::runner::routes::Seat;
 use crate::space::configuration::canonical;
 use crate::space::parameter::{output_limit, whole};
@@ -229,6 +229,18 @@ impl Service {
         // What one of the endpoints is not sent does not hold it back.
         let said = output_limit(|name| request.params.get(name).filter(|_| !self.drops(name)));
         said.or(self.unsaid).or(self.model.max_output_tokens).or(self.model.context_window)
+    }
+
+    /// A prompt whose texts alone are by an exact count longer than the model's context: it need not be sent to be refused,
+    /// and some servers cut it and say nothing.
+    pub(super) fn beyond_context(&self, request: &Request) -> Option<Failure> {
+        let window = self.model.context_window.filter(|_| self.model.checked && !self.in_process())?;
+        if tokens::input_bound(request) <= window || self.foretell(request).is_some() {
+            return None;
+        }
+        let (count, model) = (tokens::texts(request).filter(|count| *count > window)?, &self.model.name);
+        let words = format!("not sent: the prompt has {count} tokens, and the context of `{model}` holds {window}");
+        Some(Failure::new(FailureKind::ContextTooLong, words))
     }
 
     /// What samples `first..request.n` of a request may cost at most: input at a bound from bytes (or, `tight`, counted

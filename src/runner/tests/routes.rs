@@ -339,3 +339,36 @@ async fn what_no_endpoint_is_sent_makes_no_other_request() {
     assert!(!same([&[], &[]]) && !same([&["temperature"], &[]]), "one of them is sent it");
     assert!(same([&["temperature"], &["temperature", "seed"]]));
 }
+
+#[tokio::test]
+async fn a_prompt_beyond_the_context_is_not_sent() {
+    let stage = Stage::new(vec![always(Does::Answer)]);
+    let ask = |checked: bool, text: &str| {
+        let known = stage.service().model.clone();
+        let model = Model { context_window: Some(40), checked, ..known };
+        let service = stage.runner.open_under(&stage.endpoints, model, None, true).unwrap();
+        let mut request = request(text, 1);
+        request.model = "gpt-4o".into();
+        let print = service.fingerprint(&request);
+        let stage = &stage;
+        async move {
+            let worst = service.worst(&request, 0, false);
+            let Admission::Go(mut hold) = stage.purse.admit(worst, worst) else { panic!("not admitted") };
+            let ask = Ask {
+                service: &service,
+                request: &request,
+                fingerprint: &print,
+                scope: "scope",
+                wish: Wish::default(),
+            };
+            let Answered { outcome, requests } = stage.runner.answer(ask, &mut hold).await.unwrap();
+            (outcome.map(|stored| stored.len()).map_err(|failure| (failure.kind, failure.message)), requests)
+        }
+    };
+    let long = "one two three four five six seven eight ".repeat(6);
+    let words = "not sent: the prompt has 49 tokens, and the context of `m` holds 40";
+    assert_eq!(ask(true, &long).await, (Err((FailureKind::ContextTooLong, words.to_owned())), 0));
+    // 40 words of 6 bytes each: by their bytes they might not fit, but they do.
+    assert_eq!(ask(true, &" house".repeat(40)).await, (Ok(1), 1));
+    assert_eq!(ask(false, &long).await, (Ok(1), 1), "the user says that it takes what is not known of it");
+}
