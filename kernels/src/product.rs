@@ -20,7 +20,9 @@ impl<'a> Matrix<'a> {
     /// # Panics
     /// Where `values` end before the last row does, or rows overlap.
     pub fn new(values: &'a [f32], stride: usize, rows: usize, columns: usize) -> Matrix<'a> {
-        assert!(rows == 0 || (rows - 1) * stride + columns <= values.len(), "a matrix ends before its last row does");
+        let end = rows.saturating_sub(1).checked_mul(stride).and_then(|last| last.checked_add(columns));
+        let whole = rows == 0 || end.is_some_and(|end| end <= values.len());
+        assert!(whole, "a matrix ends before its last row does");
         assert!(columns <= stride, "rows of a matrix overlap");
         Matrix { values, stride, rows, columns }
     }
@@ -37,7 +39,7 @@ impl<'a> Matrix<'a> {
 /// Where the matrices do not fit each other or `out`.
 pub fn product(left: Matrix, right: Matrix, out: &mut [f32], more: bool) {
     assert_eq!(left.columns, right.rows, "matrices that do not fit each other");
-    assert_eq!(out.len(), left.rows * right.columns, "room that does not fit a product");
+    assert_eq!(Some(out.len()), left.rows.checked_mul(right.columns), "room that does not fit a product");
     // SAFETY: gemm reads the cells of both matrices and, where `more`, of `out`, and writes those of `out`, each at
     // row × its stride + column × 1. `Matrix::new` and the assertions hold these within their slices; `out` is borrowed
     // alone, so it overlaps neither matrix.
@@ -89,6 +91,7 @@ mod tests {
         let refused = |made: fn()| assert!(std::panic::catch_unwind(made).is_err());
         refused(|| _ = Matrix::new(&[0.0; 6], 4, 2, 3));
         refused(|| _ = Matrix::new(&[0.0; 6], 2, 2, 3));
+        refused(|| _ = Matrix::new(&[0.0; 6], usize::MAX / 2 + 2, 3, 2));
         refused(|| product(Matrix::new(&[0.0; 4], 2, 2, 2), Matrix::new(&[0.0; 6], 2, 3, 2), &mut [0.0; 4], false));
         refused(|| product(Matrix::new(&[0.0; 4], 2, 2, 2), Matrix::new(&[0.0; 4], 2, 2, 2), &mut [0.0; 3], false));
     }
