@@ -21,7 +21,7 @@ use crate::store::{self, MemoryStore};
 use crate::study::fixed::FixedAgenda;
 use crate::study::pipeline::{Ending, Pipeline, mostly_lost};
 use crate::study::trial::Trial;
-use crate::study::{Readers, Stop, order};
+use crate::study::{Readers, Stop, all_failed, order};
 use crate::task::Split;
 
 /// Arguments of `farthing evaluate`.
@@ -83,7 +83,7 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
     let split = Split::from(arguments.split);
     let capped = arguments.budget.is_some();
     let (plan, runner) = asked.open(MemoryStore::new(), &endpoints, common.asking.concurrency(), capped)?;
-    capability::check_plan(&plan, |model| capability::of(&endpoints, model))?;
+    capability::check_plan(&plan)?;
     let instances = workload.task.split(split);
     if instances.is_empty() {
         return Err(Error::usage(format!("the task `{}` has no instances in that split", workload.task.name)));
@@ -143,7 +143,7 @@ pub fn run(arguments: EvaluateArguments, embedded: &Embedded) -> Result<u8> {
 /// What is said where no instance has a result: the first reason.
 fn nothing_answered(trial: &Trial, ended: &str) -> String {
     match trial.evaluations.iter().find_map(|done| done.result.as_ref().err()) {
-        Some(failure) => format!("No instance has a result; of the first: {}: {failure}", failure.kind),
+        Some(failure) => all_failed(failure),
         None => format!("No instance was reached: {ended}"),
     }
 }

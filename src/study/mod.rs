@@ -27,7 +27,7 @@ use std::sync::Arc;
 pub use builder::StudyBuilder;
 pub use claims::{Against, Candidate, Claims, FrontierPoint};
 pub use control::Stop;
-pub use notes::MADE_UP;
+pub use notes::{MADE_UP, all_failed};
 pub use prepare::Prepared;
 pub(crate) use prepare::{check_batches, open_for};
 pub use ranking::{Ranked, Standing};

@@ -5,6 +5,7 @@ use crate::evaluate::Workload;
 use crate::metric;
 use crate::money::Usd;
 use crate::prompt::{Context, Fields, Template};
+use crate::provider::Failure;
 use crate::space::parameter::output_limit;
 use crate::store::Store;
 use crate::study::pipeline::Ending;
@@ -122,6 +123,11 @@ fn no_range(workload: &Workload, trials: &[Trial], ranking: &[Ranked]) -> Option
     })
 }
 
+/// That no evaluation has a result, by why the first has none.
+pub fn all_failed(first: &Failure) -> String {
+    format!("Every evaluation failed; the first one: {}: {first}", first.kind)
+}
+
 /// Who answered, what the money was spent on, and why it was not.
 fn of_money(course: &Course) -> Vec<String> {
     let Course { trials, ranking, budget, .. } = *course;
@@ -145,7 +151,7 @@ fn of_money(course: &Course) -> Vec<String> {
     let failures = || trials.iter().flat_map(|trial| &trial.evaluations).filter_map(|done| done.result.as_ref().err());
     match (course.first_refusal, failures().next()) {
         (_, Some(first)) if !judged => {
-            notes.push(format!("Every evaluation failed; the first one: {}: {}", first.kind, first.message));
+            notes.push(all_failed(first));
         }
         (Some(refusal), None) if !judged => {
             notes.push(format!("Not one evaluation could be sent; of the first one: {refusal}."));

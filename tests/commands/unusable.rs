@@ -43,7 +43,7 @@ fn all_missing_is_exit_5_and_no_score() {
     let server = server(Options { faults, ..Options::default() });
     let home = Home::over_http(6, &server.url(), "");
     let done = home.run("evaluate task --json --quiet", &[]).ended(5);
-    assert!(done.stderr.starts_with("No instance has a result; of the first: context too long: "), "{}", done.stderr);
+    assert!(done.stderr.starts_with("Every evaluation failed; the first one: context too long: "), "{}", done.stderr);
     assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);
     let done = done.json();
     assert_eq!(done["metrics"]["accuracy"], json!({"mean": null, "ci95": null}));
