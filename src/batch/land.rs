@@ -383,22 +383,19 @@ fn one(link: &Link, service: &Service, price: &Price, line: &BatchLine, result: 
         Ok(request) => request,
         Err(failure) => return failed(failure, Closing::Lost),
     };
+    let (wire, sent) = (link.http.wire(), link.http.sendable(&request));
     match result {
-        dialect::Result::Reply(200, body) => {
-            let sent = link.http.sendable(&request);
-            match link.http.wire().decode(&sent, line.n, &body) {
-                Ok(response) => {
-                    let mut response = link.http.scrub_response(response);
-                    let held = service.bound_at(price, &request, line.n, false);
-                    let bill = service.take_in(price, &request, line.n, &link.endpoint.name, &mut response);
-                    service.warn_of_bill(bill, held);
-                    Outcome::Answered(response, bill)
-                }
-                Err(refusal) => failed(refusal.failure, if refusal.billed { Closing::Lost } else { Closing::Released }),
+        dialect::Result::Reply(200, body) => match wire.decode(&sent, line.n, &body) {
+            Ok(response) => {
+                let mut response = link.http.scrub_response(response);
+                let bill = service.take_in(price, &request, line.n, &link.endpoint.name, &mut response);
+                Outcome::Answered(response, bill)
             }
-        }
+            Err(refusal) => failed(refusal.failure, if refusal.billed { Closing::Lost } else { Closing::Released }),
+        },
         dialect::Result::Reply(status, body) => {
-            failed(link.http.wire().decode_error(status, &body).failure, Closing::Released)
+            let asked = wire.encode(&sent, line.n).map(|call| call.body).unwrap_or_default();
+            failed(wire.decode_error(status, &asked, &body).failure, Closing::Released)
         }
         dialect::Result::Expired => failed(Failure::new(FailureKind::Timeout, EXPIRED), Closing::Released),
         dialect::Result::Cancelled => failed(Failure::new(FailureKind::Interrupted, CANCELLED), Closing::Released),

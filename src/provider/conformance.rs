@@ -273,7 +273,7 @@ impl Subject<'_> {
         if let Ok(response) = self.wire.decode(&request, 2, body) {
             assert!((1..=2).contains(&response.samples.len()));
         }
-        let refusal = self.wire.decode_error(status, body);
+        let refusal = self.wire.decode_error(status, b"", body);
         assert!(refusal.failure.message.chars().count() < 400, "{}", refusal.failure);
         let _ = self.wire.listed(body);
     }
@@ -297,7 +297,7 @@ impl Subject<'_> {
         ] {
             for body in [&b""[..], b"{}", b"<html>", br#"{"error": {"message": "no"}}"#, br#"{"error": "no"}"#, b"\xff"]
             {
-                let failure = self.wire.decode_error(status, body).failure;
+                let failure = self.wire.decode_error(status, b"", body).failure;
                 assert_eq!(failure.kind, kind, "{}: {status} {}", self.wire.name(), String::from_utf8_lossy(body));
                 assert!(failure.message.contains(&status.to_string()), "{failure}");
             }

@@ -17,6 +17,8 @@ struct Told {
     codes: Vec<String>,
     words: String,
     shown: String,
+    /// The call that it answers, in small letters: its own words come back in what some servers say.
+    asked: String,
 }
 
 impl Told {
@@ -26,6 +28,11 @@ impl Told {
 
     fn says(&self, any: &[&str]) -> bool {
         any.iter().any(|phrase| self.words.contains(phrase))
+    }
+
+    /// The same, in words that are not the request's own: for what ends a run.
+    fn says_itself(&self, any: &[&str]) -> bool {
+        any.iter().any(|phrase| self.words.contains(phrase) && !self.asked.contains(phrase))
     }
 
     fn sentences(&self) -> impl Iterator<Item = &str> {
@@ -101,7 +108,7 @@ fn extent(text: &str) -> usize {
 
 /// Reads the error's forms: `{"error": {...}}`, `{"error": "..."}`, `{"detail": ...}`, `{"message": ...}`, a list with one
 /// of them, or any text.
-fn told(body: &[u8]) -> (Told, Value) {
+fn told(asked: &[u8], body: &[u8]) -> (Told, Value) {
     let mut json: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
     if let Some(first) = json.as_array_mut().and_then(|list| list.first_mut()) {
         json = first.take();
@@ -140,7 +147,8 @@ fn told(body: &[u8]) -> (Told, Value) {
     let codes = codes.into_iter().map(|code| code.to_lowercase()).collect();
     // What went wrong stands at the beginning; the rest of a long text is somebody's page or request.
     let words: String = messages.join("\n").chars().take(LONGEST).collect();
-    (Told { codes, words: without_echo(&words).to_lowercase(), shown }, json)
+    let asked = String::from_utf8_lossy(asked).to_lowercase();
+    (Told { codes, words: without_echo(&words).to_lowercase(), shown, asked }, json)
 }
 
 /// The prompt, with what was asked for, does not fit.
@@ -265,14 +273,14 @@ const FORM: &[&str] = &[
 fn class(status: u16, told: &Told) -> FailureKind {
     let google = told.code(&["resource_exhausted"]);
     let quota = told.code(&["insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error"])
-        || told.says(&[
+        || told.says_itself(&[
             "credit balance is too low",
             "insufficient balance",
             "insufficient credits",
             "requests per day (rpd)",
         ])
         // Google says this of every limit.
-        || (!google && told.says(&["exceeded your current quota"]))
+        || (!google && told.says_itself(&["exceeded your current quota"]))
         || (google && told.says(&["perday", "per day"]));
     let no_model = told.code(&["model_not_found", "deploymentnotfound", "unknown_model"]) || told.says_no_model();
     match status {
@@ -287,7 +295,9 @@ fn class(status: u16, told: &Told) -> FailureKind {
         // The mock endpoint's, where it plays a cassette.
         422 if told.code(&["not_recorded"]) => FailureKind::NotRecorded,
         400 if no_model => FailureKind::UnknownModel,
-        400 if told.says(&["api key not valid", "invalid api key", "incorrect api key"]) => FailureKind::Authentication,
+        400 if told.says_itself(&["api key not valid", "invalid api key", "incorrect api key"]) => {
+            FailureKind::Authentication
+        }
         // 498: Groq's "capacity exceeded".
         429 | 498 => FailureKind::RateLimit,
         // 499: a gateway's word for a client that went away, which this one did not.
@@ -296,9 +306,9 @@ fn class(status: u16, told: &Told) -> FailureKind {
     }
 }
 
-/// Reads a reply with a status other than 200: its class, in the endpoint's own words.
-pub fn read(status: u16, body: &[u8]) -> Refusal {
-    let (mut told, json) = told(body);
+/// Reads a reply with a status other than 200 to a call with a body: its class, in the endpoint's own words.
+pub fn read(status: u16, asked: &[u8], body: &[u8]) -> Refusal {
+    let (mut told, json) = told(asked, body);
     // Google's limits by the day stand in the details, with words that serve every limit.
     if told.code(&["resource_exhausted"]) && json.to_string().to_lowercase().contains("perday") {
         told.words.push_str("\nperday");
@@ -323,7 +333,7 @@ pub fn read(status: u16, body: &[u8]) -> Refusal {
 /// An error inside a reply with status 200, as some proxies send it: its own code is the status that counts.
 pub(super) fn within(error: &Value, body: &[u8]) -> Refusal {
     let status = status_within(error);
-    let refusal = read(status.unwrap_or(500), body);
+    let refusal = read(status.unwrap_or(500), b"", body);
     let (_, words) = refusal.failure.message.split_once(": ").unwrap_or(("", &refusal.failure.message));
     let failure = Failure::new(refusal.failure.kind, format!("an error in place of an answer: {words}"));
     // Of one that has no name nobody knows what was done before it.
@@ -453,7 +463,7 @@ mod tests {
 
     #[test]
     fn a_text_may_say_how_long_to_wait() {
-        let wait = |status: u16, body: Value| read(status, body.to_string().as_bytes()).wait;
+        let wait = |status: u16, body: Value| read(status, b"", body.to_string().as_bytes()).wait;
         let message = |text: &str| json!({"error": {"message": text}});
         assert_eq!(wait(429, message("Rate limit reached. Please try again in 6m0s.")), Some(Duration::from_secs(360)));
         assert_eq!(wait(429, message("try again in 20ms")), Some(Duration::from_millis(20)));
@@ -522,8 +532,16 @@ mod tests {
                 false => json!({"object": "error", "type": "BadRequestError", "code": 400, "message": format!(
                     "[{{'type': 'value_error', 'msg': 'Value error, bad', 'input': {{'model': 'm', 'content': '{text}'}}}}]")}),
             };
-            read(400, body.to_string().as_bytes()).failure.kind
+            read(400, b"", body.to_string().as_bytes()).failure.kind
         };
+        // Words that come back in no form that is known, but stand in the request; a refusal's own still count.
+        for (asked, wanted) in [
+            ("{\"content\":\"Why? It says Invalid API key.\"}", FailureKind::BadRequest),
+            ("{\"content\":\"Why?\"}", FailureKind::Authentication),
+        ] {
+            let body = json!({"error": {"message": "cannot parse: Why? It says invalid api key."}}).to_string();
+            assert_eq!(read(400, asked.as_bytes(), body.as_bytes()).failure.kind, wanted, "{asked}");
+        }
         for text in [
             "Why is the model not found",
             "the prompt is too long",
@@ -556,17 +574,17 @@ mod tests {
             ("the prompt exceeds the context window of 4096", ContextTooLong),
             ("Your request violates our content policy", ContentFilter),
         ] {
-            let failure = read(400, json!({"error": {"message": message}}).to_string().as_bytes()).failure;
+            let failure = read(400, b"", json!({"error": {"message": message}}).to_string().as_bytes()).failure;
             assert_eq!(failure.kind, wanted, "{message}");
         }
         let coded = json!({"error": {"code": "unsupported_value", "message": "prompt is too long"}});
-        assert_eq!(read(400, coded.to_string().as_bytes()).failure.kind, BadRequest, "its code says what it is");
+        assert_eq!(read(400, b"", coded.to_string().as_bytes()).failure.kind, BadRequest, "its code says what it is");
     }
 
     proptest::proptest! {
         #[test]
         fn any_text_has_a_class(status: u16, body: Vec<u8>, text in "\\PC{0,60}") {
-            let _ = (read(status, &body), read(status, text.as_bytes()), duration(&text), said_wait(&text));
+            let _ = (read(status, b"", &body), read(status, &body, text.as_bytes()), duration(&text), said_wait(&text));
             let _ = (without_echo(&text), within(&json!(text), text.as_bytes()));
         }
     }

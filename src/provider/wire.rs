@@ -114,9 +114,9 @@ pub trait Wire: fmt::Debug + Send + Sync {
     /// as an answer says for itself whether it is.
     fn decode(&self, request: &Request, n: u32, body: &[u8]) -> Result<Response, Refusal>;
 
-    /// Reads a reply with another status.
-    fn decode_error(&self, status: u16, body: &[u8]) -> Refusal {
-        refusal::read(status, body)
+    /// Reads a reply with another status to a call with this body: what the call itself says tells nothing of what went wrong.
+    fn decode_error(&self, status: u16, asked: &[u8], body: &[u8]) -> Refusal {
+        refusal::read(status, asked, body)
     }
 
     /// Several completions of this request come in one call.

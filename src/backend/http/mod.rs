@@ -131,7 +131,7 @@ impl Http {
             }
             // Bytes in memory are shared, not copied.
             *request.body_mut() = body.clone().map(Body::from);
-            let error = match self.send(request, &read).await {
+            let error = match self.send(request, body.as_deref().unwrap_or_default(), &read).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -168,11 +168,12 @@ impl Http {
     async fn send<T>(
         &self,
         request: reqwest::Request,
+        asked: &[u8],
         read: &(impl Fn(&[u8]) -> Result<T, Refusal> + Sync),
     ) -> Result<T, CallError> {
         let mut reply = self.client.execute(request).await.map_err(|error| self.broken(&error))?;
         if !reply.status().is_success() {
-            return Err(self.refusal(reply).await);
+            return Err(self.refusal(reply, asked).await);
         }
         self.readable(reply.headers())?;
         let headers = std::mem::take(reply.headers_mut());
@@ -193,7 +194,7 @@ impl Http {
     }
 
     /// What a reply with another status than 200 and its like says.
-    async fn refusal(&self, reply: Reply) -> CallError {
+    async fn refusal(&self, reply: Reply, asked: &[u8]) -> CallError {
         let (status, headers) = (reply.status(), reply.headers().clone());
         if status.is_redirection() {
             return self.failed(FailureKind::BadRequest, self.elsewhere(&reply), false);
@@ -203,7 +204,7 @@ impl Http {
             Some(words) => Bytes::from(words),
             None => self.body(reply).await.unwrap_or_default(),
         };
-        self.refused(self.wire.decode_error(status.as_u16(), &self.keys.scrub_bytes(&bytes, false)), &headers)
+        self.refused(self.wire.decode_error(status.as_u16(), asked, &self.keys.scrub_bytes(&bytes, false)), &headers)
     }
 
     /// A refusal, with what its reply's headers say of it.

@@ -98,7 +98,7 @@ impl Http {
             self.readable(reply.headers()).map_err(RawError::without_reply)?;
             return Ok(reply);
         }
-        let mut error = self.refusal(reply).await;
+        let mut error = self.refusal(reply, b"").await;
         // It may have made a batch all the same.
         error.may_be_billed = status.as_u16() >= 500;
         Err(RawError { status: Some(status.as_u16()), error })

@@ -25,9 +25,9 @@ fn a_filter_is_told_from_a_bad_request() {
     let filtered = json!({"error": {"message": "The response was filtered due to the prompt triggering Azure OpenAI's content management policy.",
         "type": null, "param": "prompt", "code": "content_filter", "status": 400, "innererror": {
         "code": "ResponsibleAIPolicyViolation", "content_filter_result": {"violence": {"filtered": true, "severity": "high"}}}}});
-    assert_eq!(wire.decode_error(400, filtered.to_string().as_bytes()).failure.kind, FailureKind::ContentFilter);
+    assert_eq!(wire.decode_error(400, b"", filtered.to_string().as_bytes()).failure.kind, FailureKind::ContentFilter);
     let missing = json!({"error": {"code": "DeploymentNotFound", "message": "The API deployment for this resource does not exist."}});
-    assert_eq!(wire.decode_error(404, missing.to_string().as_bytes()).failure.kind, FailureKind::UnknownModel);
+    assert_eq!(wire.decode_error(404, b"", missing.to_string().as_bytes()).failure.kind, FailureKind::UnknownModel);
     let cut = json!({"choices": [{"finish_reason": "content_filter", "index": 0, "message": {"role": "assistant"},
         "content_filter_results": {"hate": {"filtered": true, "severity": "high"}}}],
         "prompt_filter_results": [{"prompt_index": 0}], "usage": {"prompt_tokens": 9, "total_tokens": 9, "completion_tokens": 0}});

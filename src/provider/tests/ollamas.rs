@@ -46,7 +46,7 @@ fn replies_are_read() {
     assert_eq!(kind(json!({"message": {"content": ""}, "done": true, "done_reason": "load"})), FailureKind::Server);
     assert_eq!(kind(json!({"message": {"content": "a"}, "done": false})), FailureKind::MalformedReply);
     assert_eq!(kind(json!({"error": "model runner has unexpectedly stopped"})), FailureKind::Server);
-    let missing = Ollama.decode_error(404, br#"{"error": "model \"m\" not found, try pulling it first"}"#).failure;
+    let missing = Ollama.decode_error(404, b"", br#"{"error": "model \"m\" not found, try pulling it first"}"#).failure;
     assert_eq!(missing.kind, FailureKind::UnknownModel);
     assert!(missing.message.contains("try pulling it"), "{missing}");
     assert_eq!(Ollama.listed(br#"{"models": [{"name": "llama3.2:latest"}]}"#).unwrap(), ["llama3.2:latest"]);

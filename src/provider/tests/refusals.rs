@@ -197,7 +197,7 @@ fn errors_are_classed() {
             Server,
         ),
     ] {
-        let failure = refusal::read(status, body.to_string().as_bytes()).failure;
+        let failure = refusal::read(status, b"", body.to_string().as_bytes()).failure;
         assert_eq!(failure.kind, wanted, "{status} {body}: {failure}");
     }
     for (status, wanted) in [
@@ -212,12 +212,13 @@ fn errors_are_classed() {
         (524, (false, false, true)),
         (529, (true, true, false)),
     ] {
-        let refusal = refusal::read(status, b"");
+        let refusal = refusal::read(status, b"", b"");
         assert_eq!((refusal.too_much, refusal.limited, refusal.billed), wanted, "{status}");
     }
-    assert_eq!(refusal::read(500, b"").failure.message, "HTTP 500: (empty reply)");
+    assert_eq!(refusal::read(500, b"", b"").failure.message, "HTTP 500: (empty reply)");
     let hint = refusal::read(
         404,
+        b"",
         br#"{"error": {"message": "This model is only supported in v1/responses and not in v1/chat/completions."}}"#,
     );
     assert!(hint.failure.message.contains("kind = \"responses\""), "{}", hint.failure);

@@ -298,7 +298,7 @@ fn serves_cassettes_and_functions() {
         assert!(few.0 == 422 && few.1.to_string().contains("holds 3 samples of this request, and 4 are"), "{few:?}");
         let other = ask(&server, &body(1, 6)).await.1;
         assert_eq!(other["error"]["code"], "not_recorded");
-        let read = crate::provider::refusal::read(422, other.to_string().as_bytes()).failure;
+        let read = crate::provider::refusal::read(422, b"", other.to_string().as_bytes()).failure;
         assert_eq!(read.kind, crate::provider::FailureKind::NotRecorded, "the model is there: {read:?}");
     });
 
