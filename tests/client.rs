@@ -256,3 +256,14 @@ async fn what_will_be_bought_is_bounded_for_repeats_and_fresh_samples_too() {
         assert!(paid > Usd::ZERO && paid <= bound, "{more:?}: {paid} of {bound}");
     }
 }
+
+#[tokio::test]
+async fn what_a_model_refuses_is_not_sent() {
+    // Nobody listens there: a request that is sent fails in another way.
+    let mut endpoints = Endpoints::standard();
+    endpoints.list = vec![Endpoint::at("own", "http://127.0.0.1:9/v1")];
+    let client = Client::builder().endpoints(endpoints).in_memory().build().unwrap();
+    let error = client.create(&Create::chat("o3").user("Hi").temperature(0.3)).await.unwrap_err();
+    let CreateError::Refused(error) = error else { panic!("{error:?}") };
+    assert!(error.message().contains("the request asks `o3` for `temperature` = 0.3"), "{error:?}");
+}

@@ -22,6 +22,7 @@ use self::model::{builtin, with_builtin};
 #[cfg(feature = "local")]
 use crate::backend::local;
 use crate::diagnostic::{Error, Result, Source, suggestion};
+use crate::models::Capabilities;
 use crate::price::Price;
 
 /// What answers.
@@ -259,6 +260,8 @@ pub struct Model {
     pub routing: Routing,
     /// Its price; asked for under a budget, there must be one.
     pub price: Option<Price>,
+    /// That is the one of the built-in table.
+    pub list_price: bool,
     /// Its price through the provider's batch API.
     pub batch_price: Option<Price>,
     /// Tokens of prompt and answer together.
@@ -431,6 +434,20 @@ impl Endpoints {
         with_builtin(Model::named(name, endpoint), serving)
     }
 
+    /// What a model takes, as the endpoints that serve it are set up: nothing is refused of a stand-in, of what is never sent,
+    /// or where `check_parameters = false` waives it. A server at an address of the user's own is held to what is known only
+    /// of models whose names are in the table.
+    pub fn takes(&self, model: &Model) -> Capabilities {
+        let serving: Vec<&Endpoint> = model.endpoints.iter().filter_map(|&at| self.list.get(at)).collect();
+        let takes = match serving.first().map(|endpoint| endpoint.provider) {
+            None | Some(ProviderKind::Replay | ProviderKind::Mock) => return Capabilities::ANY,
+            Some(_) if !model.checked => Capabilities::ANY,
+            Some(provider) => Capabilities::of(provider.word(), &model.id).writing(provider.longest(model)),
+        };
+        let takes = if model.list_price { takes.at_list_price() } else { takes };
+        takes.without(|name| serving.iter().all(|endpoint| endpoint.drops(name)))
+    }
+
     /// Adds an endpoint that no file names; gives its place.
     pub fn add(&mut self, endpoint: Endpoint) -> usize {
         self.list.push(endpoint);
@@ -446,6 +463,7 @@ impl Model {
             endpoints: vec![endpoint],
             routing: Routing::default(),
             price: None,
+            list_price: false,
             batch_price: None,
             context_window: None,
             max_output_tokens: None,
@@ -493,6 +511,11 @@ impl Endpoint {
             implied: false,
             batch: BatchLimits::default(),
         }
+    }
+
+    /// It is not sent this parameter.
+    pub fn drops(&self, name: &str) -> bool {
+        self.drop_params.iter().any(|dropped| dropped == name)
     }
 
     /// The local models that nobody set an endpoint up for.

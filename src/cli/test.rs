@@ -110,7 +110,7 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
         subject.asked.bounded,
     )?;
     let winner = subject.asked.plan(&runner)?;
-    capability::check_plan(&winner, |model| capability::of(&subject.endpoints, model))?;
+    capability::check_plan(&winner)?;
     winner.request(&workload.task.test[0]).map_err(|failure| Error::usage(failure.message))?;
     let baseline = match (&baseline, &subject.space) {
         (Some(configuration), Some(space)) => Some(Arc::new(Plan::new(space, configuration, &runner)?)),

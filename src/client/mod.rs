@@ -325,6 +325,7 @@ impl Inner {
     fn open(&self, create: &Create) -> Result<(Arc<Service>, Request)> {
         let request = create.request()?;
         let service = self.runner.open_model(&self.endpoints, &create.model, self.capped)?;
+        service.takes.check("the request", &create.model, &request.params)?;
         let request = Request { model: service.model.id.clone(), ..request };
         Ok((service, request))
     }

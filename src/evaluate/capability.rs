@@ -1,48 +1,26 @@
 //! The check before a cent is spent: does any configuration ask a model for what it cannot do?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 use serde_json::Value;
 
 use crate::backend::Endpoints;
-use crate::backend::endpoints::ProviderKind;
 use crate::diagnostic::{Error, Result};
 use crate::evaluate::Plan;
-use crate::models::{self, Capabilities};
-use crate::space::parameter::{api_parameter, same};
+use crate::models::{Capabilities, Refused};
+use crate::space::parameter::same;
 use crate::space::{Configuration, Parameter, Role, Space, Values};
 
 /// Spaces of at most so many points are gone through; of larger ones, configurations are drawn.
 const POINTS: usize = 2_000;
 /// Draws that look for a configuration in which a model meets a value that it refuses.
 const DRAWS: usize = 2_000;
-/// Known models that an error names as ones that can.
-const EXAMPLES: usize = 3;
 
-/// What a model takes, as the endpoint that serves it is set up. A server at an address of the user's own is held to what
-/// is known only of models whose names are in the table; `check_parameters = false` in `farthing.toml` waives that too.
+/// What a model of this name takes; of one that nobody serves nothing is known here.
 pub fn of(endpoints: &Endpoints, model: &str) -> Capabilities {
-    let Ok(found) = endpoints.model(model) else { return Capabilities::ANY };
-    match endpoints.list.get(found.endpoints[0]) {
-        _ if !found.checked => Capabilities::ANY,
-        Some(endpoint) if !matches!(endpoint.provider, ProviderKind::Replay | ProviderKind::Mock) => {
-            let all = found.endpoints.iter().filter_map(|at| endpoints.list.get(*at)).collect::<Vec<_>>();
-            let unsent = |name: &str| all.iter().all(|endpoint| endpoint.drop_params.iter().any(|drop| drop == name));
-            let takes = Capabilities::of(endpoint.provider.word(), &found.id);
-            takes.writing(endpoint.provider.longest(&found)).without(unsent)
-        }
-        _ => Capabilities::ANY,
-    }
-}
-
-/// A configuration that asks a model for what it refuses.
-struct Found {
-    model: String,
-    parameter: String,
-    why: String,
-    asked: Value,
+    endpoints.model(model).map_or(Capabilities::ANY, |model| endpoints.takes(&model))
 }
 
 /// Checks that no configuration of a space, and not its baseline, asks a model for what it refuses.
@@ -61,11 +39,13 @@ pub fn check_space(space: &Space, of: impl Fn(&str) -> Capabilities) -> Result<(
     if strict.is_empty() {
         return Ok(());
     }
+    let body = |parameter: &&Parameter| matches!(parameter.role, Role::Api | Role::Body);
+    let fields: BTreeSet<&str> =
+        space.parameters.iter().filter(body).map(|parameter| parameter.name.as_str()).collect();
     let wrong = |configuration: &Configuration| {
         let model = configuration.get("model").and_then(Value::as_str)?;
-        let (parameter, why) = refused(strict.get(model)?, &configuration.0)?;
-        let asked = configuration.get(&parameter).cloned().unwrap_or_default();
-        Some(Found { model: model.to_owned(), parameter, why, asked })
+        let sent = configuration.0.iter().filter(|(name, _)| fields.contains(name.as_str()));
+        Refused::find(strict.get(model)?, model, &sent.map(|(name, value)| (name.clone(), value.clone())).collect())
     };
     let small = space.size().is_some_and(|points| points <= POINTS as u128);
     let found = space.baseline.as_ref().and_then(wrong).or_else(|| match small.then(|| space.enumerate(POINTS)) {
@@ -79,29 +59,8 @@ pub fn check_space(space: &Space, of: impl Fn(&str) -> Capabilities) -> Result<(
 ///
 /// # Errors
 /// Bad input: names the parameter and the model, and says which known models can.
-pub fn check_plan(plan: &Plan, of: impl Fn(&str) -> Capabilities) -> Result<()> {
-    check(&plan.service.model.name, &plan.params, of)
-}
-
-/// Checks the parameters that one model is sent.
-///
-/// # Errors
-/// As [`check_plan`].
-pub fn check(model: &str, params: &BTreeMap<String, Value>, of: impl Fn(&str) -> Capabilities) -> Result<()> {
-    let Some((parameter, why)) = refused(&of(model), params) else { return Ok(()) };
-    let asked = params.get(&parameter).cloned().unwrap_or_default();
-    let help = match others(&parameter, &asked) {
-        Some(others) => format!("leave `{parameter}` out, or use a model like {others}"),
-        None => format!("leave `{parameter}` out"),
-    };
-    let found = Found { model: model.to_owned(), parameter, why, asked };
-    Err(Error::usage(found.message("the configuration")).help(help))
-}
-
-/// What a model refuses of these settings: API parameters alone.
-fn refused(all: &Capabilities, settings: &BTreeMap<String, Value>) -> Option<(String, String)> {
-    let sent = settings.iter().filter(|(name, _)| api_parameter(name).is_some());
-    all.refuses_any(&sent.map(|(name, value)| (name.clone(), value.clone())).collect())
+pub fn check_plan(plan: &Plan) -> Result<()> {
+    plan.service.takes.check("the configuration", &plan.service.model.name, &plan.params)
 }
 
 /// Looks for a configuration that a model refuses: its refused values are pinned one by one, the rest is drawn.
@@ -109,8 +68,8 @@ fn drawn(
     space: &Space,
     model: &str,
     all: &Capabilities,
-    wrong: &impl Fn(&Configuration) -> Option<Found>,
-) -> Option<Found> {
+    wrong: &impl Fn(&Configuration) -> Option<Refused>,
+) -> Option<Refused> {
     let mut rng = ChaCha12Rng::seed_from_u64(0);
     let asked = Value::from(model);
     let excluded = |parameter: &&Parameter| {
@@ -119,7 +78,9 @@ fn drawn(
     };
     let named: Vec<&str> = all.named().collect();
     let about = |parameter: &&Parameter| {
-        parameter.role == Role::Api && named.contains(&parameter.name.as_str()) && !excluded(parameter)
+        matches!(parameter.role, Role::Api | Role::Body)
+            && named.contains(&parameter.name.as_str())
+            && !excluded(parameter)
     };
     let parameters: Vec<&Parameter> = space.parameters.iter().filter(about).collect();
     let mut pins: Vec<Option<(&str, Value)>> = Vec::new();
@@ -175,15 +136,8 @@ fn samples(values: &Values, rng: &mut ChaCha12Rng) -> Vec<Value> {
     }
 }
 
-impl Found {
-    fn message(&self, asker: &str) -> String {
-        let Found { model, parameter, why, asked } = self;
-        format!("{asker} asks `{model}` for `{parameter}` = {asked}, and it takes {why}")
-    }
-}
-
-fn error(space: &Space, models: &[String], of: &impl Fn(&str) -> Capabilities, found: &Found) -> Error {
-    let Found { model, parameter, asked, .. } = found;
+fn error(space: &Space, models: &[String], of: &impl Fn(&str) -> Capabilities, found: &Refused) -> Error {
+    let Refused { model, parameter, asked, .. } = found;
     let mut help = String::new();
     let can = |other: &&String| of(other).refuses(parameter, asked).is_none() && *other != model;
     let able: Vec<&String> = models.iter().filter(can).collect();
@@ -197,7 +151,7 @@ fn error(space: &Space, models: &[String], of: &impl Fn(&str) -> Capabilities, f
         }
         true => help += &format!("no model of this space can: leave `{parameter}` out"),
     }
-    if let Some(others) = others(parameter, asked) {
+    if let Some(others) = found.able() {
         help += &format!("; of the known models, {others} and others can (see `farthing models`)");
     }
     help += &format!(
@@ -219,30 +173,6 @@ fn listed(names: &[String]) -> String {
         [one] => one.clone(),
         [all @ .., last] => format!("{} and {last}", all.join(", ")),
     }
-}
-
-/// Some known models that take a value of a parameter, for people: of each provider one, by its family's name.
-fn others(parameter: &str, asked: &Value) -> Option<String> {
-    let mut names: Vec<&str> = Vec::new();
-    let mut providers: Vec<&str> = Vec::new();
-    for row in models::all().iter().rev() {
-        // Azure's models are OpenAI's.
-        if row.kind != models::Kind::Chat
-            || row.provider == "azure"
-            || models::family(&row.name) != row.name
-            || providers.contains(&row.provider.as_str())
-        {
-            continue;
-        }
-        let all = Capabilities::of(&row.provider, &row.name).writing(row.max_output_tokens);
-        let alone: BTreeMap<String, Value> = [(parameter.to_owned(), asked.clone())].into();
-        if all.refuses_any(&alone).is_none() {
-            names.push(&row.name);
-            providers.push(&row.provider);
-        }
-    }
-    let names: Vec<String> = names.iter().take(EXAMPLES).map(|name| format!("`{name}`")).collect();
-    (!names.is_empty()).then(|| names.join(", "))
 }
 
 #[cfg(test)]
@@ -364,7 +294,8 @@ choices = [[], ["a"], ["b"], ["c"], ["a", "b", "c", "d", "e"]]
         let read = |text: &str| Endpoints::read(&Source::new("farthing.toml", text), Path::new(".")).unwrap();
         let params = |name: &str, most: u64| -> BTreeMap<String, Value> { [(name.to_owned(), json!(most))].into() };
         let standard = Endpoints::standard();
-        let asked = |model: &str, name: &str, most| check(model, &params(name, most), |name| of(&standard, name));
+        let check = |endpoints: &Endpoints, model: &str, params| of(endpoints, model).check("it", model, &params);
+        let asked = |model: &str, name: &str, most| check(&standard, model, params(name, most));
         assert!(asked("gpt-4o", "max_tokens", 16_384).is_ok());
         for name in ["max_tokens", "max_completion_tokens"] {
             let error = asked("gpt-4o", name, 16_385).unwrap_err();
@@ -372,15 +303,14 @@ choices = [[], ["a"], ["b"], ["c"], ["a", "b", "c", "d", "e"]]
             assert!(error.message().contains("max_output_tokens"), "where to say otherwise: {error:?}");
         }
         let own = "[endpoints.own]\nprovider = \"openai\"\nbase_url = \"http://127.0.0.1:1/v1\"\n[models.m]\n";
-        let limit =
-            |line: &str| check("m", &params("max_tokens", 900), |name| of(&read(&format!("{own}{line}\n")), name));
+        let limit = |line: &str| check(&read(&format!("{own}{line}\n")), "m", params("max_tokens", 900));
         assert!(limit("").is_ok(), "nobody knows");
         assert!(limit("max_output_tokens = 899").unwrap_err().message().contains("above 899"));
         assert!(limit("max_output_tokens = 900").is_ok());
         assert!(limit("max_output_tokens = 899\ncheck_parameters = false").is_ok());
         let dropping = own.replace("[models.m]", "drop_params = [\"max_tokens\"]\n[models.m]");
         let unsent = read(&format!("{dropping}max_output_tokens = 899\n"));
-        assert!(check("m", &params("max_tokens", 900), |name| of(&unsent, name)).is_ok(), "it is never sent");
+        assert!(check(&unsent, "m", params("max_tokens", 900)).is_ok(), "it is never sent");
         let space =
             space("[params.model]\nvalue = \"gpt-4o\"\n[params.max_tokens]\ntype = \"int\"\nlow = 9\nhigh = 20000\n");
         let error = check_space(&space, |name| of(&standard, name)).unwrap_err();
@@ -388,16 +318,37 @@ choices = [[], ["a"], ["b"], ["c"], ["a", "b", "c", "d", "e"]]
     }
 
     #[test]
-    fn one_configuration_is_checked() {
-        let params = |value: Value| -> BTreeMap<String, Value> { serde_json::from_value(value).unwrap() };
-        assert!(check("gpt-4o", &params(json!({"temperature": 0.3, "stop": "x"})), openai).is_ok());
-        let error = check("o3", &params(json!({"temperature": 0.3})), openai).unwrap_err();
-        assert!(error.message().contains("the configuration asks `o3` for `temperature` = 0.3"), "{error:?}");
-        assert!(error.advice().unwrap().contains("leave `temperature` out, or use a model like `"), "{error:?}");
-        assert!(
-            check("o3", &params(json!({"temperature": 1, "note": "x"})), openai).is_ok(),
-            "other fields are the user's"
+    fn a_list_price_holds_for_no_more_than_it_is_for() {
+        let read = |text: &str| Endpoints::read(&Source::new("farthing.toml", text), Path::new(".")).unwrap();
+        let listed = read("[endpoints.o]\nprovider = \"openai\"\n[endpoints.a]\nprovider = \"anthropic\"\n");
+        let priced = read(
+            "[endpoints.a]\nprovider = \"anthropic\"\n[models.claude-opus-4-6]\nprice = { input = 30, output = 150 }\n",
         );
+        for (model, name, value) in [
+            ("gpt-5", "service_tier", json!("priority")),
+            ("claude-opus-4-6", "speed", json!("fast")),
+            ("claude-opus-4-6", "cache_control", json!({"type": "ephemeral", "ttl": "1h"})),
+        ] {
+            let params: BTreeMap<String, Value> = [(name.to_owned(), value)].into();
+            let error = of(&listed, model).check("it", model, &params).unwrap_err();
+            assert!(
+                error.message().contains(&format!("`{name}`")) && error.message().contains("list price"),
+                "{error:?}"
+            );
+            assert!(of(&priced, "claude-opus-4-6").check("it", model, &params).is_ok(), "its price is the user's word");
+        }
+        for (name, value) in [("service_tier", json!("flex")), ("cache_control", json!({"type": "ephemeral"}))] {
+            let params: BTreeMap<String, Value> = [(name.to_owned(), value)].into();
+            assert!(of(&listed, "gpt-5").check("it", "gpt-5", &params).is_ok(), "{name}");
+        }
+        let tier = "[params.model]\nvalue = \"gpt-5\"\n[params.service_tier]\ntype = \"categorical\"\nchoices = [\"auto\", \"priority\"]\n";
+        assert!(check_space(&space(tier), |name| of(&listed, name)).is_err());
+        let checked = |more: &str| {
+            let text = format!("[params.model]\nvalue = \"claude-opus-4-6\"\n[params.speed]\nvalue = \"fast\"\n{more}");
+            check_space(&space(&text), |name| of(&listed, name))
+        };
+        assert!(checked("body = true\n").is_err());
+        assert!(checked("[[constraints]]\nexpr = \"speed == 'fast'\"\n").is_ok(), "a word of the space's own");
     }
 
     #[test]
@@ -407,7 +358,8 @@ choices = [[], ["a"], ["b"], ["c"], ["a", "b", "c", "d", "e"]]
         let own = "[endpoints.own]\nprovider = \"openai\"\nbase_url = \"http://127.0.0.1:1/v1\"\n";
         assert!(!of(&read(own), "o3").any(), "a gateway to OpenAI's models");
         assert!(of(&read(own), "llama").any(), "a server of the user's own");
-        assert!(of(&read(&format!("{own}[models.o3]\ncheck_parameters = false\n")), "o3").any());
+        let waived = read(&format!("{own}[models.o3]\ncheck_parameters = false\n"));
+        assert_eq!(of(&waived, "o3").refuses("temperature", &json!(0.2)), None);
         assert!(of(&read("[endpoints.fake]\nprovider = \"mock\"\n"), "o3").any());
         assert!(of(&Endpoints::standard(), "nobody-knows-it").any());
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::row::{Asked, Fault, Who};
 use crate::backend::{Endpoint, Endpoints, Model, ProviderKind};
 use crate::diagnostic::{nearest, suggestion};
-use crate::models::Capabilities;
+use crate::models::Refused;
 use crate::provider::wire::STANDARD;
 use crate::space::parameter::{API_PARAMETERS, api_parameter, check_all};
 
@@ -226,6 +226,9 @@ fn renamed(provider: ProviderKind, name: &str) -> &str {
     }
 }
 
+/// What the row itself says or decides, so that none of its parameters may.
+const RESERVED: [&str; 5] = ["stream", "stream_options", "model", "messages", "prompt"];
+
 /// What a row sends its model: every parameter known to the API and in its range. `safety_filter` is prompto's column.
 pub fn parameters(
     asked: &Asked,
@@ -241,16 +244,14 @@ pub fn parameters(
     for (given, value) in &asked.params {
         if given == "extra_body" {
             let Value::Object(map) = value else { return Err(Fault::new("`extra_body` is an object")) };
-            let ours = ["stream", "stream_options", "model", "messages", "prompt", "n"];
-            if let Some(name) = ours.iter().find(|name| map.contains_key(**name)) {
+            if let Some(name) = RESERVED.iter().chain(&["n"]).find(|name| map.contains_key(**name)) {
                 let help = if *name == "n" { "set `n` beside it" } else { "take it out" };
                 return Err(Fault::new(format!("`{name}` is no field of `extra_body`")).help(help));
             }
-            check_all(map).map_err(|(_, problem)| Fault::new(format!("`extra_body`: {problem}")))?;
             params.extend(map.clone());
             continue;
         }
-        if matches!(given.as_str(), "stream" | "stream_options" | "model" | "messages" | "prompt") {
+        if RESERVED.contains(&given.as_str()) {
             return Err(Fault::new(format!("`{given}` is no parameter of a row")).help("take it out"));
         }
         let name = renamed(provider, given);
@@ -274,18 +275,8 @@ pub fn parameters(
     if let (ProviderKind::Gemini, Some(filter)) = (provider, safety_filter) {
         params.insert("safetySettings".to_owned(), safety(filter)?);
     }
-    if model.checked && !matches!(provider, ProviderKind::Replay | ProviderKind::Mock) {
-        let known = Capabilities::of(provider.word(), &model.id).writing(provider.longest(model));
-        let sent: BTreeMap<String, Value> = params
-            .iter()
-            .filter(|(name, _)| api_parameter(name).is_some())
-            .map(|(a, b)| (a.clone(), b.clone()))
-            .collect();
-        if let Some((name, why)) = known.refuses_any(&sent) {
-            return Err(
-                Fault::new(format!("`{}` refuses `{name}`: {why}", model.name)).help(format!("leave `{name}` out"))
-            );
-        }
+    if let Some(refused) = Refused::find(&endpoints.takes(model), &model.name, &params) {
+        return Err(Fault::new(refused.message("the row")).help(refused.help()));
     }
     Ok(params)
 }

@@ -34,6 +34,8 @@ enum Takes {
     Texts(usize),
     /// Texts that are more than white space.
     Visible,
+    /// Anything that has not this text in it.
+    Without(&'static str),
 }
 
 /// One thing that a model refuses, and why.
@@ -60,6 +62,13 @@ pub struct Capabilities {
 
 /// What only samplers of log probabilities have, and what reasoning models do without.
 const SAMPLING: [&str; 4] = ["temperature", "top_p", "logprobs", "top_logprobs"];
+
+/// What a request may ask for that costs more than a provider's list price: OpenAI's priority processing; Anthropic's fast
+/// mode, servers in one country, and cache of an hour (sources: their pages on prices).
+const DEARER: [(&str, &str); 4] =
+    [("service_tier", "priority"), ("speed", "fast"), ("inference_geo", "us"), ("cache_control", "1h")];
+const LISTED: &str = "that costs more than the list price which is known of it; \
+    price in its table [models.NAME] of farthing.toml says what it costs";
 
 const REASONING: &str = "OpenAI's reasoning models sample as OpenAI set them";
 const NOT_OPENAI: &str = "OpenAI's API has no such parameter";
@@ -122,6 +131,13 @@ impl Capabilities {
     #[must_use]
     pub fn without(mut self, unsent: impl Fn(&str) -> bool) -> Capabilities {
         self.rules.retain(|rule| !unsent(rule.parameter));
+        self
+    }
+
+    /// The same of a model that is paid by its provider's list price, which does not hold for everything that can be asked.
+    #[must_use]
+    pub fn at_list_price(mut self) -> Capabilities {
+        DEARER.iter().for_each(|(name, word)| self.rule(name, Takes::Without(word), LISTED));
         self
     }
 
@@ -208,6 +224,12 @@ impl Takes {
             Takes::Word(word) => value == word,
             Takes::Texts(most) => texts().len() <= most,
             Takes::Visible => texts().iter().all(|text| text.as_str().is_none_or(|text| !text.trim().is_empty())),
+            Takes::Without(word) => match value {
+                Value::String(text) => text != word,
+                Value::Array(items) => items.iter().all(|item| self.value(item)),
+                Value::Object(fields) => fields.values().all(|field| self.value(field)),
+                _ => true,
+            },
         }
     }
 
@@ -219,6 +241,7 @@ impl Takes {
             Takes::Word(word) => format!("{name} (but {word})"),
             Takes::Texts(most) => format!("{name} with more than {most} texts"),
             Takes::Visible => format!("{name} of white space alone"),
+            Takes::Without(word) => format!("{name} with {word}"),
         }
     }
 }
@@ -233,6 +256,7 @@ impl Rule {
             Takes::Word(word) => format!("no `{parameter}` but \"{word}\": {why}"),
             Takes::Texts(most) => format!("no `{parameter}` of more than {most} texts: {why}"),
             Takes::Visible => format!("no `{parameter}` of white space alone: {why}"),
+            Takes::Without(word) => format!("no `{parameter}` with \"{word}\": {why}"),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod capability;
 mod family;
+mod refused;
 
 use std::sync::LazyLock;
 
@@ -14,6 +15,7 @@ use crate::money::{Usd, per_million};
 use crate::price::{Long, Price};
 pub use capability::Capabilities;
 pub use family::{family, same_family};
+pub use refused::Refused;
 
 /// The table as text.
 const TABLE: &str = include_str!("table.csv");

@@ -364,9 +364,7 @@ impl Runner {
         let limited = model.max_output_tokens.is_some() || model.context_window.is_some();
         let unsaid = (kind == ModelKind::Text && vendor).then_some(openai::TEXT_TOKENS);
         // Requests do not bound what they cost by a parameter that is not sent.
-        let dropped =
-            |endpoint: &&Endpoint| endpoint.drop_params.iter().any(|name| OUTPUT_LIMITS.contains(&name.as_str()));
-        let unsent = serving.iter().any(dropped);
+        let unsent = serving.iter().any(|endpoint| OUTPUT_LIMITS.iter().any(|name| endpoint.drops(name)));
         let bounded = bounded && !unsent;
         if budget && !bounded && !limited && !backend.knows_bills() && unsaid.is_none() {
             let space =
@@ -380,6 +378,7 @@ impl Runner {
             vendor,
             unsaid,
             by_family: serving[0].equivalence == Equivalence::Major,
+            takes: endpoints.takes(&model),
             model,
             seats,
             turns: AtomicU64::new(0),

@@ -311,7 +311,6 @@ impl Buyer<'_> {
             Ok(mut response) => {
                 pass.answered();
                 let bill = service.take_in(&service.price, request, wanted, &seat.name, &mut response);
-                service.warn_of_bill(bill, worst);
                 let used = response.prompt_tokens.saturating_add(response.completion_tokens());
                 slot.end(Ended::Answered(begin.elapsed()), used);
                 hold.spend(bill);

@@ -84,6 +84,11 @@ impl Seat {
         }
     }
 
+    /// It is not sent this parameter.
+    pub(super) fn drops(&self, name: &str) -> bool {
+        self.drops.iter().any(|dropped| dropped == name)
+    }
+
     /// Says once that it asks for a long wait.
     fn say_wait(&self, wish: Duration) {
         if wish >= WORTH_SAYING && !self.said_wait.swap(true, Ordering::Relaxed) {
@@ -286,7 +291,7 @@ impl<'a> Tries<'a> {
         }
     }
 
-    /// Why there is no answer: of several reasons the one that another run may overcome.
+    /// Why there is no answer: of several reasons the one that another run may overcome first, and that of each other endpoint.
     fn verdict(&self) -> Failure {
         let seats = &self.service.seats;
         let failure = |at: usize| {
@@ -296,11 +301,13 @@ impl<'a> Tries<'a> {
             Some((at, own.or_else(|| seats[at].health.out())?))
         };
         let rank = |(_, failure): &(usize, Failure)| (failure.kind.transient(), !failure.kind.fatal());
-        let last = (0..seats.len()).filter_map(failure).max_by_key(rank);
-        let Some((at, failure)) = last else {
+        let all: Vec<(usize, Failure)> = (0..seats.len()).filter_map(failure).collect();
+        let Some((at, failure)) = all.iter().max_by_key(|one| rank(one)).cloned() else {
             return Failure::new(FailureKind::Server, "no endpoint could be asked");
         };
-        let name = if seats.len() > 1 { format!("endpoint `{}`: ", seats[at].name) } else { String::new() };
+        let name = |at: usize| if seats.len() > 1 { format!("endpoint `{}`: ", seats[at].name) } else { String::new() };
+        let others = all.iter().filter(|(other, _)| *other != at);
+        let others: String = others.map(|(other, failure)| format!("; {}{}", name(*other), failure.message)).collect();
         let late = self.ends(at).is_some_and(|end| self.tried.get(at).is_some_and(|tried| tried.next >= Some(end)));
         let attempts = match failure.kind.transient() {
             _ if seats[at].health.outage().is_some() => String::new(),
@@ -308,6 +315,6 @@ impl<'a> Tries<'a> {
             true => format!(" (given up after {} attempts)", self.attempts),
             false => String::new(),
         };
-        Failure::new(failure.kind, format!("{name}{}{attempts}", failure.message))
+        Failure::new(failure.kind, format!("{}{}{attempts}{others}", name(at), failure.message))
     }
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::backend::Model;
 use crate::diagnostic::{Error, Result};
+use crate::models::Capabilities;
 use crate::money::Usd;
 use crate::price::Price;
 use crate::provider::tokens;
@@ -33,6 +34,8 @@ pub struct Service {
     pub vendor: bool,
     /// Most output tokens of a request that says nothing, where the vendor has such a default.
     pub(super) unsaid: Option<u64>,
+    /// Which parameters it takes.
+    pub takes: Capabilities,
     /// A dated snapshot of it is the same as its family.
     pub(super) by_family: bool,
     /// Its endpoints, at least one; all are the same source.
@@ -60,7 +63,7 @@ pub(super) struct Learnt {
     strangers: Mutex<HashSet<String>>,
     /// It was said that a reply counted tokens that cannot be.
     doubted: AtomicBool,
-    /// It was said that a bill was above what was held for it.
+    /// It was said that a bill was above its bound: a budget may be passed by that much.
     overrun: AtomicBool,
 }
 
@@ -159,8 +162,7 @@ impl Service {
     /// The fingerprint of a request to it. What no endpoint of it is sent changes no answer.
     pub fn fingerprint(&self, request: &Request) -> Fingerprint {
         let model = if self.by_family { crate::models::family(&request.model) } else { &request.model };
-        let unsent = |name: &str| self.seats.iter().all(|seat| seat.drops.iter().any(|dropped| dropped == name));
-        hashed(self.source(), model, request, unsent)
+        hashed(self.source(), model, request, |name| self.seats.iter().all(|seat| seat.drops(name)))
     }
 
     /// What a request is kept as, written without a detour over values.
@@ -200,7 +202,7 @@ impl Service {
 
     /// One of its endpoints is not sent this parameter.
     fn drops(&self, name: &str) -> bool {
-        self.seats.iter().any(|seat| seat.drops.iter().any(|dropped| dropped == name))
+        self.seats.iter().any(|seat| seat.drops(name))
     }
 
     /// The input tokens of a request, where who answers counts them exactly.
@@ -325,7 +327,13 @@ impl Service {
         }
         let bill = price.bill(response);
         if !self.in_process() {
-            grow(&self.learnt.bill_growth, bill, self.raw_bound_at(price, request, wanted as usize, false));
+            let bound = self.raw_bound_at(price, request, wanted as usize, false);
+            if grow(&self.learnt.bill_growth, bill, bound) && !self.learnt.overrun.swap(true, Ordering::Relaxed) {
+                let model = &self.model.name;
+                tracing::warn!(
+                    "`{model}` billed {bill} dollars for a request that should cost {bound} at most; more is held for later ones"
+                );
+            }
         }
         bill
     }
@@ -339,16 +347,6 @@ impl Service {
             let model = &self.model.name;
             tracing::warn!(
                 "a reply of `{model}` at `{endpoint}` counts {what}, which cannot be: the bound is booked in its place, as an estimate, here and wherever it happens again"
-            );
-        }
-    }
-
-    /// Says once that a bill is above what was held for it: a budget may be passed by that much.
-    pub fn warn_of_bill(&self, bill: Usd, held: Usd) {
-        if bill > held && !self.in_process() && !self.learnt.overrun.swap(true, Ordering::Relaxed) {
-            let model = &self.model.name;
-            tracing::warn!(
-                "`{model}` billed {bill} dollars for a request that {held} were held for; more is held for later ones"
             );
         }
     }
@@ -468,10 +466,12 @@ fn hashed(source: &str, model: &str, request: &Request, unsent: impl Fn(&str) ->
     Fingerprint(*hasher.finalize().as_bytes())
 }
 
-/// Raises a growth (in thousandths) to the ratio of a bill to its bound.
-fn grow(growth: &AtomicU64, bill: Usd, bound: Usd) {
-    if bill > bound && bound > Usd::ZERO {
-        let ratio = (i128::from(bill.pico()) * 1000).div_euclid(i128::from(bound.pico())) + 1;
-        growth.fetch_max(u64::try_from(ratio).unwrap_or(u64::MAX).min(1_000_000_000), Ordering::Relaxed);
+/// Raises a growth (in thousandths) to the ratio of a bill to its bound. True where it was less.
+fn grow(growth: &AtomicU64, bill: Usd, bound: Usd) -> bool {
+    if bill <= bound || bound <= Usd::ZERO {
+        return false;
     }
+    let ratio = (i128::from(bill.pico()) * 1000).div_euclid(i128::from(bound.pico())) + 1;
+    let ratio = u64::try_from(ratio).unwrap_or(u64::MAX).min(1_000_000_000);
+    growth.fetch_max(ratio, Ordering::Relaxed) < ratio
 }

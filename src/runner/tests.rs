@@ -157,6 +157,7 @@ impl Stage {
         }
         let (seats, learnt) = (opening.seats(&endpoints, &kept, None).unwrap(), opening.learnt(&kept));
         let service = Service {
+            takes: crate::models::Capabilities::ANY,
             price: kept.price.unwrap(),
             chat: true,
             vendor: false,

@@ -197,6 +197,7 @@ pub(super) fn with_builtin(mut model: Model, endpoint: &Endpoint) -> Result<Mode
                 // Who writes a price writes all of it: the table's batch price belongs to the table's price.
                 if model.price.is_none() {
                     model.batch_price = known.batch_price;
+                    model.list_price = true;
                 }
                 model.price = model.price.or(Some(known.price));
                 model.context_window = model.context_window.or(known.context_window);

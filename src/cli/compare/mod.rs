@@ -151,7 +151,7 @@ pub fn run(arguments: CompareArguments, embedded: &Embedded) -> Result<u8> {
     let mut plans = Vec::new();
     for asked in &asked {
         let plan = asked.plan(&runner)?;
-        capability::check_plan(&plan, |model| capability::of(&endpoints, model))?;
+        capability::check_plan(&plan)?;
         plan.request(&instances[0]).map_err(|failure| Error::usage(failure.message))?;
         plans.push(Arc::new(plan));
     }

@@ -169,7 +169,7 @@ fn single(
         space.cloned().ok_or_else(|| inputs::no_space(workload))
     })?;
     let (plan, runner) = asked.open(store, endpoints, 1, true)?;
-    capability::check_plan(&plan, |model| capability::of(endpoints, model))?;
+    capability::check_plan(&plan)?;
     if arguments.batch {
         crate::study::check_batches(endpoints, std::slice::from_ref(&plan.service.model.name))?;
     }
