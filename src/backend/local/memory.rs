@@ -53,7 +53,7 @@ fn left_in_groups(root: &Path, groups: &str) -> Option<u64> {
     groups.lines().filter_map(left).min()
 }
 
-fn gigabytes(bytes: u64) -> String {
+pub(super) fn gigabytes(bytes: u64) -> String {
     match bytes {
         0..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
         _ => format!("{:.2} GB", bytes as f64 / 1e9),
