@@ -111,6 +111,17 @@ fn placed(source: &Source, folder: &Path, spec: &ModelTable, mut model: Model, e
     Ok(model)
 }
 
+impl Model {
+    /// Why it would have to be downloaded before it is asked.
+    pub fn absent(&self) -> Option<Error> {
+        #[cfg(feature = "local")]
+        if let Some(local::Place::Hub(wanted)) = &self.place {
+            return wanted.here().err();
+        }
+        None
+    }
+}
+
 impl super::Endpoints {
     /// A model whose files came since the file was read is what they say.
     #[cfg_attr(not(feature = "local"), allow(clippy::unused_self, reason = "then there are none"))]

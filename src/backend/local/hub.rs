@@ -138,7 +138,10 @@ impl HubModel {
         let folder = Folder::new(cache, &self.repository);
         let begun = folder.commit(&self.revision).is_some_and(|commit| folder.snapshot(&commit).is_dir());
         let state = if begun { "is not whole" } else { "is not" };
-        let why = if offline() { "HF_HUB_OFFLINE forbids to download it here; " } else { "" };
+        let why = match offline() {
+            true => "HF_HUB_OFFLINE is set, so it is not downloaded",
+            false => "a command that asks it downloads it",
+        };
         Error::usage(format!(
             "the model `{}` ({}) {state} in Hugging Face's cache at {}",
             self.repository,
@@ -146,7 +149,7 @@ impl HubModel {
             cache.display()
         ))
         .help(format!(
-            "{why}get it with: hf download {}; or give its folder as local:PATH; HF_HOME says where the cache is",
+            "{why}; get it with: hf download {}; or give its folder as local:PATH; HF_HOME says where the cache is",
             self.arguments()
         ))
     }
