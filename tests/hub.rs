@@ -350,7 +350,8 @@ fn shards_simple_mirrors_gguf_files_and_several_at_once() {
     let large = storage(&files);
     let mirror = hub(&files, &large, true);
     let tagged = home("hf:org/tiny@v1");
-    evaluated(&tagged, &mirror).ended(0);
+    let done = evaluated(&tagged, &mirror).ended(0);
+    assert!(done.stderr.contains("INFO downloading `org/tiny` (v1) from"), "{done:?}");
     assert_eq!(tagged.read("hf/hub/models--org--tiny/refs/v1"), COMMIT);
     assert!(cached(&tagged, "blobs").join(sha256(&weights)).is_file());
     let count = mirror.asked().len();

@@ -2,8 +2,8 @@
 //! `blobs/ETAG`, and `refs/REVISION` names the commit of a branch. What is whole there is used without any network; what
 //! is missing is fetched into it, file by file.
 //!
-//! The `hf-hub` crate is not used: 0.5 sends the token to whatever host a download is redirected to and takes any answer
-//! for the rest of a cut file, 1.0 brings some sixty crates, and both need one under a licence that deny.toml does not allow.
+//! The `hf-hub` crate is not used (Cargo.toml says why): it also takes any answer for the rest of a cut file, and panics at
+//! some answers.
 
 mod client;
 mod fetch;
@@ -46,13 +46,15 @@ fn cache() -> Result<PathBuf> {
     found.ok_or_else(|| Error::usage("where is Hugging Face's cache? Set HF_HOME"))
 }
 
+/// True where an environment variable is switched on.
+fn switched_on(name: &str) -> bool {
+    let value = std::env::var(name).unwrap_or_default();
+    ["1", "on", "yes", "true"].iter().any(|word| value.eq_ignore_ascii_case(word))
+}
+
 /// True where the user wants no traffic with the hub.
 fn offline() -> bool {
-    let is = |name: &str| {
-        let value = std::env::var(name).unwrap_or_default();
-        ["1", "on", "yes", "true"].iter().any(|word| value.eq_ignore_ascii_case(word))
-    };
-    is("HF_HUB_OFFLINE") || is("TRANSFORMERS_OFFLINE")
+    ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].into_iter().any(switched_on)
 }
 
 /// A word that is safe in a path and in an address.

@@ -6,7 +6,7 @@ use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, LO
 use reqwest::{Client, Method, Response, StatusCode, Url};
 use serde::Deserialize;
 
-use super::{HubModel, good, home, set};
+use super::{HubModel, good, home, set, switched_on};
 use crate::backend::http::{loopback, root_cause, unreached};
 use crate::diagnostic::{Error, Result, unreadable};
 
@@ -164,11 +164,13 @@ impl Hub {
 
     /// What the cache calls a file, and its bytes, where the listing does not say it.
     pub async fn about(&self, model: &HubModel, url: Url) -> Result<(String, Option<u64>), Trouble> {
-        let (own, _) = self.send(model, Method::HEAD, url, 0).await?;
+        let (own, response) = self.send(model, Method::HEAD, url, 0).await?;
         let header = |name: &str| own.get(name)?.to_str().ok().map(str::to_owned);
         let etag = header("x-linked-etag").or_else(|| header("etag")).unwrap_or_default();
         let etag = etag.trim_start_matches("W/").trim_matches('"').to_owned();
-        let size = header("x-linked-size").or_else(|| header("content-length")).and_then(|size| size.parse().ok());
+        // The length of a redirect is not the file's.
+        let length = header("content-length").filter(|_| response.status().is_success());
+        let size = header("x-linked-size").or(length).and_then(|size| size.parse().ok());
         match good(&etag) {
             true => Ok((etag, size)),
             false => {
@@ -324,6 +326,9 @@ fn base(given: &str) -> Result<Url> {
 
 /// The user's token, as Hugging Face's own tools find it.
 fn token() -> Result<Option<Token>> {
+    if switched_on("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
+        return Ok(None);
+    }
     let named = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"].into_iter().find_map(|name| {
         let value = std::env::var(name).ok()?.trim().to_owned();
         (!value.is_empty()).then(|| (name.to_owned(), value))

@@ -32,7 +32,7 @@ const TRIES: u32 = 3;
 /// The wait after the first failure; it doubles.
 const WAIT: Duration = Duration::from_millis(500);
 /// So often it is said how far it is.
-const OFTEN: Duration = Duration::from_secs(10);
+const OFTEN: Duration = Duration::from_secs(30);
 
 /// Fetches what is missing of a model, and gives where it lies.
 pub fn fetch(model: &HubModel, cache: &Path, compute: Compute) -> Result<Place> {
@@ -66,7 +66,7 @@ async fn listing(hub: &Hub, model: &HubModel) -> Result<Listing> {
 async fn again(trouble: Trouble, failures: &mut u32) -> Result<()> {
     match trouble {
         Trouble::Passing(error) if *failures < TRIES => {
-            tracing::info!("{}: once more", error.message());
+            tracing::info!("{}: trying again", error.message());
             tokio::time::sleep(WAIT * 2_u32.pow(*failures)).await;
             *failures += 1;
             Ok(())
@@ -132,7 +132,7 @@ impl Fetching<'_> {
         let total = missing.iter().filter_map(|file| file.size).sum();
         let mut progress = Progress { total, done: 0, said: Instant::now() };
         for file in &missing {
-            tracing::info!("{} ({})", file.name, file.size.map_or("of unknown size".to_owned(), gigabytes));
+            tracing::debug!("{} ({})", file.name, file.size.map_or("of unknown size".to_owned(), gigabytes));
             self.file(file, &mut progress).await?;
         }
         if self.model.file.is_none() {
@@ -270,8 +270,8 @@ impl Fetching<'_> {
             .help("make room, or name a folder on another disk by HF_HOME"));
         }
         let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
-        tracing::warn!(
-            "downloading `{}` ({}) from {}: {files}, {unknown}{}, to {path} (--log info tells how far it is)",
+        tracing::info!(
+            "downloading `{}` ({}) from {}: {files}, {unknown}{}, to {path}",
             self.model.repository,
             self.model.revision,
             self.hub.host(),
@@ -280,7 +280,7 @@ impl Fetching<'_> {
         Ok(())
     }
 
-    /// Where a file is while it is not whole: where Hugging Face's tools have it, too.
+    /// Where a file is while it is not whole.
     fn part(&self, file: &Missing) -> PathBuf {
         self.folder.blob(&format!("{}.incomplete", file.etag))
     }
@@ -315,21 +315,28 @@ impl Fetching<'_> {
     /// One process at a time fetches a file; Hugging Face's tools hold the same lock.
     fn lock(&self, file: &Missing) -> Result<File> {
         let path = self.folder.locks.join(format!("{}.lock", file.etag));
-        let lock =
-            File::options().create(true).append(true).open(&path).map_err(|error| cannot_write(&path, &error))?;
-        let held = match lock.try_lock() {
-            Err(TryLockError::WouldBlock) => {
-                tracing::warn!("another process downloads {} of `{}`: waiting", file.name, self.model.repository);
-                lock.lock()
+        loop {
+            let lock = File::options().create(true).append(true).open(&path);
+            let lock = lock.map_err(|error| cannot_write(&path, &error))?;
+            let held = match lock.try_lock() {
+                Err(TryLockError::WouldBlock) => {
+                    tracing::warn!("another process downloads {} of `{}`: waiting", file.name, self.model.repository);
+                    lock.lock()
+                }
+                Err(TryLockError::Error(error)) => Err(error),
+                Ok(()) => Ok(()),
+            };
+            match held {
+                // Python takes its lock's file away at the end: who waited for that one holds nothing.
+                Ok(()) if !same_file(&lock, &path) => {}
+                Ok(()) => return Ok(lock),
+                Err(error) => {
+                    // There are disks without locks.
+                    tracing::debug!(path = %path.display(), %error, "not locked");
+                    return Ok(lock);
+                }
             }
-            Err(TryLockError::Error(error)) => Err(error),
-            Ok(()) => Ok(()),
-        };
-        if let Err(error) = held {
-            // There are disks without locks.
-            tracing::debug!(path = %path.display(), %error, "not locked");
         }
-        Ok(lock)
     }
 
     /// Fetches what is missing of a file, once.
@@ -412,6 +419,19 @@ fn absorb(part: &mut File, hash: &mut Sha256) -> std::io::Result<()> {
             count => hash.update(&buffer[..count]),
         }
     }
+}
+
+/// True where an open file is the one at a path.
+#[cfg(unix)]
+fn same_file(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let key = |about: fs::Metadata| (about.dev(), about.ino());
+    file.metadata().map(key).ok() == fs::metadata(path).map(key).ok()
+}
+
+#[cfg(not(unix))]
+fn same_file(_file: &File, _path: &Path) -> bool {
+    true
 }
 
 fn size(path: &Path) -> Option<u64> {
