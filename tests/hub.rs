@@ -350,11 +350,14 @@ fn shards_simple_mirrors_gguf_files_and_several_at_once() {
     let large = storage(&files);
     let mirror = hub(&files, &large, true);
     let tagged = home("hf:org/tiny@v1");
-    let done = evaluated(&tagged, &mirror).ended(0);
+    let tune = "tune task --budget 0.002 --out run --quiet";
+    let done = support::done(&mut command(&tagged, &mirror, tune)).ended(0);
     assert!(done.stderr.contains("INFO downloading `org/tiny` (v1) from"), "{done:?}");
     assert_eq!(tagged.read("hf/hub/models--org--tiny/refs/v1"), COMMIT);
     assert!(cached(&tagged, "blobs").join(sha256(&weights)).is_file());
     let count = mirror.asked().len();
+    // The study that downloaded it is the same one that finds it.
+    support::done(&mut command(&tagged, &mirror, "tune --resume run --quiet")).ended(0);
     evaluated(&tagged, &mirror).ended(0);
     assert_eq!(mirror.asked().len(), count);
     // A GGUF file, and nothing else; from there it is served, too.

@@ -124,7 +124,6 @@ impl Model {
 
 impl super::Endpoints {
     /// A model whose files came since the file was read is what they say.
-    #[cfg_attr(not(feature = "local"), allow(clippy::unused_self, reason = "then there are none"))]
     pub(super) fn found(&self, model: Model) -> Result<Model> {
         #[cfg(feature = "local")]
         if let Some(local::Place::Hub(wanted)) = &model.place {
@@ -141,7 +140,6 @@ impl super::Endpoints {
     ///
     /// # Errors
     /// Bad input: it is not here, and may not be downloaded, or is of no use here. An endpoint's: the hub does not give it.
-    #[cfg_attr(not(feature = "local"), allow(clippy::unused_self, reason = "then there are none"))]
     pub fn fetched(&self, model: Model) -> Result<Model> {
         #[cfg(feature = "local")]
         if let Some(local::Place::Hub(wanted)) = &model.place {

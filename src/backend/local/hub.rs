@@ -311,6 +311,18 @@ mod tests {
         assert!(missing.advice().unwrap().contains("hf download org/other q8.gguf --revision v1;"), "{missing:?}");
     }
 
+    #[test]
+    fn a_download_has_its_own_runtime_whatever_runtime_asks_for_it() {
+        let own = || Ok(tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async { 7 }));
+        let work = move || apart(own).unwrap();
+        assert_eq!(work(), 7);
+        let single = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        assert_eq!(single.block_on(async { work() }), 7);
+        let several = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        assert_eq!(several.block_on(async { tokio::spawn(async move { work() }).await.unwrap() }), 7);
+        assert!(apart(|| -> Result<()> { panic!("on purpose") }).is_err());
+    }
+
     #[cfg(unix)]
     #[test]
     fn files_are_links_to_blobs_and_a_broken_link_is_made_anew() {

@@ -34,6 +34,8 @@ struct Token {
 pub enum Trouble {
     /// It may go better the next time.
     Passing(Error),
+    /// Nobody was reached.
+    Away(Error),
     /// It will not.
     Lasting(Error),
 }
@@ -42,7 +44,7 @@ impl Trouble {
     /// The error itself.
     pub fn error(self) -> Error {
         match self {
-            Trouble::Passing(error) | Trouble::Lasting(error) => error,
+            Trouble::Passing(error) | Trouble::Away(error) | Trouble::Lasting(error) => error,
         }
     }
 }
@@ -237,7 +239,7 @@ impl Hub {
         }
         // Addresses that the hub sends on to may hold signatures.
         let error = Error::endpoint(unreached(error, &host(url)));
-        Trouble::Passing(error.help("is there a network? `hf download` and local:PATH are other ways to a model; HTTPS_PROXY names a proxy, HF_ENDPOINT another hub"))
+        Trouble::Away(error.help("is there a network? `hf download` and local:PATH are other ways to a model; HTTPS_PROXY names a proxy, HF_ENDPOINT another hub"))
     }
 
     /// The connection ended before its time.

@@ -57,6 +57,8 @@ async fn listing(hub: &Hub, model: &HubModel) -> Result<Listing> {
     loop {
         match hub.listing(model).await {
             Ok(listing) => return Ok(listing),
+            // Who has no network is told at once.
+            Err(Trouble::Away(error)) => return Err(error),
             Err(trouble) => again(trouble, &mut failures).await?,
         }
     }
@@ -65,7 +67,7 @@ async fn listing(hub: &Hub, model: &HubModel) -> Result<Listing> {
 /// Waits where that may help.
 async fn again(trouble: Trouble, failures: &mut u32) -> Result<()> {
     match trouble {
-        Trouble::Passing(error) if *failures < TRIES => {
+        Trouble::Passing(error) | Trouble::Away(error) if *failures < TRIES => {
             tracing::info!("{}: trying again", error.message());
             tokio::time::sleep(WAIT * 2_u32.pow(*failures)).await;
             *failures += 1;
