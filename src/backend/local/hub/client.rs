@@ -92,17 +92,7 @@ impl Listed {
 impl Hub {
     /// The hub as the environment has it.
     pub fn open() -> Result<Hub> {
-        // An application that embeds farthing may have installed its own TLS provider: then that one serves.
-        drop(rustls::crypto::ring::default_provider().install_default());
         let base = base(&std::env::var("HF_ENDPOINT").unwrap_or_default())?;
-        let builder = Client::builder()
-            .user_agent(concat!("farthing/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(Duration::from_secs(20))
-            .read_timeout(Duration::from_secs(60));
-        let builder = if loopback(base.as_str()) { builder.no_proxy() } else { builder };
-        let client =
-            builder.build().map_err(|error| Error::internal(format!("no HTTP client can be made: {error}")))?;
         let mut token = token()?;
         if let Some(Token { origin, .. }) = &token
             && base.scheme() == "http"
@@ -111,6 +101,20 @@ impl Hub {
             tracing::warn!("the token of {origin} is not sent: {} is not reached by TLS", host(&base));
             token = None;
         }
+        Hub::at(base, token)
+    }
+
+    fn at(base: Url, token: Option<Token>) -> Result<Hub> {
+        // An application that embeds farthing may have installed its own TLS provider: then that one serves.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let builder = Client::builder()
+            .user_agent(concat!("farthing/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(Duration::from_secs(20))
+            .read_timeout(Duration::from_secs(60));
+        let builder = if loopback(base.as_str()) { builder.no_proxy() } else { builder };
+        let client =
+            builder.build().map_err(|error| Error::internal(format!("no HTTP client can be made: {error}")))?;
         Ok(Hub { client, base, token })
     }
 
@@ -368,7 +372,7 @@ mod tests {
     fn addresses_are_of_a_hub_and_are_not_repeated_where_they_are_not() {
         assert_eq!(base("").unwrap().as_str(), "https://huggingface.co/");
         let hub = base("http://127.0.0.1:8000/mirror/").unwrap();
-        let hub = Hub { client: Client::new(), base: hub, token: None };
+        let hub = Hub::at(hub, None).unwrap();
         let model = HubModel::read("org/name").unwrap();
         let file = hub.file(&model, "abc", "a #1?.safetensors");
         assert_eq!(file.as_str(), "http://127.0.0.1:8000/mirror/org/name/resolve/abc/a%20%231%3F.safetensors");
