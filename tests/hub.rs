@@ -152,8 +152,9 @@ fn listing(files: &Files, simple: bool) -> Reply {
     let file = |(name, bytes): (&String, &Vec<u8>)| match (simple, large(name)) {
         (true, _) => json!({"rfilename": name}),
         (false, true) => {
-            let lfs = json!({"sha256": sha256(bytes), "size": bytes.len(), "pointerSize": 134});
-            json!({"rfilename": name, "size": bytes.len(), "blobId": blob(b"pointer"), "lfs": lfs})
+            let size = if bytes == b"petabyte" { 1_000_000_000_000_000 } else { bytes.len() };
+            let lfs = json!({"sha256": sha256(bytes), "size": size, "pointerSize": 134});
+            json!({"rfilename": name, "size": size, "blobId": blob(b"pointer"), "lfs": lfs})
         }
         (false, false) => json!({"rfilename": name, "size": bytes.len(), "blobId": blob(bytes)}),
     };
@@ -351,7 +352,11 @@ fn shards_simple_mirrors_gguf_files_and_several_at_once() {
     let mirror = hub(&files, &large, true);
     let tagged = home("hf:org/tiny@v1");
     let tune = "tune task --budget 0.002 --out run --quiet";
-    let done = support::done(&mut command(&tagged, &mirror, tune)).ended(0);
+    // A token in the file that `hf auth login` writes.
+    tagged.write("hf/token", format!("{TOKEN}\n"));
+    let done = support::done(command(&tagged, &mirror, tune).env_remove("HF_TOKEN")).ended(0);
+    let brought = |asked: &Asked| asked.headers.get("authorization") == Some(&format!("Bearer {TOKEN}"));
+    assert!(mirror.asked().iter().all(brought) && !large.asked().iter().any(brought));
     assert!(done.stderr.contains("INFO downloading `org/tiny` (v1) from"), "{done:?}");
     assert_eq!(tagged.read("hf/hub/models--org--tiny/refs/v1"), COMMIT);
     assert!(cached(&tagged, "blobs").join(sha256(&weights)).is_file());
@@ -429,6 +434,7 @@ fn what_the_hub_does_not_give_is_said_with_what_to_do() {
         ("no tokenizer.json", without(&["tokenizer.json"]), tiny_model, true, 2),
         ("unknown architecture", replaced("config.json", b"{\"model_type\": \"bert\"}"), tiny_model, true, 2),
         ("too large", replaced("config.json", huge.as_bytes()), tiny_model, true, 2),
+        ("no room", replaced("model.safetensors", b"petabyte"), tiny_model, true, 2),
     ];
     let mut all = String::new();
     for (what, hub, model, token, code) in &cases {
@@ -444,6 +450,10 @@ fn what_the_hub_does_not_give_is_said_with_what_to_do() {
         // How much memory there is decides where its lines end.
         if *what == "too large" {
             assert!(done.stderr.contains("hf:org/tiny does not fit in memory: 61889472 M weights"), "{done:?}");
+            continue;
+        }
+        if *what == "no room" {
+            assert!(done.stderr.contains("does not fit on the disk: 1000000.00 GB are to be"), "{done:?}");
             continue;
         }
         all += &format!("## {what}\n{}\n\n", done.stderr.trim_end());
