@@ -130,8 +130,7 @@ impl Fetching<'_> {
                 missing.push(self.about(name).await?);
             }
         }
-        self.announce(&missing)?;
-        let total = missing.iter().filter_map(|file| file.size).sum();
+        let total = self.announce(&missing)?;
         let mut progress = Progress { total, done: 0, said: Instant::now() };
         for file in &missing {
             tracing::debug!("{} ({})", file.name, file.size.map_or("of unknown size".to_owned(), gigabytes));
@@ -198,23 +197,18 @@ impl Fetching<'_> {
         self.file(&self.about(name).await?, &mut progress).await
     }
 
-    /// The error for a repository that is in another form.
+    /// The error for a repository that is in another form: what it has, and what to do.
     fn no_model(&self, lacking: &str) -> Error {
+        /// So many names are shown.
+        const SHOWN: usize = 12;
         let name = &self.model.repository;
-        let (gguf, bin) = (self.ending(".gguf").collect::<Vec<_>>(), self.ending(".bin").next());
-        let mut shown: Vec<&str> = self.files.keys().map(String::as_str).take(12).collect();
-        if let Some(more) = self.files.len().checked_sub(shown.len()).filter(|more| *more > 0) {
-            shown.truncate(11);
-            return self.lacks(lacking, &format!("{}, and {} more", shown.join(", "), more + 1), &gguf, bin);
+        let mut has = self.files.keys().map(String::as_str).take(SHOWN).collect::<Vec<_>>().join(", ");
+        if let Some(more) = self.files.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+            has += &format!(", and {more} more");
         }
-        let all = if shown.is_empty() { format!("`{name}` is empty") } else { shown.join(", ") };
-        self.lacks(lacking, &all, &gguf, bin)
-    }
-
-    fn lacks(&self, lacking: &str, files: &str, gguf: &[&str], bin: Option<&str>) -> Error {
-        let name = &self.model.repository;
-        let help = match (gguf, bin) {
-            ([file, ..], _) => format!("name one of its GGUF files, like hf:{name}/{file}"),
+        let has = if has.is_empty() { "it is empty".to_owned() } else { format!("it has: {has}") };
+        let help = match (self.ending(".gguf").next(), self.ending(".bin").next()) {
+            (Some(file), _) => format!("name one of its GGUF files, like hf:{name}/{file}"),
             (_, Some(file)) => format!(
                 "`{file}` is not read here, because such files can run programs: load the model with transformers, save it with safe_serialization=True, and give the folder as local:PATH"
             ),
@@ -222,7 +216,7 @@ impl Fetching<'_> {
                 "a language model has config.json, tokenizer.json and model.safetensors, or is a .gguf file".to_owned()
             }
         };
-        Error::usage(format!("`{name}` has no {lacking}; it has: {files}")).help(help)
+        Error::usage(format!("`{name}` has no {lacking}; {has}")).help(help)
     }
 
     /// Before gigabytes are fetched: is it of a kind that is known here, and does it fit?
@@ -250,16 +244,17 @@ impl Fetching<'_> {
         }
     }
 
-    /// Says what is going to happen; refuses what there is no room for.
-    fn announce(&self, missing: &[Missing]) -> Result<()> {
+    /// Says what is going to happen, and gives how many bytes that are; refuses what there is no room for.
+    fn announce(&self, missing: &[Missing]) -> Result<u64> {
         if missing.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let left = |file: &Missing| {
             let here = [self.folder.blob(&file.etag), self.part(file)].iter().filter_map(|path| size(path)).max();
             file.size.map(|size| size.saturating_sub(here.unwrap_or(0)))
         };
-        let bytes: u64 = missing.iter().filter_map(left).sum();
+        // A listing may say anything.
+        let bytes = missing.iter().filter_map(left).fold(0, u64::saturating_add);
         let unknown = if missing.iter().any(|file| file.size.is_none()) { "at least " } else { "" };
         let (files, path) = (missing.len(), self.folder.path.display());
         if let Some(room) = room(&self.folder.path).filter(|room| *room < bytes) {
@@ -279,7 +274,7 @@ impl Fetching<'_> {
             self.hub.host(),
             gigabytes(bytes)
         );
-        Ok(())
+        Ok(bytes)
     }
 
     /// Where a file is while it is not whole.
