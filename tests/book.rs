@@ -93,6 +93,7 @@ impl Shell {
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_farthing"));
         command.args(words).current_dir(self.folder.path()).env("NO_COLOR", "1").env_remove("OPENAI_API_KEY");
+        command.env("HF_HUB_OFFLINE", "1");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

@@ -378,7 +378,7 @@ impl Endpoints {
                     ))
                 })?;
             }
-            return Ok(model.clone());
+            return self.found(model.clone());
         }
         if is_local(name) {
             return self.local_model(name);

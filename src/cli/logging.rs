@@ -27,8 +27,8 @@ pub struct Logging {
     spans: Option<opentelemetry_sdk::trace::SdkTracerProvider>,
 }
 
-/// What is logged where nothing was said: what the user should know of.
-const WARNINGS: &str = "farthing=warn";
+/// What is logged where nothing was said: what the user should know of, and what gigabytes are downloaded.
+const WARNINGS: &str = "farthing=warn,farthing::backend::local::hub=info";
 
 type Layered = Box<dyn Layer<Registry> + Send + Sync>;
 

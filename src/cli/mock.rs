@@ -18,7 +18,7 @@ pub struct MockArguments {
     /// Answer from recorded samples in place of the made-up models
     #[arg(long, value_name = "FILE")]
     cassette: Option<PathBuf>,
-    /// Answer by a language model in this process: mite, local:PATH, hf:ORG/NAME, or NAME=local:PATH (repeatable)
+    /// Answer by a language model in this process: mite, local:PATH, hf:ORG/NAME (downloaded where it is not here), or NAME=local:PATH (repeatable)
     #[cfg(feature = "local")]
     #[arg(long = "model", value_name = "MODEL", conflicts_with = "cassette")]
     models: Vec<String>,

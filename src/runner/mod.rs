@@ -355,6 +355,8 @@ impl Runner {
             return Err(Error::usage(format!("no price is known of the model `{name}`, so no budget can hold"))
                 .help(format!("add to {file}: [models.\"{name}\"] with price = {{ input = 0.15, output = 0.60 }} in dollars per million tokens; 0 is a price too")));
         }
+        let model = endpoints.fetched(model)?;
+        let name = model.name.as_str();
         let seats = opening.seats(endpoints, &model, limit)?;
         let learnt = opening.learnt(&model);
         check_equals(&model, &serving, &seats)?;

@@ -111,6 +111,46 @@ fn placed(source: &Source, folder: &Path, spec: &ModelTable, mut model: Model, e
     Ok(model)
 }
 
+impl Model {
+    /// Why it would have to be downloaded before it is asked.
+    pub fn absent(&self) -> Option<Error> {
+        #[cfg(feature = "local")]
+        if let Some(local::Place::Hub(wanted)) = &self.place {
+            return wanted.here().err();
+        }
+        None
+    }
+}
+
+impl super::Endpoints {
+    /// A model whose files came since the file was read is what they say.
+    pub(super) fn found(&self, model: Model) -> Result<Model> {
+        #[cfg(feature = "local")]
+        if let Some(local::Place::Hub(wanted)) = &model.place {
+            return match wanted.clone().place()? {
+                local::Place::Hub(_) => Ok(model),
+                place => with_builtin(Model { place: Some(place), ..model.clone() }, &self.list[model.endpoints[0]]),
+            };
+        }
+        Ok(model)
+    }
+
+    /// A model with all that must be here before it is asked: what is on Hugging Face's hub alone is downloaded, unless the
+    /// endpoints are [idle](Self::idle).
+    ///
+    /// # Errors
+    /// Bad input: it is not here, and may not be downloaded, or is of no use here. An endpoint's: the hub does not give it.
+    pub fn fetched(&self, model: Model) -> Result<Model> {
+        #[cfg(feature = "local")]
+        if let Some(local::Place::Hub(wanted)) = &model.place {
+            let endpoint = &self.list[model.endpoints[0]];
+            let place = if endpoint.idle { wanted.here() } else { wanted.fetched(model.compute) };
+            return with_builtin(Model { place: Some(place?), ..model }, endpoint);
+        }
+        Ok(model)
+    }
+}
+
 /// The endpoints that serve a model: indices into `list`.
 fn serving(source: &Source, name: &str, table: &Spanned<ModelTable>, list: &[Endpoint]) -> Result<Vec<usize>> {
     let spec = table.get_ref();
@@ -170,9 +210,12 @@ pub(super) fn with_builtin(mut model: Model, endpoint: &Endpoint) -> Result<Mode
         #[cfg(feature = "local")]
         ProviderKind::Local => {
             let place = model.place.as_ref().ok_or_else(|| no_place(&model.name))?;
-            let about = local::model::about(place)?;
-            let most = model.context_window.map_or(about.context, |said| said.min(about.context));
-            model.context_window = Some(most);
+            // What is not here yet says more when it is.
+            if !matches!(place, local::Place::Hub(_)) {
+                let about = local::model::about(place)?;
+                let most = model.context_window.map_or(about.context, |said| said.min(about.context));
+                model.context_window = Some(most);
+            }
             if *place == local::Place::Box {
                 let price = |dollars: &str| crate::money::per_million(dollars).unwrap_or(crate::money::Usd::MAX);
                 let (input, output) = (price(local::place::mite::INPUT_PRICE), price(local::place::mite::OUTPUT_PRICE));

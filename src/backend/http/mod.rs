@@ -316,7 +316,7 @@ fn compressed(headers: &HeaderMap) -> Option<String> {
 }
 
 /// An address of this machine: no proxy lies between.
-fn loopback(url: &str) -> bool {
+pub(in crate::backend) fn loopback(url: &str) -> bool {
     Url::parse(url).is_ok_and(|url| {
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
@@ -329,7 +329,7 @@ fn reasons(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Err
 }
 
 /// Why an endpoint was not reached: no such name, no trust, or nobody there.
-fn unreached(error: &reqwest::Error, base_url: &str) -> String {
+pub(in crate::backend) fn unreached(error: &reqwest::Error, base_url: &str) -> String {
     let why = root_cause(error);
     let tls = reasons(error).find_map(|reason| {
         // An I/O error hides what it wraps, which may be another one.
@@ -349,7 +349,7 @@ fn unreached(error: &reqwest::Error, base_url: &str) -> String {
 }
 
 /// The innermost reason of an error: what the system said.
-fn root_cause(error: &reqwest::Error) -> String {
+pub(in crate::backend) fn root_cause(error: &reqwest::Error) -> String {
     reasons(error).last().map(ToString::to_string).unwrap_or_default()
 }
 

@@ -53,9 +53,10 @@ fn left_in_groups(root: &Path, groups: &str) -> Option<u64> {
     groups.lines().filter_map(left).min()
 }
 
-fn gigabytes(bytes: u64) -> String {
+pub(super) fn gigabytes(bytes: u64) -> String {
     match bytes {
-        0..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        0..100_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        100_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
         _ => format!("{:.2} GB", bytes as f64 / 1e9),
     }
 }

@@ -14,7 +14,7 @@ pub mod device;
 mod engine;
 mod forward;
 mod gguf;
-mod hub;
+pub mod hub;
 mod identity;
 mod linear;
 mod memory;
@@ -64,13 +64,14 @@ pub struct Local {
 }
 
 impl Local {
-    /// Loads the model at a place, or takes the one that is loaded already.
+    /// Loads the model at a place, or takes the one that is loaded already. What is on the hub alone is downloaded.
     ///
     /// # Errors
     /// Bad input: files that are missing or broken, do not belong together, or do not fit in memory; a device that is not
-    /// there.
+    /// there. An endpoint's: the hub does not give it.
     pub fn open(place: &Place, compute: impl Into<Compute>) -> Result<Local> {
         let compute = compute.into().settled()?;
+        let place = &place.fetched(compute)?;
         let source = model::source(place, compute)?;
         let key = (source.clone(), compute.device);
         let loaded = LOADED.get_or_init(Mutex::default);

@@ -121,6 +121,7 @@ pub fn about(place: &Place) -> Result<About> {
         Place::Box => config::read(&Source::new("mite/config.json", mite::CONFIG))?,
         Place::Folder(folder) => config::read(&Source::read(&folder.join("config.json"))?)?,
         Place::Gguf(path) => gguf::architecture(path, &gguf::header(path)?)?,
+        Place::Hub(model) => return about(&model.here()?),
     };
     Ok(About { context: architecture.context as u64, architecture })
 }
@@ -147,6 +148,7 @@ pub fn source(place: &Place, compute: Compute) -> Result<String> {
             }
             Ok(format!("local:{}", &hasher.finalize().to_hex()[..32]))
         }
+        Place::Hub(model) => source(&model.here()?, compute),
     }
 }
 
@@ -179,6 +181,7 @@ pub(super) fn load_on(
             from_files(place, files, Weights::folder(folder)?, about, on, source)
         }
         Place::Gguf(path) => from_gguf(path, about, on, source),
+        Place::Hub(model) => load_on(&model.here()?, compute, on.device, source),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::device::Compute;
+use super::hub::HubModel;
 use crate::diagnostic::{Error, Result};
 
 /// The model that comes with farthing.
@@ -34,6 +36,8 @@ pub enum Place {
     Folder(PathBuf),
     /// A GGUF file.
     Gguf(PathBuf),
+    /// On the hub; on this machine it is not, or not all of it.
+    Hub(HubModel),
 }
 
 /// True where a name is a local model's.
@@ -42,7 +46,8 @@ pub fn is_local(name: &str) -> bool {
 }
 
 impl Place {
-    /// The place of a name like `mite`, `local:PATH` or `hf:ORG/NAME`; paths are relative to `folder`.
+    /// The place of a name like `mite`, `local:PATH` or `hf:ORG/NAME`; paths are relative to `folder`. Nothing is
+    /// downloaded.
     pub fn of(name: &str, folder: &Path) -> Result<Place> {
         if name == IN_THE_BOX {
             return Ok(Place::Box);
@@ -50,7 +55,7 @@ impl Place {
         match (name.strip_prefix("local:"), name.strip_prefix("hf:")) {
             (Some(IN_THE_BOX), _) if !folder.join(IN_THE_BOX).exists() => Ok(Place::Box),
             (Some(path), _) => Place::path(&folder.join(path)),
-            (_, Some(repository)) => Place::path(&super::hub::snapshot(repository)?),
+            (_, Some(repository)) => HubModel::read(repository)?.place(),
             _ => Place::path(&folder.join(name)),
         }
     }
@@ -72,11 +77,23 @@ impl Place {
         }
     }
 
+    /// The same on this machine: what the hub has, and this machine has not, is downloaded.
+    ///
+    /// # Errors
+    /// As [`HubModel::fetched`].
+    pub fn fetched(&self, compute: Compute) -> Result<Place> {
+        match self {
+            Place::Hub(model) => model.fetched(compute),
+            here => Ok(here.clone()),
+        }
+    }
+
     /// Where it lies, in words.
     pub fn name(&self) -> String {
         match self {
             Place::Box => IN_THE_BOX.to_owned(),
             Place::Folder(path) | Place::Gguf(path) => path.display().to_string(),
+            Place::Hub(model) => model.name(),
         }
     }
 }

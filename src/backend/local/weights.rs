@@ -1,6 +1,6 @@
 //! Tensors by name: from safetensors files (one, or several with an index), or from a GGUF file, widened to 32-bit floats.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -223,20 +223,27 @@ pub fn files(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
             None => "a model's folder has config.json, tokenizer.json and model.safetensors".to_owned(),
         }));
     }
-    let source = Source::read(&index)?;
+    shards(&index)?
+        .into_iter()
+        .map(|name| match folder.join(&name) {
+            path if path.is_file() => Ok(path),
+            _ => Err(lost(&index, &name)),
+        })
+        .collect()
+}
+
+fn lost(index: &Path, name: &str) -> Error {
+    Error::usage(format!("{} names `{name}`, which is not there", index.display()))
+}
+
+/// The files that an index names.
+pub fn shards(index: &Path) -> Result<BTreeSet<String>> {
+    let source = Source::read(index)?;
     let fields = config::object(&source)?;
     let names = fields.get("weight_map").and_then(Value::as_object);
     let names = names.ok_or_else(|| Error::usage(format!("{} has no `weight_map`", index.display())))?;
-    let names: std::collections::BTreeSet<&str> = names.values().filter_map(Value::as_str).collect();
-    names
-        .into_iter()
-        .map(|name| {
-            // A name is no path: a model's folder does not reach out of itself.
-            let path = folder.join(name);
-            match path.file_name().is_some_and(|file| file == name) && path.is_file() {
-                true => Ok(path),
-                false => Err(Error::usage(format!("{} names `{name}`, which is not there", index.display()))),
-            }
-        })
-        .collect()
+    let names: BTreeSet<&str> = names.values().filter_map(Value::as_str).collect();
+    // A name is no path: a model's folder does not reach out of itself.
+    let plain = |name: &str| Path::new(name).file_name().is_some_and(|file| file == name);
+    names.into_iter().map(|name| if plain(name) { Ok(name.to_owned()) } else { Err(lost(index, name)) }).collect()
 }

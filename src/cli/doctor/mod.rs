@@ -266,6 +266,9 @@ fn prices(endpoints: &Endpoints, models: Option<&[String]>, checks: &mut Vec<Che
                 continue;
             }
         };
+        if let Some(absent) = model.absent() {
+            checks.push(Check::warning("model", absent.message(), absent.advice().unwrap_or_default()));
+        }
         let per_million = |price: crate::money::Usd| words::dollars(price.times(1_000_000));
         match model.price {
             Some(price) => {
@@ -296,8 +299,13 @@ fn together(endpoints: &Endpoints, space: &Space, checks: &mut Vec<Check>) {
     if checks.iter().any(known) {
         return;
     }
-    let opened = crate::study::open_for(space, &endpoints.clone().idle(), MemoryStore::new());
-    let fits = opened.and_then(|_| capability::check_space(space, |model| capability::of(endpoints, model)));
+    // What is not on this machine was said, and is not downloaded to look at it.
+    let absent = |name: &String| endpoints.model(name).is_ok_and(|model| model.absent().is_some());
+    let opened = match space.models().iter().any(absent) {
+        true => Ok(()),
+        false => crate::study::open_for(space, &endpoints.clone().idle(), MemoryStore::new()).map(drop),
+    };
+    let fits = opened.and_then(|()| capability::check_space(space, |model| capability::of(endpoints, model)));
     if let Err(error) = fits {
         checks.push(Check::problem("space", &error));
     }
