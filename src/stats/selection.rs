@@ -235,8 +235,10 @@ impl Fitted {
 
 /// How likely so much difference between rows is where there is none: each instance's values, less their mean, change
 /// their signs together at random (the wild bootstrap: Liu 1988, Mammen 1993). So instances may differ as they like, and
-/// rows may agree with each other for reasons of their own, as votes over the same samples do. `None` where no two rows
-/// share an instance, or all that share one agree: then nothing was seen to differ.
+/// rows may agree with each other for reasons of their own, as votes over the same samples do. Looked at in two ways: how
+/// far all rows are apart, and how far the one that is furthest; the rarer of the two is compared with the rarer of the two
+/// of each draw (Westfall & Young 1993). `None` where no two rows share an instance, or all that share one agree: then
+/// nothing was seen to differ.
 pub fn difference_p_value(cells: &[Observation], rows: usize, seed: u64) -> Option<f64> {
     let mut columns: BTreeMap<usize, Vec<(usize, f64)>> = BTreeMap::new();
     let sound = || cells.iter().filter(|cell| cell.row < rows && cell.value.is_finite());
@@ -261,21 +263,34 @@ pub fn difference_p_value(cells: &[Observation], rows: usize, seed: u64) -> Opti
         }
     }
     let mut sum = vec![0.0; rows];
-    let mut spread = |sign: &mut dyn FnMut() -> f64| -> f64 {
+    let mut spread = |sign: &mut dyn FnMut() -> f64| -> (f64, f64) {
         sum.fill(0.0);
         for seen in &shared {
             let sign = sign();
             seen.iter().for_each(|(row, value)| sum[*row] += sign * value);
         }
-        sum.iter().zip(&count).filter(|(_, count)| **count > 0.0).map(|(sum, count)| sum * sum / count).sum()
+        let looked_at = sum.iter().zip(&count).filter(|(_, count)| **count > 0.0);
+        looked_at.map(|(sum, count)| sum * sum / count).fold((0.0, 0.0), |(all, most), one| (all + one, one.max(most)))
     };
-    let seen = spread(&mut || 1.0);
     let mut rng = ChaCha12Rng::seed_from_u64(seed);
     let times = if cells.len() > 5_000 { 199 } else { 999 };
-    // Rounding must not make a draw that equals the data count as nearer.
     let mut flip = || if rng.random::<bool>() { 1.0 } else { -1.0 };
-    let as_far = (0..times).filter(|_| spread(&mut flip) >= seen * (1.0 - 1e-12)).count();
-    Some((as_far + 1) as f64 / (times + 1) as f64)
+    // The data first.
+    let mut drawn = vec![spread(&mut || 1.0)];
+    drawn.extend((0..times).map(|_| spread(&mut flip)));
+    // How many are as far as each.
+    let as_far = |way: fn(&(f64, f64)) -> f64| -> Vec<usize> {
+        let mut sorted: Vec<f64> = drawn.iter().map(way).collect();
+        sorted.sort_by(f64::total_cmp);
+        // Rounding must not make a draw that equals the data count as nearer.
+        drawn
+            .iter()
+            .map(|one| sorted.len() - sorted.partition_point(|other| *other < way(one) * (1.0 - 1e-12)))
+            .collect()
+    };
+    let rarer: Vec<usize> =
+        as_far(|one| one.0).into_iter().zip(as_far(|one| one.1)).map(|(all, most)| all.min(most)).collect();
+    Some(rarer.iter().filter(|&&one| one <= rarer[0]).count() as f64 / drawn.len() as f64)
 }
 
 #[cfg(test)]
@@ -405,6 +420,16 @@ mod tests {
         let copied = (0..studies).filter(|&seed| copies(seed) <= 0.05).count();
         println!("said to differ where nothing does: {wrong} and {copied} of {studies}; found {found} of 20");
         assert!(copied <= 7, "{copied}");
+        // One row that was looked at well and is far ahead, among many that were hardly looked at.
+        let mut chances = [0.5; 30];
+        (chances[0], chances[1]) = (0.8, 0.55);
+        let deep = |seed: u64| {
+            let cells = table(&chances, 80, |row| if row < 2 { 80 } else { 4 }, seed);
+            difference_p_value(&cells, chances.len(), seed).unwrap() <= 0.05
+        };
+        let found = (0..20).filter(|&seed| deep(seed)).count();
+        println!("one far ahead of one, among many: found {found} of 20");
+        assert!(found >= 17, "{found}");
         assert_eq!(difference_p_value(&[], 3, 1), None);
         assert_eq!(difference_p_value(&table(&[2.0, 2.0], 9, |_| 9, 1), 2, 1), None);
     }

@@ -38,7 +38,8 @@ pub struct Claims {
     pub may_be_best_count: usize,
     /// The winner's probability of being the best of those tried.
     pub p_best: Option<f64>,
-    /// The winner's score corrected for having been chosen; absent on fewer than 5 instances.
+    /// The winner's score corrected for having been chosen; absent on fewer than 5 instances, and where a further metric
+    /// of the objective chose another than the first one would.
     pub corrected_score: Option<f64>,
     /// Its 95 % interval.
     pub corrected_ci95: Option<[f64; 2]>,
@@ -47,7 +48,7 @@ pub struct Claims {
     /// The winner against the baseline on tuning instances, valid at any time of looking and for having been chosen.
     /// Absent where the winner is the baseline, there is none, or the range of the metric is not known.
     pub versus_baseline: Option<Against>,
-    /// True where the configurations are no further apart than chance puts them.
+    /// True where the configurations are no further apart than chance puts them, and none is shown to differ from the baseline.
     pub nothing_differs: bool,
     /// How likely so much difference is where nothing differs; absent where no difference was seen, or nothing compared.
     pub difference_p_value: Option<f64>,
@@ -97,7 +98,7 @@ pub struct FrontierPoint {
     pub id: String,
     /// The parameters.
     pub config: Configuration,
-    /// What its score over all tuning instances is expected to be.
+    /// What its score on further instances like these is expected to be.
     pub posterior_mean: f64,
     /// The mean of the objective.
     pub score: Option<f64>,
@@ -184,11 +185,13 @@ pub struct Search<'a> {
     pub order: &'a [usize],
     /// How many configurations could have been tried at most, where that was known when it began.
     pub most: Option<usize>,
+    /// The objective's first metric chose the winner: only of such a choice its score can be corrected.
+    pub by_first_metric: bool,
 }
 
 /// What a finished search claims.
 pub fn claims(evidence: &Evidence, search: Search<'_>, seed: u64) -> Claims {
-    let Search { trials, ranking, workload, order, most } = search;
+    let Search { trials, ranking, workload, order, most, by_first_metric } = search;
     let open = most.is_none_or(|most| trials.len() < most);
     let gain = |value: f64| workload.task.objective.direction.gain(value);
     let all = may_be_best(ranking);
@@ -220,7 +223,8 @@ pub fn claims(evidence: &Evidence, search: Search<'_>, seed: u64) -> Claims {
     let mut chosen_from = vec![false; trials.len()];
     evidence.eligible.iter().for_each(|&row| chosen_from[row] = true);
     let fitted = Fitted::of(&evidence.posterior, &evidence.cells);
-    if let Some(corrected) = selection::corrected(&evidence.cells, &chosen_from, &fitted, seed) {
+    let corrected = by_first_metric.then(|| selection::corrected(&evidence.cells, &chosen_from, &fitted, seed));
+    if let Some(corrected) = corrected.flatten() {
         let ends = [gain(corrected.ci95.0), gain(corrected.ci95.1)];
         let (mut low, mut high) = (ends[0].min(ends[1]), ends[0].max(ends[1]));
         let score = gain(corrected.score);
@@ -237,6 +241,9 @@ pub fn claims(evidence: &Evidence, search: Search<'_>, seed: u64) -> Claims {
         claims.method = Some("bootstrap_oob".to_owned());
     }
     claims.versus_baseline = against(&trials[best.trial], trials, workload, order, most);
+    // What is shown of two of them is a difference.
+    let shown = claims.versus_baseline.as_ref().is_some_and(|against| against.e_value >= eprocess::CLAIM);
+    claims.nothing_differs &= !shown;
     claims
 }
 

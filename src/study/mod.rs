@@ -212,8 +212,11 @@ impl Study {
         claims::settle(&mut ranking, &task.objective, |trial, metric| {
             trials[trial].estimate(metric).map(|estimate| estimate.mean)
         });
+        let by_first_metric =
+            by_first.as_ref().is_none_or(|first| ranking::best(&ranking).is_some_and(|best| best.trial == first.trial));
+        let workload = &self.workload;
         let search =
-            claims::Search { trials: &trials, ranking: &ranking, workload: &self.workload, order: &order, most };
+            claims::Search { trials: &trials, ranking: &ranking, workload, order: &order, most, by_first_metric };
         let mut claims = claims::claims(&evidence, search, seed);
         claims.expected_gain = converged.or(claims.expected_gain);
         let mut holdout = None;
@@ -232,8 +235,7 @@ impl Study {
             holdout = Some(test.holdout);
         }
         let spent = store.spent(&self.scope)?;
-        let everything_seen =
-            trials.iter().all(|trial| trial.dropped.is_some() || trial.evaluations.len() == task.tune.len());
+        let everything_seen = trials.iter().all(|trial| trial.out() || trial.evaluations.len() == task.tune.len());
         let used_up = budget.is_some_and(|budget| search_cost.as_f64() >= 0.9 * budget.as_f64());
         let stop_reason = match ending {
             Ending::Interrupted => StopReason::Interrupted,
