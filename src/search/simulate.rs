@@ -252,7 +252,7 @@ pub struct Trace {
     pub rows: Vec<usize>,
     /// Everything told, in the order of asking.
     pub told: Vec<Told>,
-    /// The row with the best posterior mean over all that was told; of those as good the cheapest. `None` where nothing was
+    /// The row that is expected to be the best on further instances by all that was told; of those as good the cheapest. `None` where nothing was
     /// scored.
     pub recommendation: Option<usize>,
 }
@@ -341,8 +341,9 @@ fn recommend(log: &Log, problem: &Problem) -> Option<usize> {
     });
     let affordable =
         |standing: &Standing| problem.inference_budget.map_or(1.0, |budget| standing.affordable(budget.as_f64()));
+    let above = |trial: usize| problem.inference_budget.is_some_and(|budget| cost(trial) > budget.as_f64());
     let sure: Vec<(usize, Standing)> =
-        judged.iter().copied().filter(|(_, standing)| affordable(standing) >= SURE).collect();
+        judged.iter().copied().filter(|(trial, standing)| affordable(standing) >= SURE && !above(*trial)).collect();
     let best_first = sure.iter().map(|&(trial, standing)| (standing.mean, cost(trial)));
     match recommended(best_first, indifferent(&lines)) {
         Some(place) => Some(sure[place].0),

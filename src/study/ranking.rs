@@ -62,8 +62,9 @@ pub struct Ranked {
     pub reason: Option<String>,
     /// The mean of the objective with its interval.
     pub estimate: Option<stats::Estimate>,
-    /// What its mean over all tuning instances is expected to be, and how sure that is: (mean, standard deviation). The
-    /// order is by it: it makes up for some having seen harder instances than others, and for luck on a few.
+    /// What its mean over further instances like these is expected to be, and how sure that is: (mean, standard deviation).
+    /// The order is by it: it makes up for some having seen harder instances than others, and for luck. Where every one was
+    /// judged on every instance, it is the raw mean.
     pub posterior: Option<(f64, f64)>,
     /// The probability that it is the best of those that nothing stands against, on further instances like these.
     pub probability: Option<f64>,
@@ -137,9 +138,9 @@ pub fn rank(trials: &[Trial], objective: &Objective, instances: usize, inference
     place(&entries, objective.direction, instances, inference_budget)
 }
 
-/// Ranks configurations by the posterior mean of the objective over all `instances` tuning instances, by the race's model
-/// ([`stats::racing`]): raw means where every one was judged on every instance, and elsewhere with what relatives, the
-/// difficulty of instances and prices say. Equals by production cost, then by the order of trying.
+/// Ranks configurations by what is expected of the objective on further instances like the `instances` tuning instances, by
+/// the race's model ([`stats::racing`]): raw means where every one was judged on every instance, and elsewhere with what
+/// relatives, the difficulty of instances and prices say. Equals by production cost, then by the order of trying.
 pub fn place(entries: &[Entry], direction: Direction, instances: usize, inference_budget: Option<Usd>) -> Vec<Ranked> {
     let mut lines: Vec<Line> = vec![Vec::new(); instances];
     for (row, entry) in entries.iter().enumerate() {
@@ -158,14 +159,18 @@ pub fn place(entries: &[Entry], direction: Direction, instances: usize, inferenc
     // The best is one that production can afford almost surely, if there is such a one.
     let affordable: Vec<f64> = entries.iter().map(|entry| entry.against.affordable(inference_budget)).collect();
     let judged = |at: usize| !entries[at].scores.is_empty();
-    let sure = (0..entries.len()).any(|at| reasons[at].is_none() && affordable[at] >= SURE && judged(at));
-    let unsure: Vec<bool> =
-        (0..entries.len()).map(|at| sure && reasons[at].is_none() && affordable[at] < SURE).collect();
+    // Whose own answers cost more than that is not, whatever its relatives say: the price beside its score is its own.
+    let above = |at: usize| inference_budget.zip(entries[at].cost).is_some_and(|(budget, cost)| cost > budget);
+    let likely = |at: usize| if above(at) { affordable[at].min(0.5) } else { affordable[at] };
+    let sure = (0..entries.len()).any(|at| reasons[at].is_none() && likely(at) >= SURE && judged(at));
+    let below = (0..entries.len()).any(|at| reasons[at].is_none() && !above(at) && judged(at));
+    let doubtful = |at: usize| sure && likely(at) < SURE || below && above(at);
+    let unsure: Vec<bool> = (0..entries.len()).map(|at| reasons[at].is_none() && doubtful(at)).collect();
     let reasons: Vec<Option<String>> = reasons
         .into_iter()
         .enumerate()
         .map(|(at, reason)| match unsure[at] {
-            true => Some(doubt(&entries[at].against, affordable[at], inference_budget)),
+            true => Some(doubt(&entries[at], likely(at), inference_budget)),
             false => reason,
         })
         .collect();
@@ -218,9 +223,15 @@ pub fn place(entries: &[Entry], direction: Direction, instances: usize, inferenc
     ranking.into_iter().enumerate().map(numbered).collect()
 }
 
-fn doubt(against: &Against, affordable: f64, inference_budget: Option<Usd>) -> String {
-    let about = against.production.map_or(String::new(), |production| short(production.mean));
+fn doubt(entry: &Entry, affordable: f64, inference_budget: Option<Usd>) -> String {
+    let about = entry.against.production.map_or(String::new(), |production| short(production.mean));
     let budget = inference_budget.map_or(String::new(), |budget| budget.to_string());
+    if let Some(cost) = entry.cost.filter(|cost| inference_budget.is_some_and(|budget| *cost > budget)) {
+        return format!(
+            "${} an instance so far, over the inference budget of ${budget}, and about ${about} in production",
+            short(cost.as_f64())
+        );
+    }
     format!(
         "about ${about} an instance in production: only {:.0} % sure to be within the inference budget of ${budget}",
         100.0 * affordable

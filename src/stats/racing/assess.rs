@@ -173,9 +173,9 @@ fn places(kinship: &Kinship, costs: Option<&Costs>) -> Vec<Place> {
 /// One configuration of a ranking.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Standing {
-    /// The expected mean over all instances.
+    /// The expected mean over further instances like these; the raw mean where every one was observed on every instance.
     pub mean: f64,
-    /// Its standard deviation.
+    /// The standard deviation of what is expected of further instances.
     pub sd: f64,
     /// The probability of being the best of those that may be chosen (`eligible`) on further instances like these, by seeded
     /// draws; 0 for others.
@@ -194,8 +194,7 @@ impl Standing {
     }
 }
 
-/// What is believed of each configuration at the end; `None` for one without an observation. On data where every
-/// configuration was observed on every instance, means are the raw means.
+/// What is believed of each configuration at the end; `None` for one without an observation.
 ///
 /// Of more than a few hundred configurations, the best by the additive model are taken up, and the others keep what that
 /// model says.
@@ -204,7 +203,7 @@ pub fn standings(evidence: &Evidence, eligible: &[bool], seed: u64) -> Vec<Optio
     let additive = additive::fit(&observations(evidence.lines), size, evidence.instances);
     let mut standings: Vec<Option<Standing>> = (0..size)
         .map(|row| {
-            let (mean, sd) = (additive.mean[row]?, additive.sd[row]?);
+            let (mean, sd) = additive.beyond[row]?;
             let bill = &evidence.production[row];
             let dollars = (bill.count > 0).then_some(bill.mean);
             Some(Standing { mean, sd, best: 0.0, dollars, dollars_log_sd: 0.0 })
@@ -238,10 +237,18 @@ pub fn standings(evidence: &Evidence, eligible: &[bool], seed: u64) -> Vec<Optio
     // No mean is above or below everything that was seen.
     let values = || evidence.lines.iter().flatten().map(|(_, value)| *value);
     let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
+    // Where all is known of all, there is nothing to make up for; elsewhere who was looked at on everything is not thereby
+    // the better one: its luck is in what was seen.
+    let complete = belief.count.iter().all(|&count| count >= evidence.instances);
     for (at, &row) in rows.iter().enumerate() {
         if let Some(standing) = &mut standings[row] {
-            standing.mean = super::super::finite(belief.mean[at] * scale).clamp(low, high);
-            standing.sd = super::super::finite(belief.sd(at) * scale);
+            let mean = if complete { belief.mean[at] } else { belief.effect[at] };
+            let variance = belief.outlook.covariance().at(at, at);
+            // Of values whose squares vanish beside others' the additive model says more.
+            if mean.is_finite() && variance.is_finite() {
+                standing.mean = super::super::finite(mean * scale).clamp(low, high);
+                standing.sd = super::super::finite(variance.max(0.0).sqrt() * scale);
+            }
             standing.dollars = costs.as_ref().map(|costs| costs.dollars(at));
             standing.dollars_log_sd = costs.as_ref().map_or(0.0, |costs| costs.sd[at]);
         }
@@ -359,7 +366,7 @@ mod tests {
         for (row, standing) in judge(&prompts(6), &lines, 12).iter().enumerate() {
             let mean = (0..12).map(|at| value(row, at)).sum::<f64>() / 12.0;
             let standing = standing.unwrap();
-            assert!((standing.mean - mean).abs() < 1e-12 && standing.sd < 1e-6, "{standing:?} {mean}");
+            assert!((standing.mean - mean).abs() < 1e-12 && standing.sd > 0.01, "{standing:?} {mean}");
         }
     }
 
@@ -450,6 +457,16 @@ mod tests {
         let mut lines: Vec<Line> = (0..30).map(|_| vec![(0, 1.0)]).collect();
         lines[0].push((1, 1.0));
         assert!(judge(&all, &lines, 30).iter().all(|standing| standing.unwrap().mean == 1.0));
+    }
+
+    #[test]
+    fn values_that_differ_beyond_measure_give_numbers() {
+        // Found by the property test below.
+        let lines = vec![vec![(0, 1.0)], vec![(3, f64::MIN_POSITIVE), (3, 3.5228061660097e156)]];
+        for standing in judge(&prompts(6), &lines, 8).into_iter().flatten() {
+            assert!(standing.mean.is_finite() && standing.sd.is_finite() && standing.sd >= 0.0, "{standing:?}");
+            assert!((0.0..=1.0).contains(&standing.best), "{standing:?}");
+        }
     }
 
     proptest! {
