@@ -10,6 +10,8 @@
 //! A configuration is dropped when the evidence that it is too dear reaches 40 (97.5 %), in the sense of
 //! [`eprocess::above`]: at any time of looking, whatever the distribution of lengths.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use crate::money::Usd;
@@ -47,11 +49,17 @@ fn answered(trial: &Trial) -> impl Iterator<Item = &Evaluation> {
 /// Output tokens a completion, of each instance that was answered. Where long inputs make output dearer, a token of theirs
 /// counts for more than one.
 fn outputs(trial: &Trial) -> Vec<f64> {
+    outputs_but(trial, &BTreeSet::new())
+}
+
+/// The same without some instances.
+fn outputs_but(trial: &Trial, without: &BTreeSet<usize>) -> Vec<f64> {
     let n = f64::from(trial.plan.n.max(1));
     let price = &trial.plan.service.price;
     let base = price.at(0).output.as_f64();
     let weight = |prompt: u64| if base > 0.0 { price.at(prompt).output.as_f64() / base } else { 1.0 };
-    answered(trial).map(|done| done.completion_tokens() as f64 / n * weight(done.prompt_tokens())).collect()
+    let counted = answered(trial).filter(|done| !without.contains(&done.instance()));
+    counted.map(|done| done.completion_tokens() as f64 / n * weight(done.prompt_tokens())).collect()
 }
 
 /// Dollars that one token a completion costs, over all n.
@@ -130,25 +138,39 @@ fn together(words: &[Word]) -> Option<(f64, f64)> {
 
 /// What the relatives of a trial say of its outputs; `None` where none was answered.
 pub fn prior(trial: &Trial, all: &[Trial]) -> Option<OutputPrior> {
-    let (mut words, mut spreads, mut seen) = (Vec::new(), 0.0, 0.0);
-    for other in all.iter().filter(|other| other.number != trial.number && relatives(other, trial)) {
-        let (count, mean, variance) = moments(&outputs(other));
-        if count == 0.0 || mean <= 0.0 {
-            continue;
-        }
-        let (least, greatest) = cut_elsewhere(mean, cut(other), cut(trial));
-        let expected = f64::midpoint(least, greatest);
-        let kind = if siblings(other, trial) { 0.0 } else { (expected * RELATIVE).powi(2) / 2.0 };
-        words.push(Word {
-            expected,
-            own: kind + if count > 1.0 { variance / count } else { mean * mean },
-            // The kind of the one that is asked about, and where between its bounds a cut lets it come out.
-            alike: kind + ((greatest - least) / 4.0).powi(2),
-        });
-        spreads += count * if count > 1.0 { variance / (mean * mean) } else { 1.0 };
-        seen += count;
-    }
-    together(&words).map(|(mean, variance)| OutputPrior { mean, variance, spread: spreads / seen })
+    // What a sibling wrote where the trial was asked itself is mostly the trial's own: it counts once.
+    let (own, nothing) = (answered(trial).map(Evaluation::instance).collect::<BTreeSet<usize>>(), BTreeSet::new());
+    let others = all.iter().filter(|other| other.number != trial.number && relatives(other, trial));
+    let series = others.filter_map(|other| {
+        let sibling = siblings(other, trial);
+        let moments = moments(&outputs_but(other, if sibling { &own } else { &nothing }));
+        let (least, greatest) = cut_elsewhere(moments.1, cut(other), cut(trial));
+        (moments.0 > 0.0 && moments.1 > 0.0).then_some((sibling, moments, (least, greatest)))
+    });
+    let series: Vec<_> = series.collect();
+    // A few that are alike by chance say nothing of how much lengths differ: all together do, as a share of what is typical.
+    let itself = moments(&outputs(trial));
+    let middle = |(least, greatest): (f64, f64)| f64::midpoint(least, greatest);
+    let every = || series.iter().map(|&(_, moments, ends)| (moments, middle(ends))).chain([(itself, itself.1)]);
+    let share = |(count, mean, variance): (f64, f64, f64)| if count > 1.0 { variance / (mean * mean) } else { 1.0 };
+    let told = || every().filter(|(moments, _)| moments.0 > 0.0 && moments.1 > 0.0);
+    let seen: f64 = told().map(|(moments, _)| moments.0).sum();
+    let spread = told().map(|(moments, _)| moments.0 * share(moments)).sum::<f64>() / seen;
+    let typical = told().map(|(moments, expected)| moments.0 * expected).sum::<f64>() / seen;
+    let words: Vec<Word> = series
+        .iter()
+        .map(|&(sibling, (count, mean, variance), ends)| {
+            let expected = middle(ends);
+            let kind = if sibling { 0.0 } else { (expected * RELATIVE).powi(2) / 2.0 };
+            Word {
+                expected,
+                own: kind + variance.max(spread * mean.max(typical).powi(2)) / count,
+                // The kind of the one that is asked about, and where between its bounds a cut lets it come out.
+                alike: kind + ((ends.1 - ends.0) / 4.0).powi(2),
+            }
+        })
+        .collect();
+    together(&words).map(|(mean, variance)| OutputPrior { mean, variance, spread })
 }
 
 /// What production would pay an instance, by the posterior. `None` where nothing is known of it or a relative.

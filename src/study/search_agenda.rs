@@ -48,6 +48,8 @@ pub struct SearchAgenda {
     changes: VecDeque<(usize, Usd)>,
     /// So many evaluations had failed when it was last looked at whether going on finds anything.
     looked_at: u64,
+    /// So many configurations are all over the inference budget that the others need not be asked.
+    all_too_dear: bool,
     leader: Option<usize>,
     readers: Readers,
     /// What the strategy asked and the pipeline was not given yet: (trial, places).
@@ -95,7 +97,8 @@ pub fn look_ahead(strategy: &dyn Strategy, margin: Option<f64>, in_rounds: bool)
     if margin.is_some() { own.min(MARGIN_LOOK_AHEAD) } else { own }
 }
 
-/// So many configurations in a row of which no instance could be judged end a search: there is nothing to find.
+/// So many configurations in a row of which no instance could be judged, or all of them over the inference budget, end a
+/// search: there is nothing to find.
 const BARREN_TRIALS: usize = 100;
 
 /// So many trials in a row that do not fit the budget end a search: what is left buys nothing any more.
@@ -142,6 +145,7 @@ impl SearchAgenda {
             told: 0,
             changes: VecDeque::new(),
             looked_at: 0,
+            all_too_dear: false,
             leader: None,
             readers,
             held: VecDeque::new(),
@@ -202,6 +206,15 @@ impl SearchAgenda {
         Ok(())
     }
 
+    /// Gives the trial that was just told of up, if too much of it is missing for reasons of its own: it cannot be best.
+    fn give_up(&mut self, number: usize) {
+        let trial = &mut self.trials[number];
+        if !trial.given_up && trial.dropped.is_none() && trial.surely_unreliable() {
+            trial.given_up = true;
+            self.strategy.dropped(number);
+        }
+    }
+
     /// Drops the trial that was just told of, if production surely could not afford it.
     fn prune(&mut self, number: usize) {
         let seen = self.trials[number].evaluations.len();
@@ -225,6 +238,8 @@ impl SearchAgenda {
             trial.dropped = Some(reason.clone());
             self.strategy.dropped(number);
             self.announce(&Event::TrialDropped { trial: number, reason });
+            let tried = || self.trials.iter().filter(|trial| !trial.evaluations.is_empty() || trial.dropped.is_some());
+            self.all_too_dear = tried().count() >= BARREN_TRIALS && tried().all(|trial| trial.dropped.is_some());
         }
     }
 
@@ -254,7 +269,7 @@ impl SearchAgenda {
     /// The next piece of what the strategy asked; what is asked of a dropped trial is not sent.
     fn piece(&mut self) -> Option<Wanted> {
         while let Some((trial, mut places)) = self.held.pop_front() {
-            if self.trials[trial].dropped.is_some() {
+            if self.trials[trial].out() {
                 self.expected.extend(places.into_iter().map(|place| Expected::Skipped(trial, place)));
                 self.tell_skipped();
                 continue;
@@ -310,7 +325,7 @@ impl Agenda for SearchAgenda {
                 return Ok(Wanted::Done);
             }
         }
-        if self.converged.is_some() {
+        if self.converged.is_some() || self.all_too_dear {
             return Ok(Wanted::Done);
         }
         loop {
@@ -380,6 +395,7 @@ impl Agenda for SearchAgenda {
         self.tell_skipped();
         if !refused {
             self.prune(number);
+            self.give_up(number);
             self.follow_leader(number);
             self.converge();
         }

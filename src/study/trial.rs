@@ -12,6 +12,7 @@ use crate::provider::tokens;
 use crate::provider::{Failure, FailureKind};
 use crate::space::Configuration;
 use crate::stats;
+use crate::stats::eprocess;
 use crate::stats::racing::costs::Bill;
 use crate::store::Fingerprint;
 use crate::study::agenda::Finished;
@@ -93,6 +94,8 @@ pub struct Trial {
     pub fingerprints: Vec<Option<Fingerprint>>,
     /// Why it is out of the race.
     pub dropped: Option<String>,
+    /// Too much of it is missing for reasons of its own: the search asks nothing more of it.
+    pub given_up: bool,
     /// The user's baseline.
     pub is_baseline: bool,
     /// Evaluations that did not fit the budget any more.
@@ -159,6 +162,7 @@ impl Trial {
             evaluations: Vec::new(),
             fingerprints: Vec::new(),
             dropped: None,
+            given_up: false,
             is_baseline,
             refused: 0,
             bounds: None,
@@ -221,6 +225,20 @@ impl Trial {
     /// True where too much is missing for such reasons.
     pub fn unreliable(&self) -> bool {
         stats::too_much_missing(self.own_failures().count(), self.evaluations.len())
+    }
+
+    /// True where the evidence of that reaches 10 (90 %), at any time of looking.
+    pub fn surely_unreliable(&self) -> bool {
+        let own = |done: &Evaluation| f64::from(u8::from(done.result.as_ref().is_err_and(|why| why.kind.own())));
+        self.evaluations.last().is_some_and(|last| own(last) > 0.0) && {
+            let missing: Vec<f64> = self.evaluations.iter().map(own).collect();
+            eprocess::above(&missing, stats::TOLERATED_MISSING) >= 10_f64.ln()
+        }
+    }
+
+    /// The search asks nothing more of it.
+    pub fn out(&self) -> bool {
+        self.given_up || self.dropped.is_some()
     }
 
     /// Prepares learning of what production would pay: bounds on the input tokens of all tuning instances.

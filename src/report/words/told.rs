@@ -161,6 +161,10 @@ pub fn stopped(summary: &Summary) -> String {
             }
             _ => "It stopped because no further look could change the answer.".to_owned(),
         },
+        StopReason::Exhausted if summary.evaluations < (summary.trials * summary.tuning_instances) as u64 => {
+            "It stopped because nothing is left to try: what was not evaluated on every instance cannot be best."
+                .to_owned()
+        }
         StopReason::Exhausted => "It stopped because everything there is was evaluated.".to_owned(),
         StopReason::MaxTrials => {
             format!(

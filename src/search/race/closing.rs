@@ -11,9 +11,8 @@ const NEAR: f64 = 3.0;
 const KEPT: f64 = 0.05;
 
 impl Race {
-    /// So many looks bring a candidate as far as the deepest of those that lead, or as a share of the budget pays for; and what
-    /// one of them costs.
-    fn catching_up(&self, at: usize, share: f64) -> (usize, f64) {
+    /// So many looks bring a candidate to a depth, or as far as a share of the budget pays for; and what one of them costs.
+    fn catching_up(&self, at: usize, depth: usize, share: f64) -> (usize, f64) {
         let one = &self.candidates[at];
         if one.closed || one.refused || one.depth == 0 {
             return (0, 0.0);
@@ -23,7 +22,7 @@ impl Race {
             Some(budget) if price > 0.0 => (share * budget / price) as usize,
             _ => usize::MAX,
         };
-        (self.depth.saturating_sub(one.depth).min(most), price)
+        (depth.saturating_sub(one.depth).min(most), price)
     }
 
     /// So many looks of a price at most fit the money left but for what is kept.
@@ -34,16 +33,19 @@ impl Race {
     /// The last looks at the baseline, for what is said of it and the winner, and what one costs.
     pub(super) fn closing(&self) -> (usize, f64) {
         match self.problem.baseline && !self.compared {
-            true => self.catching_up(0, KEPT),
+            true => self.catching_up(0, self.depth, KEPT),
             false => (0, 0.0),
         }
     }
 
-    /// The last looks at the leader before it is recommended, for relatives alone are no proof, and what one costs. Without a
-    /// budget the leader is looked at in any case.
+    /// The last looks at the leader before it is recommended, for relatives alone are no proof, and what one costs: as deep as
+    /// others were looked at, or where there are none, at everything. Without a budget the leader is looked at in any case.
     pub(super) fn proof(&self, view: &View) -> (usize, f64) {
         match view.leader.filter(|_| self.problem.budget.is_some()) {
-            Some(leader) => self.catching_up(view.working[leader], self.pace.proof),
+            Some(leader) => {
+                let depth = if self.begun == 1 { self.problem.instances } else { self.depth };
+                self.catching_up(view.working[leader], depth, self.pace.proof)
+            }
             None => (0, 0.0),
         }
     }

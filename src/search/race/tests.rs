@@ -219,3 +219,17 @@ fn what_is_perfect_ends_the_search() {
     assert!(play(&begun, &problem).told.iter().any(|told| told.instance > 8));
     assert!(with.0 < without.0 && with.1 >= 0.95, "{with:?} {without:?}");
 }
+
+#[test]
+fn one_configuration_alone_is_looked_at_on_everything() {
+    let whole = table(1, 100);
+    let one = Arc::new(Table {
+        configurations: whole.configurations[..1].to_vec(),
+        scores: whole.scores[..1].to_vec(),
+        costs: whole.costs[..1].to_vec(),
+        production: whole.production[..1].to_vec(),
+        prompts: None,
+    });
+    let seen = |budget: Usd| play(&one, &one.problem(Some(budget), 1)).told.len();
+    assert_eq!((seen(one.price().times(5)), seen(one.price().share(0.5)) >= 45), (100, true));
+}
