@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::fields::Fields;
+use super::fields::{Fields, SCORE};
 use super::folder::{Folder, RESULTS, Record};
 use super::groups::Queued;
 use crate::diagnostic::{Error, Result};
@@ -180,7 +180,7 @@ impl Columns {
 fn flat(fields: Fields) -> impl Iterator<Item = (String, Value)> {
     let one = |(name, value): (String, Value)| match (name.as_str(), value) {
         ("scores", Value::Object(scores)) => {
-            scores.into_iter().map(|(name, value)| (format!("score-{name}"), value)).collect()
+            scores.into_iter().map(|(name, value)| (format!("{SCORE}{name}"), value)).collect()
         }
         (_, value) => vec![(name, value)],
     };
