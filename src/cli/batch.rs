@@ -10,9 +10,9 @@ use comfy_table::{CellAlignment, Table};
 use serde_json::{Value, json};
 
 use crate::backend::Endpoints;
-use crate::batch::{Answer, Batch, Batches, JobStatus, Options, input};
+use crate::batch::{Answer, AnswerOutcome, Batch, Batches, JobStatus, Options, input};
 use crate::cli::arguments::{self, cap, store_location};
-use crate::cli::{print, print_json, with_runtime};
+use crate::cli::{print, print_error, print_json, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
 use crate::files::{Output, cannot_write};
 use crate::money::Usd;
@@ -266,7 +266,10 @@ fn invoke(arguments: &InvokeArguments) -> Result<u8> {
     })?;
     let (status, left) = interruptible(shared.kept.output.quiet, batches.wait_for(&asks))?;
     deliver(shared, &batches, &status, &left, arguments.out.as_deref())?;
-    Ok(if left.is_empty() { 0 } else { Fault::Budget.exit_code() })
+    match left.is_empty() {
+        true => answered(&batches, &status),
+        false => Ok(Fault::Budget.exit_code()),
+    }
 }
 
 fn status(arguments: &StatusArguments) -> Result<u8> {
@@ -315,7 +318,29 @@ fn cancel(arguments: &CancelArguments) -> Result<u8> {
     let batches = shared.open(None, true, |_| {})?;
     let status = interruptible(shared.kept.output.quiet, batches.cancel(&arguments.job))?;
     show(shared, &status, &[], None)?;
-    Ok(0)
+    answered(&batches, &status)
+}
+
+/// The exit code of a job whose answers were written: 5, and why, where it is over and not a single one is there.
+fn answered(batches: &Batches, status: &JobStatus) -> Result<u8> {
+    if status.answered > 0 || status.failed == 0 || !status.over() {
+        return Ok(0);
+    }
+    let mut from = 0;
+    loop {
+        let page = batches.answers(&status.job, from, PAGE)?;
+        let why = page.iter().find_map(|answer| match &answer.outcome {
+            AnswerOutcome::Failed { failure, .. } => Some(failure),
+            _ => None,
+        });
+        if let Some(why) = why {
+            print_error(&Error::endpoint(format!("no request was answered; the first failed so: {why}")));
+        }
+        if why.is_some() || page.is_empty() {
+            return Ok(Fault::Endpoint.exit_code());
+        }
+        from += page.len() as u64;
+    }
 }
 
 /// Writes the answers: into a file, which appears whole, or to standard output.

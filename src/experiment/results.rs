@@ -106,9 +106,12 @@ pub struct Summary {
     pub judged: BTreeMap<String, Mean>,
     /// By group.
     pub groups: BTreeMap<String, Group>,
-    /// Models that were not asked any more, and why.
+    /// Models that could not be asked, or not any more, and why.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub not_usable: BTreeMap<String, String>,
+    /// How many of their rows have no answer.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub not_usable_rows: BTreeMap<String, usize>,
 }
 
 /// What the values of a column are.

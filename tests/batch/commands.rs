@@ -179,6 +179,19 @@ fn what_a_server_says_does_not_speak_to_the_terminal() {
 }
 
 #[test]
+fn no_answer_at_all_is_exit_5() {
+    let server = quick(|_| {});
+    let home = Home::over_http(1, &server.url(), "");
+    let ask = |model: &str| format!("{{\"model\": \"{model}\", \"prompt\": \"p\", \"max_tokens\": 5}}\n");
+    home.write("none.jsonl", ask("no-such-model"));
+    let done = home.run("batch invoke none.jsonl --poll 0.02 --out answers.jsonl", &[]).ended(5);
+    assert!(done.stdout.contains("1 requests, 0 answered, 1 failed"), "{}", done.stdout);
+    assert!(done.stderr.contains("no request was answered; the first failed so: "), "{}", done.stderr);
+    assert!(home.read("answers.jsonl").contains("\"status\":\"failed\""), "what there is was written");
+    home.run("batch retrieve none.jsonl", &[]).ended(5);
+}
+
+#[test]
 fn a_store_on_disk_is_found_by_other_programs() {
     // The library in this process, then the program: the same job, by its contents.
     let server = quick(|_| {});

@@ -33,13 +33,16 @@ fn a_wrong_row_fails_by_itself_or_with_strict_all() {
         (server.ledger().requests, home.path("strict").exists(), home.path(".farthing").exists()),
         (0, false, false)
     );
-    let done = home.run("run x.jsonl --out out --json", &[]).ended(0);
+    // Rows that are wrong in themselves are no reason; a model that there is not is one, when all else was answered.
+    let done = home.run("run x.jsonl --out out --json", &[]).ended(5);
     assert_eq!(
         (&done.json()["answered"], &done.json()["failures"]),
         (&json!(2), &json!({"unknown_model": 1, "wrong_row": 4})),
         "{}",
         done.stderr
     );
+    let said = flat(&done.stderr);
+    assert!(said.contains("the model `no-such-model` could not be asked, and 1 row has no answer: "), "{said}");
     let rows = results(&home, "out");
     assert_eq!(
         (&rows[3]["line"], &rows[3]["error_kind"], &rows[3]["id"]),
@@ -108,6 +111,26 @@ fn an_endpoint_that_is_not_there_ends_it_with_exit_5_and_what_was_not_asked_is_a
     let mut command = home.command(&["run", "--resume", "out", "--json", "--quiet"]);
     let done = support::done(command.env("OPENAI_API_KEY", "right")).ended(0).json();
     assert_eq!((&done["answered"], &done["failed"]), (&json!(300), &json!(0)));
+}
+
+#[test]
+fn an_endpoint_of_one_row_that_is_not_there_is_exit_5_when_all_else_was_answered() {
+    let server = server(Options::default());
+    let home = Home::over_http(1, &server.url(), "");
+    let gone = "[endpoints.gone]\nprovider = \"openai\"\nbase_url = \"http://127.0.0.1:9/v1\"\n[models.gone]\nendpoint = \"gone\"\n";
+    home.write("farthing.toml", home.read("farthing.toml") + gone);
+    home.write("x.jsonl", rows(3, "").replacen("mock-small", "gone", 1));
+    let done = home.run("run x.jsonl --out out --json --quiet", &[]).ended(5);
+    let said = flat(&done.stderr);
+    assert!(said.contains("the model `gone` could not be asked, and 1 row has no answer: no connection"), "{said}");
+    let summary = done.json();
+    assert_eq!((&summary["answered"], &summary["failures"]), (&json!(2), &json!({"connection": 1})), "{summary:#}");
+    assert_eq!((&summary["stop_reason"], results(&home, "out").len()), (&json!("outage"), 3));
+    // When it is there, only its row is asked.
+    let there = home.read("farthing.toml").replace("http://127.0.0.1:9/v1", &server.url());
+    home.write("farthing.toml", there.replace("[models.gone]", "[models.gone]\nid = \"mock-small\""));
+    let done = home.run("run --resume out --json --quiet", &[]).ended(0).json();
+    assert_eq!((&done["answered"], &done["attempts"]), (&json!(3), &json!(1)), "{done:#}");
 }
 
 #[test]
