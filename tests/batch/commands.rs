@@ -178,6 +178,30 @@ fn what_a_server_says_does_not_speak_to_the_terminal() {
     }
 }
 
+/// A local server's key may be any word, and stand in the ids that the provider gives.
+#[test]
+fn a_short_key_in_an_id_breaks_nothing() {
+    for key in ["mock", "file", "k"] {
+        let server = quick(|_| {});
+        let home = Home::over_http(1, &server.url(), "");
+        home.write("asks.jsonl", lines(&many(2)));
+        let mut command = home.command(&["batch", "invoke", "asks.jsonl", "--poll", "0.02", "--json", "--quiet"]);
+        let done = support::done(command.env("OPENAI_API_KEY", key)).ended(0);
+        assert_eq!((&done.json()["answered"], run(files_left(&server))), (&json!(2), 0), "{key}: {}", done.stdout);
+    }
+    // What a provider says of a batch, or of a line, is kept and shown without it.
+    for (key, model, most) in [("hunter2", "hunter2-model", 5), ("tokens", "mock-small", 1_000_000)] {
+        let server = quick(|_| {});
+        let home = Home::over_http(1, &server.url(), "");
+        let ask = json!({"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": most});
+        home.write("asks.jsonl", ask.to_string());
+        let mut command = home.command(&["batch", "invoke", "asks.jsonl", "--poll", "0.02", "--json", "--quiet"]);
+        let done = support::done(command.env("OPENAI_API_KEY", key)).ended(5);
+        let message = done.json()["answers"][0]["error"]["message"].as_str().unwrap().to_owned();
+        assert!(message.contains("(secret)") && !message.contains(key), "{message}");
+    }
+}
+
 #[test]
 fn no_answer_at_all_is_exit_5() {
     let server = quick(|_| {});
