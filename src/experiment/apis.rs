@@ -87,6 +87,11 @@ const APIS: &[Api] = &[
     },
 ];
 
+/// The names of prompto's APIs.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    APIS.iter().map(|api| api.name)
+}
+
 /// Gives the value of an environment variable that is set.
 type Variable = Box<dyn Fn(&str) -> Option<String> + Send>;
 

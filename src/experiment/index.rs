@@ -1,6 +1,6 @@
 //! The first look at every row, before anything is sent: ids, groups, models, parameters; what is wrong is said by its line.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::apis::Apis;
@@ -28,6 +28,8 @@ pub struct Index {
     pub repeats: HashMap<u32, u32>,
     /// The queues by number, without their counts.
     pub queues: Vec<(String, Queued)>,
+    /// The models of the rows, by group.
+    pub groups: BTreeMap<String, BTreeSet<String>>,
     /// Who answers.
     pub services: Vec<Arc<Service>>,
     /// The first rows that are wrong: line and fault.
@@ -80,6 +82,7 @@ pub fn index(
         order: Vec::new(),
         repeats: HashMap::new(),
         queues: Vec::new(),
+        groups: BTreeMap::new(),
         services: Vec::new(),
         wrong: Vec::new(),
         wrong_rows: 0,
@@ -198,11 +201,21 @@ impl Looking<'_> {
     }
 
     fn open(&mut self, asked: &Asked) -> Seat {
-        let (mut model, own) = self.apis.model(&asked.who)?;
+        let found = self.apis.model(&asked.who);
+        // A row that nobody serves has its group all the same.
+        let group = asked.group.clone().or_else(|| match (&asked.who, &found) {
+            (_, Ok((_, own))) => Some(own.clone()),
+            (Who::Api { api, .. }, _) => Some(api.clone()),
+            _ => None,
+        });
+        if let Some(group) = &group {
+            self.index.groups.entry(group.clone()).or_default().insert(asked.who.model().to_owned());
+        }
+        let (mut model, own) = found?;
         if asked.completion {
             model.kind = Some(crate::backend::ModelKind::Text);
         }
-        let group = asked.group.clone().unwrap_or(own);
+        let group = group.unwrap_or(own);
         let endpoints = &self.apis.endpoints;
         let (name, rates) = self.look.settings.max_queries.queue(&group, asked.who.model(), endpoints);
         // What `[limits]` says is shared with endpoints and models that name the same table.

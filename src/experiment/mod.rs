@@ -404,6 +404,14 @@ impl Experiment {
         if index.wrong_rows > 0 && (settings.strict || index.order.is_empty()) {
             return Err(index::refusal(input.name(), &index.wrong, index.wrong_rows));
         }
+        let mut known: Vec<&str> = apis::names().collect();
+        known.extend(apis.endpoints.list.iter().map(|endpoint| endpoint.name.as_str()));
+        let is_model = |name: &str| {
+            crate::models::known(None, name).is_some() || apis.endpoints.named().any(|model| model.name == name)
+        };
+        for unused in settings.max_queries.unused(&index.groups, &known, is_model)? {
+            tracing::warn!("--max-queries limits {unused}");
+        }
         for (metric, column) in needs {
             let added = ["response", "id"].contains(&column.as_str())
                 || (column == "model" && defaults.model.is_some())

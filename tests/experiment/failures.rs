@@ -192,6 +192,7 @@ fn bad_usage() {
     let home = Home::new(1);
     home.write("x.jsonl", rows_text(&["a"]));
     home.write("empty.jsonl", "\n");
+    home.write("limits.json", "{\"heer\": 10}");
     let shown = home.refused(&[
         "run",
         "run nothing.jsonl",
@@ -199,6 +200,7 @@ fn bad_usage() {
         "run empty.jsonl",
         "run x.jsonl --metric exakt",
         "run x.jsonl --max-queries 0",
+        "run x.jsonl --max-queries limits.json",
         "run x.jsonl --set temperature",
         "run x.jsonl --set temprature=1",
         "run x.jsonl --out a --resume b",
