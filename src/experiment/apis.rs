@@ -231,7 +231,7 @@ fn renamed(provider: ProviderKind, name: &str) -> &str {
     }
 }
 
-/// What the row itself says or decides, so that none of its parameters may.
+/// What a row or request itself says or decides, so that none of its parameters may.
 const RESERVED: [&str; 5] = ["stream", "stream_options", "model", "messages", "prompt"];
 
 /// What a row sends its model: every parameter known to the API and in its range. `safety_filter` is prompto's column.
@@ -245,8 +245,36 @@ pub fn parameters(
         return Err(Fault::new(format!("the model `{}` has no endpoint", model.name)));
     };
     let provider = endpoint.provider;
+    let mut params = known(&asked.params, provider, &[])?;
+    if let (ProviderKind::Gemini, Some(filter)) = (provider, safety_filter) {
+        params.insert("safetySettings".to_owned(), safety(filter)?);
+    }
+    check_taken(&params, model, endpoints, "the row")?;
+    Ok(params)
+}
+
+/// A model that refuses one of these parameters, or some of them together, is a fault of whoever asks.
+pub fn check_taken(
+    params: &BTreeMap<String, Value>,
+    model: &Model,
+    endpoints: &Endpoints,
+    asker: &str,
+) -> Result<(), Fault> {
+    match Refused::find(&endpoints.takes(model), &model.name, params) {
+        Some(refused) => Err(Fault::new(refused.message(asker)).help(refused.help())),
+        None => Ok(()),
+    }
+}
+
+/// The parameters of a row or request by the names that they are sent under: each known to the API (or one of `more`) and in its
+/// range, or a field of `extra_body`.
+pub fn known(
+    given: &BTreeMap<String, Value>,
+    provider: ProviderKind,
+    more: &[&'static str],
+) -> Result<BTreeMap<String, Value>, Fault> {
     let mut params = BTreeMap::new();
-    for (given, value) in &asked.params {
+    for (given, value) in given {
         if given == "extra_body" {
             let Value::Object(map) = value else { return Err(Fault::new("`extra_body` is an object")) };
             if let Some(name) = RESERVED.iter().chain(&["n"]).find(|name| map.contains_key(**name)) {
@@ -257,14 +285,15 @@ pub fn parameters(
             continue;
         }
         if RESERVED.contains(&given.as_str()) {
-            return Err(Fault::new(format!("`{given}` is no parameter of a row")).help("take it out"));
+            return Err(Fault::new(format!("`{given}` is no parameter here")).help("take it out"));
         }
         let name = renamed(provider, given);
         match api_parameter(name) {
             Some(known) => known.check(value).map_err(Fault::new)?,
-            None if STANDARD.contains(&name) || provider.fields().contains(&name) => {}
+            None if STANDARD.contains(&name) || provider.fields().contains(&name) || more.contains(&name) => {}
             None => {
-                let known = API_PARAMETERS.iter().map(|known| known.name).chain(provider.fields());
+                let known = API_PARAMETERS.iter().map(|known| known.name);
+                let known = known.chain(provider.fields()).chain(more.iter().copied());
                 let help = match nearest(name, known) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => "a field that only the endpoint knows goes into `extra_body`".to_owned(),
@@ -277,12 +306,6 @@ pub fn parameters(
         }
     }
     check_all(&params).map_err(|(_, problem)| Fault::new(problem))?;
-    if let (ProviderKind::Gemini, Some(filter)) = (provider, safety_filter) {
-        params.insert("safetySettings".to_owned(), safety(filter)?);
-    }
-    if let Some(refused) = Refused::find(&endpoints.takes(model), &model.name, &params) {
-        return Err(Fault::new(refused.message("the row")).help(refused.help()));
-    }
     Ok(params)
 }
 
@@ -403,7 +426,7 @@ mod tests {
             ("openai", json!({"temprature": 1}), "unknown parameter `temprature`: did you mean `temperature`?"),
             ("openai", json!({"num_ctx": 1}), "unknown parameter `num_ctx`"),
             ("openai", json!({"temperature": 3}), "a number from 0 to 2, not 3"),
-            ("openai", json!({"stream": true}), "`stream` is no parameter of a row"),
+            ("openai", json!({"stream": true}), "`stream` is no parameter here"),
             ("ollama", json!({"num_predict": 5, "max_tokens": 5}), "are one parameter"),
             (
                 "ollama",

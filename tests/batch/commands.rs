@@ -203,6 +203,23 @@ fn a_short_key_in_an_id_breaks_nothing() {
 }
 
 #[test]
+fn what_would_be_refused_or_ignored_is_said_before_anything_is_uploaded() {
+    let server = quick(|_| {});
+    let home = Home::over_http(1, &server.url(), "");
+    for (field, says) in [
+        ("\"max_tokns\": 3", "unknown parameter `max_tokns`"),
+        ("\"stream\": true, \"max_tokens\": 5", "`stream` is no parameter here"),
+    ] {
+        home.write("asks.jsonl", format!("\n{{\"model\": \"mock-small\", \"prompt\": \"p\", {field}}}\n"));
+        for command in ["create asks.jsonl --dry-run", "create asks.jsonl", "invoke asks.jsonl --budget 1"] {
+            let done = home.run(&format!("batch {command}"), &[]).ended(2);
+            assert!(done.stderr.contains(says) && done.stderr.contains("asks.jsonl:2:"), "{command}: {}", done.stderr);
+        }
+    }
+    assert!(server.ledger().requests == 0 && !home.path(".farthing").exists(), "nothing was begun");
+}
+
+#[test]
 fn no_answer_at_all_is_exit_5() {
     let server = quick(|_| {});
     let home = Home::over_http(1, &server.url(), "");
