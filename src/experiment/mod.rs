@@ -447,8 +447,9 @@ impl Experiment {
             }
             let Some(declared) = settings.metrics.get(at) else { break };
             if settings.metrics[..at].iter().any(|earlier| earlier.name == declared.name) {
-                return Err(Error::usage(format!("two metrics are called `{}`", declared.name))
-                    .help(format!("give one another name: --metric NAME={}:...", declared.name)));
+                return Err(
+                    Error::usage(format!("two metrics are called `{}`", declared.name)).help(declared.renamed())
+                );
             }
             let built = declared.build()?;
             built.prepare()?;

@@ -206,6 +206,7 @@ fn bad_usage() {
         "run x.jsonl --out a --resume b",
         "run --resume nowhere",
         "run x.jsonl --metric length --metric length",
+        "run x.jsonl --metric a=length --metric a=length:unit=words",
         "run --watch nowhere",
         "judge x.jsonl --ask {{response}} --model mock-small",
         "judge x.jsonl --ask {{response}}",
