@@ -65,6 +65,8 @@ struct Looking<'a> {
     seats: HashMap<(Option<String>, Who), Seat>,
     /// Ids (as hashes) and the lines that they stand on.
     ids: HashMap<[u8; 16], u32>,
+    /// The row whose id is another one's, which ends it.
+    twice: Option<Place>,
     /// How often each request was asked.
     asked: HashMap<[u8; 16], u32>,
     /// Rows for servers that load one model at a time: their places in the order, and their models.
@@ -90,8 +92,8 @@ pub fn index(
         same_ids: 0,
     };
     let (seats, ids, asked, together) = Default::default();
-    let mut looking = Looking { look, apis, index, seats, ids, asked, together };
-    look.input.each(|place, read| {
+    let mut looking = Looking { look, apis, index, seats, ids, twice: None, asked, together };
+    let looked = look.input.each(|place, read| {
         let Ok(number) = u32::try_from(looking.index.entries.len()) else {
             return Err(Error::usage("an experiment has at most 4 billion rows"));
         };
@@ -108,8 +110,14 @@ pub fn index(
             looking.index.wrong.push((place.line, fault.clone()));
         }
         found(number, &fault, &read)
-    })?;
-    let Looking { mut index, mut together, .. } = looking;
+    });
+    let Looking { mut index, mut together, twice, .. } = looking;
+    if let Err(error) = looked {
+        let Some(place) = twice else { return Err(error) };
+        let text = look.input.first_line(place)?;
+        let line = place.line.saturating_sub(1) as usize;
+        return Err(error.at_line(look.input.name(), line, &text, 0..text.len().min(80), "the second row of that id"));
+    }
     if index.entries.is_empty() {
         return Err(Error::usage(format!("{} holds no rows", look.input.name())));
     }
@@ -180,12 +188,11 @@ impl Looking<'_> {
             self.index.same_ids += 1;
             return Ok(());
         }
-        let (name, text) = (self.look.input.name(), &read.text);
+        self.twice = Some(place);
         Err(Error::usage(format!(
             "the id `{id}` is there twice, first on line {earlier} and again on line {}",
             place.line
         ))
-        .at_line(name, place.line.saturating_sub(1) as usize, text, 0..text.len().min(80), "the second row of that id")
         .help("ids name rows in every result, so each must be unique; rows without an id are named by their number"))
     }
 

@@ -192,6 +192,7 @@ fn bad_usage() {
     let home = Home::new(1);
     home.write("x.jsonl", rows_text(&["a"]));
     home.write("empty.jsonl", "\n");
+    home.write("twice.csv", "id,model,prompt\r\na,mock-small,p\r\na,mock-small,\"q\r\nr\"\r\n");
     home.write("limits.json", "{\"heer\": 10}");
     let shown = home.refused(&[
         "run",
@@ -199,6 +200,7 @@ fn bad_usage() {
         "run x.txt",
         "run empty.jsonl",
         "run x.jsonl --metric exakt",
+        "run twice.csv",
         "run x.jsonl --max-queries 0",
         "run x.jsonl --max-queries limits.json",
         "run x.jsonl --set temperature",
