@@ -7,10 +7,9 @@ use serde_json::{Map, Value};
 
 use super::Ask;
 use super::dialect::Dialect;
-use crate::backend::{Endpoints, Model, ProviderKind};
+use crate::backend::{Endpoints, Model, ProviderKind, parameters};
 use crate::data;
 use crate::diagnostic::{Error, Result, Source, nearest};
-use crate::experiment::apis;
 use crate::provider::{Input, Message, Request, responses};
 use crate::space::parameter::{check_all, completions};
 
@@ -67,14 +66,14 @@ fn checked(endpoints: &Endpoints) -> impl FnMut(Ask) -> Result<Ask, Problem> {
             Some(_) => BODIES,
             None => &[],
         };
-        let params = apis::known(&ask.request.params, *provider, more).and_then(|params| {
-            apis::check_taken(&params, model, endpoints, "the request")?;
+        let params = parameters::known(&ask.request.params, *provider, more).and_then(|params| {
+            parameters::check_taken(&params, model, endpoints, "the request")?;
             Ok(params)
         });
-        ask.request.params = params.map_err(|fault| {
+        ask.request.params = params.map_err(|error| {
             // The names in a message stand in backquotes; the first that is in the line is shown there.
-            let what = fault.message.split('`').nth(1).map_or(String::new(), |name| format!("\"{name}\""));
-            Problem { message: fault.message, what, help: fault.help }
+            let what = error.message().split('`').nth(1).map_or(String::new(), |name| format!("\"{name}\""));
+            Problem { message: error.message().to_owned(), what, help: error.advice().map(str::to_owned) }
         })?;
         Ok(ask)
     }

@@ -5,11 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::{Value, json};
 
 use super::row::{Asked, Fault, Who};
-use crate::backend::{Endpoint, Endpoints, Model, ProviderKind};
+use crate::backend::{Endpoint, Endpoints, Model, ProviderKind, parameters as sent};
 use crate::diagnostic::{nearest, suggestion};
-use crate::models::Refused;
-use crate::provider::wire::STANDARD;
-use crate::space::parameter::{API_PARAMETERS, api_parameter, check_all};
 
 /// One of prompto's APIs: its name, the format that it speaks, and the variables that say where it is and who asks.
 struct Api {
@@ -215,25 +212,6 @@ fn variables(api: &Api) -> String {
     }
 }
 
-/// A provider's own name for a parameter that has another one here.
-fn renamed(provider: ProviderKind, name: &str) -> &str {
-    let stands_in = matches!(provider, ProviderKind::Mock | ProviderKind::Replay);
-    let is = |kind: ProviderKind| provider == kind || stands_in;
-    match name {
-        "num_predict" if is(ProviderKind::Ollama) => "max_tokens",
-        "repetition_penalty" if provider == ProviderKind::Ollama => "repeat_penalty",
-        "max_output_tokens" | "maxOutputTokens" if is(ProviderKind::Gemini) => "max_tokens",
-        "topP" if is(ProviderKind::Gemini) => "top_p",
-        "stop_sequences" | "stopSequences" if is(ProviderKind::Gemini) || is(ProviderKind::Anthropic) => "stop",
-        // TGI's own word, which its OpenAI-compatible door has not.
-        "max_new_tokens" if is(ProviderKind::Openai) => "max_tokens",
-        _ => name,
-    }
-}
-
-/// What a row or request itself says or decides, so that none of its parameters may.
-const RESERVED: [&str; 5] = ["stream", "stream_options", "model", "messages", "prompt"];
-
 /// What a row sends its model: every parameter known to the API and in its range. `safety_filter` is prompto's column.
 pub fn parameters(
     asked: &Asked,
@@ -245,67 +223,11 @@ pub fn parameters(
         return Err(Fault::new(format!("the model `{}` has no endpoint", model.name)));
     };
     let provider = endpoint.provider;
-    let mut params = known(&asked.params, provider, &[])?;
+    let mut params = sent::known(&asked.params, provider, &[])?;
     if let (ProviderKind::Gemini, Some(filter)) = (provider, safety_filter) {
         params.insert("safetySettings".to_owned(), safety(filter)?);
     }
-    check_taken(&params, model, endpoints, "the row")?;
-    Ok(params)
-}
-
-/// A model that refuses one of these parameters, or some of them together, is a fault of whoever asks.
-pub fn check_taken(
-    params: &BTreeMap<String, Value>,
-    model: &Model,
-    endpoints: &Endpoints,
-    asker: &str,
-) -> Result<(), Fault> {
-    match Refused::find(&endpoints.takes(model), &model.name, params) {
-        Some(refused) => Err(Fault::new(refused.message(asker)).help(refused.help())),
-        None => Ok(()),
-    }
-}
-
-/// The parameters of a row or request by the names that they are sent under: each known to the API (or one of `more`) and in its
-/// range, or a field of `extra_body`.
-pub fn known(
-    given: &BTreeMap<String, Value>,
-    provider: ProviderKind,
-    more: &[&'static str],
-) -> Result<BTreeMap<String, Value>, Fault> {
-    let mut params = BTreeMap::new();
-    for (given, value) in given {
-        if given == "extra_body" {
-            let Value::Object(map) = value else { return Err(Fault::new("`extra_body` is an object")) };
-            if let Some(name) = RESERVED.iter().chain(&["n"]).find(|name| map.contains_key(**name)) {
-                let help = if *name == "n" { "set `n` beside it" } else { "take it out" };
-                return Err(Fault::new(format!("`{name}` is no field of `extra_body`")).help(help));
-            }
-            params.extend(map.clone());
-            continue;
-        }
-        if RESERVED.contains(&given.as_str()) {
-            return Err(Fault::new(format!("`{given}` is no parameter here")).help("take it out"));
-        }
-        let name = renamed(provider, given);
-        match api_parameter(name) {
-            Some(known) => known.check(value).map_err(Fault::new)?,
-            None if STANDARD.contains(&name) || provider.fields().contains(&name) || more.contains(&name) => {}
-            None => {
-                let known = API_PARAMETERS.iter().map(|known| known.name);
-                let known = known.chain(provider.fields()).chain(more.iter().copied());
-                let help = match nearest(name, known) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => "a field that only the endpoint knows goes into `extra_body`".to_owned(),
-                };
-                return Err(Fault::new(format!("unknown parameter `{given}`")).help(help));
-            }
-        }
-        if params.insert(name.to_owned(), value.clone()).is_some() {
-            return Err(Fault::new(format!("`{given}` and `{name}` are one parameter; give it once")));
-        }
-    }
-    check_all(&params).map_err(|(_, problem)| Fault::new(problem))?;
+    sent::check_taken(&params, model, endpoints, "the row")?;
     Ok(params)
 }
 
