@@ -5,6 +5,7 @@ pub mod http;
 #[cfg(feature = "local")]
 pub mod local;
 pub mod mock;
+pub mod parameters;
 pub mod replay;
 
 use std::future::Future;

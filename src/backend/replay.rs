@@ -1,6 +1,6 @@
 //! Recorded answers: a cassette serves the first samples of each request that it holds.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, hash_map};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -29,6 +29,44 @@ struct Entry {
     samples: Vec<(String, Option<u64>)>,
     prompt_tokens: Option<u64>,
     error: Option<String>,
+    /// The line (from 0) that recorded it first.
+    line: usize,
+}
+
+/// Lines of a cassette that record a request otherwise than an earlier one. A request has one line: which of them is right,
+/// nobody can tell.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Contradictions {
+    first: Option<(usize, usize)>,
+    count: usize,
+}
+
+impl Contradictions {
+    /// A line (from 0), and the earlier one that it contradicts.
+    pub(crate) fn add(&mut self, line: usize, earlier: usize) {
+        self.first.get_or_insert((line, earlier));
+        self.count += 1;
+    }
+
+    /// Says so once.
+    pub(crate) fn warn(&self, name: &str) {
+        if let Some(words) = self.words(name) {
+            tracing::warn!("{words}");
+        }
+    }
+
+    fn words(&self, name: &str) -> Option<String> {
+        let (line, earlier) = self.first?;
+        let more = match self.count {
+            1 => String::new(),
+            count => format!(" ({} such lines)", count),
+        };
+        Some(format!(
+            "{name}:{}: line {} records the same request with other samples or tokens; the earlier line's samples are served first{more}",
+            line + 1,
+            earlier + 1
+        ))
+    }
 }
 
 #[derive(Deserialize)]
@@ -81,6 +119,7 @@ impl Cassette {
             models: HashSet::new(),
             text_models: HashSet::new(),
         };
+        let mut contradictions = Contradictions::default();
         for (number, text) in lines(&name, &bytes)?.filter(|(_, text)| !text.trim().is_empty()) {
             let line: Line = serde_json::from_str(text).map_err(|error| {
                 let at = error.column().saturating_sub(1).min(text.len());
@@ -118,11 +157,22 @@ impl Cassette {
                 }
             };
             cassette.models.insert(line.model.clone());
-            let entry = cassette.entries.entry(key(&line.model, &input, &line.params)).or_default();
             let tokens = line.usage.as_ref().and_then(|usage| usage.completion_tokens.clone()).unwrap_or_default();
             let tokens = tokens.into_iter().chain(std::iter::repeat(None));
-            entry.samples.extend(line.samples.into_iter().zip(tokens));
-            entry.prompt_tokens = entry.prompt_tokens.or(line.usage.and_then(|usage| usage.prompt_tokens));
+            let samples: Vec<_> = line.samples.into_iter().zip(tokens).collect();
+            let prompt_tokens = line.usage.and_then(|usage| usage.prompt_tokens);
+            let entry = match cassette.entries.entry(key(&line.model, &input, &line.params)) {
+                hash_map::Entry::Vacant(place) => place.insert(Entry { line: number, ..Entry::default() }),
+                hash_map::Entry::Occupied(place) => {
+                    let entry = place.into_mut();
+                    if !entry.agrees(&samples, prompt_tokens) {
+                        contradictions.add(number, entry.line);
+                    }
+                    entry
+                }
+            };
+            entry.samples.extend(samples);
+            entry.prompt_tokens = entry.prompt_tokens.or(prompt_tokens);
             entry.error = entry.error.take().or(line.error.filter(|error| !error.is_null()).map(|error| match error {
                 Value::String(text) => text,
                 other => other.to_string(),
@@ -131,6 +181,7 @@ impl Cassette {
         if cassette.entries.is_empty() {
             return Err(Error::usage(format!("{name} holds no recorded requests")));
         }
+        contradictions.warn(&name);
         Ok(cassette)
     }
 
@@ -161,6 +212,15 @@ impl Cassette {
 }
 
 impl Entry {
+    /// Another line of the same request says nothing else, as far as both go.
+    fn agrees(&self, samples: &[(String, Option<u64>)], prompt_tokens: Option<u64>) -> bool {
+        let same = |(one, other): (Option<u64>, Option<u64>)| one.is_none() || other.is_none() || one == other;
+        let pairs = || self.samples.iter().zip(samples);
+        pairs().all(|((one, _), (other, _))| one == other)
+            && pairs().all(|((_, one), (_, other))| same((*one, *other)))
+            && same((self.prompt_tokens, prompt_tokens))
+    }
+
     /// Why there is nothing more of it: what counts against a configuration, where that was recorded by its word. Other
     /// errors were the recording's misfortune, and trying again finds nothing else here.
     fn kind(&self) -> FailureKind {
@@ -272,6 +332,34 @@ mod tests {
         assert!(problem.contains("`sample`"), "{problem}");
         // `cache export` writes these.
         assert!(["finish_reasons", "tool_calls", "logprobs", "source"].into_iter().all(|key| with(key).is_ok()));
+    }
+
+    #[test]
+    fn lines_of_one_request_that_contradict_each_other_are_told() {
+        let agrees = |change: fn(&mut Value)| {
+            let tape = cassette(&[line(json!({}))]).unwrap();
+            let mut other = line(json!({}));
+            change(&mut other);
+            let other: Line = serde_json::from_value(other).unwrap();
+            let tokens = other.usage.as_ref().unwrap().completion_tokens.clone().unwrap();
+            let tokens = tokens.into_iter().chain(std::iter::repeat(None));
+            let samples: Vec<_> = other.samples.into_iter().zip(tokens).collect();
+            tape.entries.values().next().unwrap().agrees(&samples, other.usage.unwrap().prompt_tokens)
+        };
+        assert!(
+            agrees(|_| ())
+                && agrees(|line| line["samples"] = json!(["a"]))
+                && agrees(|line| line["usage"] = json!({"completion_tokens": []}))
+        );
+        assert!(!agrees(|line| line["samples"] = json!(["b"])));
+        assert!(!agrees(|line| line["usage"]["prompt_tokens"] = json!(6)));
+        assert!(!agrees(|line| line["usage"]["completion_tokens"] = json!([1, 3])));
+        let mut told = Contradictions::default();
+        assert_eq!(told.words("c.jsonl"), None);
+        told.add(6, 0);
+        assert!(told.words("c.jsonl").unwrap().starts_with("c.jsonl:7: line 1 records the same request"));
+        told.add(7, 0);
+        assert!(told.words("c.jsonl").unwrap().ends_with("(2 such lines)"));
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::Ask;
+use super::dialect::Dialect;
+use crate::backend::{Endpoints, Model, ProviderKind, parameters};
 use crate::data;
 use crate::diagnostic::{Error, Result, Source, nearest};
 use crate::provider::{Input, Message, Request, responses};
@@ -16,7 +18,65 @@ use crate::space::parameter::{check_all, completions};
 /// # Errors
 /// A usage error that says which line is wrong, where, and how it should be.
 pub fn read(path: &Path) -> Result<Vec<Ask>> {
-    read_bytes(&path.display().to_string(), &data::read_file(path)?)
+    read_bytes(&path.display().to_string(), &data::read_file(path)?, Ok)
+}
+
+/// The same, each request with parameters that its endpoint knows, under the names that it has for them: what else an endpoint
+/// takes is a field of `extra_body`.
+///
+/// # Errors
+/// As [`read`]; and where a parameter is not known, or its model refuses it.
+pub fn read_for(path: &Path, endpoints: &Endpoints) -> Result<Vec<Ask>> {
+    let check = &mut checked(endpoints);
+    read_bytes(&path.display().to_string(), &data::read_file(path)?, check)
+}
+
+/// Fields of bodies for `/v1/responses` that no other address has.
+const RESPONSES: &[&str] = &[
+    "reasoning",
+    "text",
+    "include",
+    "max_tool_calls",
+    "previous_response_id",
+    "conversation",
+    "background",
+    "prompt_cache_retention",
+];
+/// Fields of OpenAI's own lines that this program has no use for.
+const BODIES: &[&str] = &["functions", "function_call", "web_search_options", "prompt_cache_retention"];
+
+/// Checks the parameters of one request after the other.
+fn checked(endpoints: &Endpoints) -> impl FnMut(Ask) -> Result<Ask, Problem> {
+    let mut known: HashMap<String, Option<(Model, ProviderKind)>> = HashMap::new();
+    move |mut ask| {
+        let name = &ask.request.model;
+        if !known.contains_key(name) {
+            // One that cannot be asked at all is told of by whoever asks it.
+            let found = endpoints.model(name).ok().and_then(|model| {
+                let serving = || model.endpoints.iter().filter_map(|&at| endpoints.list.get(at));
+                let provider = serving().map(|endpoint| endpoint.provider).find(|&one| Dialect::of(one).is_some());
+                let provider = provider.or_else(|| serving().map(|endpoint| endpoint.provider).next())?;
+                Some((model, provider))
+            });
+            known.insert(name.clone(), found);
+        }
+        let Some(Some((model, provider))) = known.get(name) else { return Ok(ask) };
+        let more = match ask.url.as_deref() {
+            Some("/responses") => RESPONSES,
+            Some(_) => BODIES,
+            None => &[],
+        };
+        let params = parameters::known(&ask.request.params, *provider, more).and_then(|params| {
+            parameters::check_taken(&params, model, endpoints, "the request")?;
+            Ok(params)
+        });
+        ask.request.params = params.map_err(|error| {
+            // The names in a message stand in backquotes; the first that is in the line is shown there.
+            let what = error.message().split('`').nth(1).map_or(String::new(), |name| format!("\"{name}\""));
+            Problem { message: error.message().to_owned(), what, help: error.advice().map(str::to_owned) }
+        })?;
+        Ok(ask)
+    }
 }
 
 /// Reads requests from a text of JSON Lines.
@@ -24,10 +84,10 @@ pub fn read(path: &Path) -> Result<Vec<Ask>> {
 /// # Errors
 /// As [`read`].
 pub fn read_text(source: &Source) -> Result<Vec<Ask>> {
-    read_bytes(source.name(), source.text().as_bytes())
+    read_bytes(source.name(), source.text().as_bytes(), Ok)
 }
 
-fn read_bytes(name: &str, bytes: &[u8]) -> Result<Vec<Ask>> {
+fn read_bytes(name: &str, bytes: &[u8], mut check: impl FnMut(Ask) -> Result<Ask, Problem>) -> Result<Vec<Ask>> {
     let mut asks = Vec::new();
     let mut known: HashMap<String, usize> = HashMap::new();
     for (at, line) in data::lines(name, bytes)?.filter(|(_, line)| !line.trim().is_empty()) {
@@ -46,7 +106,7 @@ fn read_bytes(name: &str, bytes: &[u8]) -> Result<Vec<Ask>> {
         let Value::Object(fields) = value else {
             return Err(wrong(Problem::new("a request is a JSON object", "")));
         };
-        let ask = read_one(fields, at).map_err(wrong)?;
+        let ask = read_one(fields, at).and_then(&mut check).map_err(wrong)?;
         if let Some(first) = known.insert(ask.id.clone(), at) {
             let problem = Problem::new(format!("the id `{}` stands in line {} already", ask.id, first + 1), &ask.id);
             return Err(wrong(problem));
@@ -197,6 +257,34 @@ mod tests {
         let text = asks("{\"id\": 7, \"model\": \"m\", \"prompt\": \"p\", \"params\": {\"seed\": 3}}\n\n{\"model\": \"m\", \"prompt\": \"q\"}").unwrap();
         assert_eq!((text[0].id.as_str(), text[1].id.as_str()), ("7", "3"), "without an id the line's number is one");
         assert_eq!(text[0].request.params["seed"], json!(3));
+    }
+
+    #[test]
+    fn parameters_are_known_by_the_endpoint() {
+        let file = "[endpoints.o]\nprovider = \"openai\"\nbase_url = \"http://h/v1\"\n[models.m]\nendpoint = \"o\"\n[endpoints.a]\nprovider = \"anthropic\"\n[models.c]\nendpoint = \"a\"\n";
+        let endpoints = Endpoints::read(&Source::new("farthing.toml", file), Path::new(".")).unwrap();
+        let read = |text: &str| read_bytes("asks.jsonl", text.as_bytes(), checked(&endpoints));
+        let good = r#"{"id": "a", "model": "m", "prompt": "p", "max_tokens": 5}"#;
+        for (line, says, help) in [
+            (r#""wide_open": true, "max_tokens": 5"#, "unknown parameter `wide_open`", "`extra_body`"),
+            (r#""max_tokns": 3"#, "unknown parameter `max_tokns`", "did you mean `max_tokens`?"),
+            (r#""stream": true, "max_tokens": 5"#, "`stream` is no parameter here", "take it out"),
+            (r#""extra_body": {"stream": true}"#, "`stream` is no field of `extra_body`", "take it out"),
+        ] {
+            let bad = format!(r#"{{"id": "b", "model": "m", "prompt": "p", {line}}}"#);
+            let error = read(&format!("{good}\n\n{bad}\n")).unwrap_err();
+            assert!(error.message().contains(says) && error.advice().unwrap().contains(help), "{error:?}");
+            let name = says.split('`').nth(1).unwrap();
+            let column = bad.find(&format!("\"{name}\"")).unwrap() + 1;
+            assert_eq!(error.location().unwrap(), format!("asks.jsonl:3:{column}"), "{error}");
+        }
+        let extra = r#"{"id": "b", "model": "m", "prompt": "p", "extra_body": {"strem": true}, "store": false}"#;
+        assert_eq!(json!(read(extra).unwrap()[0].request.params), json!({"strem": true, "store": false}));
+        // OpenAI's own lines have fields of their own; a model that nobody knows is told of elsewhere.
+        let own = r#"{"custom_id": "a", "url": "/v1/responses", "body": {"model": "m", "input": "x", "reasoning": {"effort": "low"}}}"#;
+        assert_eq!(json!(read(own).unwrap()[0].request.params), json!({"reasoning": {"effort": "low"}}));
+        let text = r#"{"model": "c", "prompt": "p", "max_tokens": 5, "thinking": {"type": "disabled"}}"#;
+        assert!(read(text).is_ok() && read(&text.replace("\"c\"", "\"m\"")).is_err());
     }
 
     #[test]

@@ -146,7 +146,7 @@ impl Inner {
             }
         }
         let rest = match (&given_up, unreadable) {
-            (None, 0) => self.unfinished(phase, &record, &remote),
+            (None, 0) => self.unfinished(&link, phase, &record, &remote),
             (why, unreadable) => unread(why.as_deref(), unreadable),
         };
         self.close_open(&record, &rest.0, rest.1).await?;
@@ -240,7 +240,7 @@ impl Inner {
     }
 
     /// What lines without a result are told.
-    fn unfinished(&self, phase: Phase, record: &BatchRecord, remote: &str) -> (LineFailure, Closing) {
+    fn unfinished(&self, link: &Link, phase: Phase, record: &BatchRecord, remote: &str) -> (LineFailure, Closing) {
         let line = |kind, message: String, retryable, closing| {
             (LineFailure { failure: Failure::new(kind, message), retryable }, closing)
         };
@@ -251,7 +251,12 @@ impl Inner {
                 let errors = Notes::read(&record.progress.notes).errors;
                 let first = errors.first().cloned().unwrap_or_default();
                 let kind = if first.no_model() { FailureKind::UnknownModel } else { FailureKind::BadRequest };
-                line(kind, format!("the batch was refused: {}", shown(&first)), retryable(kind), Closing::Released)
+                line(
+                    kind,
+                    format!("the batch was refused: {}", shown(link, &first)),
+                    retryable(kind),
+                    Closing::Released,
+                )
             }
             Phase::Lost => line(
                 FailureKind::Connection,
@@ -282,7 +287,7 @@ impl Inner {
                 return Ok((record, false));
             }
             let outcome = |(line, error): (BatchLine, &Wrong)| {
-                let failure = Failure::new(FailureKind::BadRequest, shown(error));
+                let failure = Failure::new(FailureKind::BadRequest, shown(link, error));
                 (line.number, Outcome::Failed(LineFailure { failure, retryable: false }, Closing::Released))
             };
             let outcomes = lines.into_iter().map(outcome).collect();
@@ -352,9 +357,11 @@ impl Inner {
     }
 }
 
-fn shown(error: &Wrong) -> String {
+/// What validation says, without any key.
+fn shown(link: &Link, error: &Wrong) -> String {
     let line = error.line.map_or(String::new(), |line| format!(" (line {line} of the file)"));
-    format!("{}: {}{line}", error.code, error.message)
+    let [code, message] = [&error.code, &error.message].map(|words| link.http.scrub(words.clone()));
+    format!("{code}: {message}{line}")
 }
 
 /// What lines are told whose results may be there and cannot be read: they may have been billed.
@@ -377,8 +384,10 @@ fn unread(given_up: Option<&str>, unreadable: u64) -> (LineFailure, Closing) {
     }
 }
 
-/// What became of one line.
+/// What became of one line. Whatever is said of it is shown and kept without any key.
 fn one(link: &Link, service: &Service, price: &Price, line: &BatchLine, result: dialect::Result) -> Outcome {
+    let failed =
+        |failure: Failure, closing| failed(Failure { message: link.http.scrub(failure.message), ..failure }, closing);
     let request = match request_of(line) {
         Ok(request) => request,
         Err(failure) => return failed(failure, Closing::Lost),

@@ -65,6 +65,15 @@ impl Link {
         Raw { method, path, content_type: None, body: Bytes::new(), timeout: self.endpoint.timeout }
     }
 
+    /// What a reply says of a batch.
+    fn seen(&self, body: &[u8]) -> Result<Seen, Failure> {
+        let mut seen = self.dialect.seen(body)?;
+        for wrong in &mut seen.errors {
+            wrong.message = self.http.scrub(std::mem::take(&mut wrong.message));
+        }
+        Ok(seen)
+    }
+
     /// Makes a call again and again, as long as that may help.
     async fn call(&self, raw: &Raw) -> Result<Bytes, RawError> {
         let mut attempt = 0;
@@ -129,7 +138,7 @@ impl Link {
         loop {
             let error = match self.http.raw(&raw).await {
                 Ok(bytes) => {
-                    return match self.dialect.seen(&bytes) {
+                    return match self.seen(&bytes) {
                         Ok(seen) => Made::Yes(seen),
                         Err(failure) => Made::Perhaps(failure),
                     };
@@ -152,7 +161,7 @@ impl Link {
     pub async fn get(&self, id: &str) -> Result<Option<Seen>, Failure> {
         let path = self.dialect.batches(self.http.wire(), &format!("/{id}"));
         match self.call(&self.raw(Method::GET, path)).await {
-            Ok(bytes) => self.dialect.seen(&bytes).map(Some),
+            Ok(bytes) => self.seen(&bytes).map(Some),
             Err(error) if matches!(error.status, Some(404 | 410)) => Ok(None),
             Err(error) => Err(error.error.failure),
         }
@@ -178,7 +187,7 @@ impl Link {
     pub async fn cancel(&self, id: &str) -> Result<Option<Seen>, Failure> {
         let path = self.dialect.batches(self.http.wire(), &format!("/{id}/cancel"));
         match self.call(&self.raw(Method::POST, path)).await {
-            Ok(bytes) => self.dialect.seen(&bytes).map(Some),
+            Ok(bytes) => self.seen(&bytes).map(Some),
             Err(error) if matches!(error.status, Some(404 | 410)) => Ok(None),
             // What has ended cannot be cancelled: then that is what there is to say.
             Err(error) if matches!(error.status, Some(400 | 409)) => self.get(id).await,

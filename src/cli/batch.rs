@@ -10,9 +10,9 @@ use comfy_table::{CellAlignment, Table};
 use serde_json::{Value, json};
 
 use crate::backend::Endpoints;
-use crate::batch::{Answer, Batch, Batches, JobStatus, Options, input};
+use crate::batch::{Answer, AnswerOutcome, Batch, Batches, JobStatus, Options, input};
 use crate::cli::arguments::{self, cap, store_location};
-use crate::cli::{print, print_json, with_runtime};
+use crate::cli::{print, print_error, print_json, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
 use crate::files::{Output, cannot_write};
 use crate::money::Usd;
@@ -180,10 +180,14 @@ impl Kept {
 }
 
 impl Shared {
-    fn open(&self, file: Option<&Path>, existing: bool, change: impl FnOnce(&mut Options)) -> Result<Batches> {
+    /// The endpoints: those that were named, else those of the folder of a file of requests, or above it.
+    fn endpoints(&self, file: Option<&Path>) -> Result<Endpoints> {
         let folder = file.and_then(Path::parent).unwrap_or(Path::new("."));
         let endpoints = self.endpoints.clone().or_else(|| Endpoints::find(folder));
-        let endpoints = Endpoints::of_file(endpoints.as_deref())?;
+        Endpoints::of_file(endpoints.as_deref())
+    }
+
+    fn open(&self, endpoints: Endpoints, existing: bool, change: impl FnOnce(&mut Options)) -> Result<Batches> {
         self.kept.open(endpoints, existing, |options| {
             options.keep_files = self.keep_files;
             options.grace = Duration::from_secs(self.grace);
@@ -227,8 +231,9 @@ fn interruptible<T>(quiet: bool, work: impl Future<Output = Result<T>>) -> Resul
 
 fn create(arguments: &CreateArguments) -> Result<u8> {
     let (shared, budget) = (&arguments.shared, arguments.buying.budget);
-    let asks = input::read(&arguments.file)?;
-    let batches = shared.open(Some(&arguments.file), false, |options| {
+    let endpoints = shared.endpoints(Some(&arguments.file))?;
+    let asks = input::read_for(&arguments.file, &endpoints)?;
+    let batches = shared.open(endpoints, false, |options| {
         (options.budget, options.retry_failed) = (budget, arguments.buying.retry_failed);
     })?;
     if arguments.dry_run {
@@ -258,20 +263,24 @@ fn create(arguments: &CreateArguments) -> Result<u8> {
 
 fn invoke(arguments: &InvokeArguments) -> Result<u8> {
     let (shared, budget) = (&arguments.shared, arguments.buying.budget);
-    let asks = input::read(&arguments.file)?;
-    let batches = shared.open(Some(&arguments.file), false, |options| {
+    let endpoints = shared.endpoints(Some(&arguments.file))?;
+    let asks = input::read_for(&arguments.file, &endpoints)?;
+    let batches = shared.open(endpoints, false, |options| {
         (options.budget, options.retry_failed) = (budget, arguments.buying.retry_failed);
         (options.poll, options.max_wait) = (arguments.poll, arguments.max_wait);
         options.max_attempts = arguments.max_attempts;
     })?;
     let (status, left) = interruptible(shared.kept.output.quiet, batches.wait_for(&asks))?;
     deliver(shared, &batches, &status, &left, arguments.out.as_deref())?;
-    Ok(if left.is_empty() { 0 } else { Fault::Budget.exit_code() })
+    match left.is_empty() {
+        true => answered(&batches, &status),
+        false => Ok(Fault::Budget.exit_code()),
+    }
 }
 
 fn status(arguments: &StatusArguments) -> Result<u8> {
     let shared = &arguments.shared;
-    let batches = shared.open(None, true, |_| {})?;
+    let batches = shared.open(shared.endpoints(None)?, true, |_| {})?;
     let statuses = interruptible(shared.kept.output.quiet, async {
         let jobs = match &arguments.job {
             Some(job) => vec![job.clone()],
@@ -298,21 +307,46 @@ fn retrieve(arguments: &RetrieveArguments) -> Result<u8> {
     let shared = &arguments.shared;
     let file = Path::new(&arguments.job);
     let is_file = file.is_file();
-    let batches = shared.open(is_file.then_some(file), true, |_| {})?;
+    let endpoints = shared.endpoints(is_file.then_some(file))?;
+    // The requests as they were asked.
+    let asks = if is_file { Some(input::read_for(file, &endpoints)?) } else { None };
+    let batches = shared.open(endpoints, true, |_| {})?;
     let status = interruptible(shared.kept.output.quiet, async {
-        let job = match is_file {
-            true => batches.job_of(&input::read(file)?)?,
-            false => arguments.job.clone(),
+        let job = match &asks {
+            Some(asks) => batches.job_of(asks)?,
+            None => arguments.job.clone(),
         };
         batches.status(&job).await
     })?;
     deliver(shared, &batches, &status, &[], arguments.out.as_deref())?;
-    Ok(0)
+    answered(&batches, &status)
+}
+
+/// The exit code of a job whose answers were written: 5, and why, where it is over and not a single one is there.
+fn answered(batches: &Batches, status: &JobStatus) -> Result<u8> {
+    if status.answered > 0 || status.failed == 0 || !status.over() {
+        return Ok(0);
+    }
+    let mut from = 0;
+    loop {
+        let page = batches.answers(&status.job, from, PAGE)?;
+        let why = page.iter().find_map(|answer| match &answer.outcome {
+            AnswerOutcome::Failed { failure, .. } => Some(failure),
+            _ => None,
+        });
+        if let Some(why) = why {
+            print_error(&Error::endpoint(format!("no request was answered; the first failed so: {why}")));
+        }
+        if why.is_some() || page.is_empty() {
+            return Ok(Fault::Endpoint.exit_code());
+        }
+        from += page.len() as u64;
+    }
 }
 
 fn cancel(arguments: &CancelArguments) -> Result<u8> {
     let shared = &arguments.shared;
-    let batches = shared.open(None, true, |_| {})?;
+    let batches = shared.open(shared.endpoints(None)?, true, |_| {})?;
     let status = interruptible(shared.kept.output.quiet, batches.cancel(&arguments.job))?;
     show(shared, &status, &[], None)?;
     Ok(0)

@@ -331,8 +331,12 @@ pub fn finish(outcome: &Outcome, common: &Common) -> Result<u8> {
         false => print(&text(&outcome.summary))?,
     }
     for (model, why) in &outcome.summary.not_usable {
+        let rows = match outcome.summary.not_usable_rows.get(model) {
+            Some(1) => "1 row has".to_owned(),
+            rows => format!("{} rows have", rows.copied().unwrap_or(0)),
+        };
         print_error(
-            &Error::endpoint(format!("the model `{model}` could not be asked: {why}"))
+            &Error::endpoint(format!("the model `{model}` could not be asked, and {rows} no answer: {why}"))
                 .help(format!("go on with: farthing run --resume {}", outcome.summary.folder.display())),
         );
     }

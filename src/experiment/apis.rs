@@ -5,11 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::{Value, json};
 
 use super::row::{Asked, Fault, Who};
-use crate::backend::{Endpoint, Endpoints, Model, ProviderKind};
+use crate::backend::{Endpoint, Endpoints, Model, ProviderKind, parameters as sent};
 use crate::diagnostic::{nearest, suggestion};
-use crate::models::Refused;
-use crate::provider::wire::STANDARD;
-use crate::space::parameter::{API_PARAMETERS, api_parameter, check_all};
 
 /// One of prompto's APIs: its name, the format that it speaks, and the variables that say where it is and who asks.
 struct Api {
@@ -86,6 +83,11 @@ const APIS: &[Api] = &[
         table: "provider = \"mock\" and models named mock-small or mock-large",
     },
 ];
+
+/// The names of prompto's APIs.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    APIS.iter().map(|api| api.name)
+}
 
 /// Gives the value of an environment variable that is set.
 type Variable = Box<dyn Fn(&str) -> Option<String> + Send>;
@@ -210,25 +212,6 @@ fn variables(api: &Api) -> String {
     }
 }
 
-/// A provider's own name for a parameter that has another one here.
-fn renamed(provider: ProviderKind, name: &str) -> &str {
-    let stands_in = matches!(provider, ProviderKind::Mock | ProviderKind::Replay);
-    let is = |kind: ProviderKind| provider == kind || stands_in;
-    match name {
-        "num_predict" if is(ProviderKind::Ollama) => "max_tokens",
-        "repetition_penalty" if provider == ProviderKind::Ollama => "repeat_penalty",
-        "max_output_tokens" | "maxOutputTokens" if is(ProviderKind::Gemini) => "max_tokens",
-        "topP" if is(ProviderKind::Gemini) => "top_p",
-        "stop_sequences" | "stopSequences" if is(ProviderKind::Gemini) || is(ProviderKind::Anthropic) => "stop",
-        // TGI's own word, which its OpenAI-compatible door has not.
-        "max_new_tokens" if is(ProviderKind::Openai) => "max_tokens",
-        _ => name,
-    }
-}
-
-/// What the row itself says or decides, so that none of its parameters may.
-const RESERVED: [&str; 5] = ["stream", "stream_options", "model", "messages", "prompt"];
-
 /// What a row sends its model: every parameter known to the API and in its range. `safety_filter` is prompto's column.
 pub fn parameters(
     asked: &Asked,
@@ -240,44 +223,11 @@ pub fn parameters(
         return Err(Fault::new(format!("the model `{}` has no endpoint", model.name)));
     };
     let provider = endpoint.provider;
-    let mut params = BTreeMap::new();
-    for (given, value) in &asked.params {
-        if given == "extra_body" {
-            let Value::Object(map) = value else { return Err(Fault::new("`extra_body` is an object")) };
-            if let Some(name) = RESERVED.iter().chain(&["n"]).find(|name| map.contains_key(**name)) {
-                let help = if *name == "n" { "set `n` beside it" } else { "take it out" };
-                return Err(Fault::new(format!("`{name}` is no field of `extra_body`")).help(help));
-            }
-            params.extend(map.clone());
-            continue;
-        }
-        if RESERVED.contains(&given.as_str()) {
-            return Err(Fault::new(format!("`{given}` is no parameter of a row")).help("take it out"));
-        }
-        let name = renamed(provider, given);
-        match api_parameter(name) {
-            Some(known) => known.check(value).map_err(Fault::new)?,
-            None if STANDARD.contains(&name) || provider.fields().contains(&name) => {}
-            None => {
-                let known = API_PARAMETERS.iter().map(|known| known.name).chain(provider.fields());
-                let help = match nearest(name, known) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => "a field that only the endpoint knows goes into `extra_body`".to_owned(),
-                };
-                return Err(Fault::new(format!("unknown parameter `{given}`")).help(help));
-            }
-        }
-        if params.insert(name.to_owned(), value.clone()).is_some() {
-            return Err(Fault::new(format!("`{given}` and `{name}` are one parameter; give it once")));
-        }
-    }
-    check_all(&params).map_err(|(_, problem)| Fault::new(problem))?;
+    let mut params = sent::known(&asked.params, provider, &[])?;
     if let (ProviderKind::Gemini, Some(filter)) = (provider, safety_filter) {
         params.insert("safetySettings".to_owned(), safety(filter)?);
     }
-    if let Some(refused) = Refused::find(&endpoints.takes(model), &model.name, &params) {
-        return Err(Fault::new(refused.message("the row")).help(refused.help()));
-    }
+    sent::check_taken(&params, model, endpoints, "the row")?;
     Ok(params)
 }
 
@@ -398,7 +348,7 @@ mod tests {
             ("openai", json!({"temprature": 1}), "unknown parameter `temprature`: did you mean `temperature`?"),
             ("openai", json!({"num_ctx": 1}), "unknown parameter `num_ctx`"),
             ("openai", json!({"temperature": 3}), "a number from 0 to 2, not 3"),
-            ("openai", json!({"stream": true}), "`stream` is no parameter of a row"),
+            ("openai", json!({"stream": true}), "`stream` is no parameter here"),
             ("ollama", json!({"num_predict": 5, "max_tokens": 5}), "are one parameter"),
             (
                 "ollama",

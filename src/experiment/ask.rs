@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::apis;
 use super::chain::{self, Evaluated, Step};
-use super::fields::{Fields, Row, append};
+use super::fields::{Fields, Row, append, is_outcome};
 use super::input::{Input, Place};
 use super::row::{self, Ask, Asked, Defaults, Fault};
 use crate::backend::Endpoints;
@@ -390,9 +390,14 @@ fn lasting(
     }
     let columns: Vec<(String, Value)> = evaluated.columns.into_iter().collect();
     let mut text = read.extended(&further);
-    // Columns of the program's own functions come last; one that is there already is not written twice.
+    // Columns of the program's own functions come last; one that is there already is not written twice, and none is read
+    // as an outcome.
+    let renamed = if columns.is_empty() { Vec::new() } else { read.renamed(&further) };
     for (name, value) in &columns {
-        let taken = read.fields.get(name).is_some() || further.iter().any(|(known, _)| known == name);
+        let taken = is_outcome(name)
+            || read.fields.get(name).is_some()
+            || further.iter().any(|(known, _)| known == name)
+            || renamed.iter().any(|(_, known)| known == name);
         let shown = if taken { format!("function-{name}") } else { name.clone() };
         append(&mut text, false, &[(shown.as_str(), value.clone())]);
     }

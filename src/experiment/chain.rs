@@ -32,6 +32,9 @@ pub struct Declared {
     pub folder: PathBuf,
 }
 
+/// What stands before a metric where it was typed.
+const TYPED: &str = "--metric ";
+
 impl Declared {
     /// `[NAME=]TYPE[:OPTION=VALUE]...`, like `exact_match:expected={{ answer }}`. prompto's `match` and `includes` are
     /// `exact_match` and `contains` of the column `expected_response`.
@@ -76,7 +79,7 @@ impl Declared {
         let name = name.unwrap_or(kind).to_owned();
         let declared = Declared {
             name,
-            source: format!("--metric {text}"),
+            source: format!("{TYPED}{text}"),
             text: table,
             path: Vec::new(),
             folder: PathBuf::from("."),
@@ -101,6 +104,18 @@ impl Declared {
             folder: std::path::absolute(&table.folder).unwrap_or(table.folder),
         };
         Ok(tables.into_iter().map(one).collect())
+    }
+
+    /// How it gets another name, where its own is taken.
+    pub fn renamed(&self) -> String {
+        match self.source.strip_prefix(TYPED) {
+            Some(typed) => {
+                let named = typed.trim_start().strip_prefix(self.name.as_str());
+                let kind = named.and_then(|rest| rest.trim_start().strip_prefix('=')).unwrap_or(typed);
+                format!("give one another name: {TYPED}NAME={}", kind.trim())
+            }
+            None => format!("call one [metrics.NAME] otherwise, in {}", self.source),
+        }
     }
 
     /// The metric.

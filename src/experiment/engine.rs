@@ -70,8 +70,8 @@ pub struct Ended {
     pub over_budget: bool,
     /// Why the first one did not.
     pub refusal: Option<String>,
-    /// Endpoints that could not be used: the model and why.
-    pub out: Vec<(String, Failure)>,
+    /// Endpoints that could not be used: the model, why, and how many of its rows have no answer.
+    pub out: Vec<(String, Failure, usize)>,
 }
 
 #[derive(Default)]
@@ -240,10 +240,11 @@ impl<'a> Engine<'a> {
         self.folder.flush()?;
         let ends = self.queues.iter_mut().map(|queue| std::mem::take(&mut queue.end)).collect();
         self.ended.queues = ends;
-        for (service, failure) in self.health.all_out() {
-            let name = self.shared.services[service].model.name.clone();
-            if !self.ended.out.iter().any(|(known, _)| *known == name) {
-                self.ended.out.push((name, failure.clone()));
+        for (service, failure, rows) in self.health.all_out() {
+            let name = &self.shared.services[service].model.name;
+            match self.ended.out.iter_mut().find(|(known, ..)| known == name) {
+                Some((_, _, known)) => *known += rows,
+                None => self.ended.out.push((name.clone(), failure.clone(), rows)),
             }
         }
         Ok(self.ended)
@@ -448,6 +449,9 @@ impl<'a> Engine<'a> {
     fn record(&mut self, landed: &Landed, again: bool) -> Result<()> {
         let row = landed.row as usize;
         let failed = landed.failure.is_some();
+        if let Some(failure) = &landed.failure {
+            self.health.unanswered(self.shared.entries[row].service, failure);
+        }
         let before = self.records[row].replace(self.folder.complete(
             &landed.lasting,
             &run_part(landed, u32::from(self.attempts[row]), again),

@@ -97,6 +97,28 @@ impl<'de> Deserialize<'de> for Fields {
     }
 }
 
+/// The columns of a record that say what came of its row: nothing that a row carries may be read as one of them.
+const OUTCOME: [&str; 10] = [
+    "status",
+    "response",
+    "error_kind",
+    "error",
+    "finish_reason",
+    "prompt_tokens",
+    "completion_tokens",
+    "cost_usd",
+    "scores",
+    "score_errors",
+];
+
+/// The beginning of the columns that scores have in a table.
+pub const SCORE: &str = "score-";
+
+/// A column of this name says what came of a row.
+pub fn is_outcome(name: &str) -> bool {
+    OUTCOME.contains(&name) || name.starts_with(SCORE)
+}
+
 /// A row and the text that it was read from: a JSON object on one line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
@@ -122,15 +144,36 @@ impl Row {
         })
     }
 
+    /// The row's columns that go by another name beside these further ones, each by its place and its new name. A column
+    /// that is named like an outcome, be there one or not, or like a new one is called `input-NAME`; where that name is taken,
+    /// with one more `input-` before it: results may be asked about again, and lose nothing.
+    pub fn renamed(&self, further: &[(&str, Value)]) -> Vec<(usize, String)> {
+        let is_new = |name: &str| further.iter().any(|(new, _)| *new == name);
+        let mut renamed: Vec<(usize, String)> = Vec::new();
+        for (at, (name, _)) in self.fields.0.iter().enumerate() {
+            if !is_outcome(name) && !is_new(name) {
+                continue;
+            }
+            let mut free = format!("input-{name}");
+            while self.fields.get(&free).is_some() || is_new(&free) || renamed.iter().any(|(_, known)| *known == free) {
+                free.insert_str(0, "input-");
+            }
+            renamed.push((at, free));
+        }
+        renamed
+    }
+
     /// The row with further columns behind its own, as the text of a JSON object without its closing brace. The row's own
-    /// text stays as it is; a column of its own that is named like a new one is called `input-NAME`.
+    /// text stays as it is, but for the names of columns that are [`renamed`](Self::renamed).
     pub fn extended(&self, further: &[(&str, Value)]) -> String {
-        let taken = |name: &str| further.iter().any(|(new, _)| *new == name);
         let mut text = self.text.clone();
-        if self.fields.0.iter().any(|(name, _)| taken(name)) {
-            let named = self.fields.0.iter().zip(columns(&self.text)).filter(|((name, _), _)| taken(name));
-            for ((name, _), (key, _)) in named.collect::<Vec<_>>().into_iter().rev() {
-                text.replace_range(key, &Value::from(format!("input-{name}")).to_string());
+        let renamed = self.renamed(further);
+        if !renamed.is_empty() {
+            let places = columns(&self.text);
+            for (at, name) in renamed.iter().rev() {
+                if let Some((key, _)) = places.get(*at) {
+                    text.replace_range(key.clone(), &Value::from(name.as_str()).to_string());
+                }
             }
         }
         // The last brace is the object's own.
@@ -211,6 +254,19 @@ mod tests {
         let kept =
             r#"{"a": {"status":[1, "{\"status"]}, "input-status" : 1.0 , "big":12345678901234567890123,"status":"ok""#;
         assert_eq!(extended, kept, "all else stays to the byte");
+    }
+
+    #[test]
+    fn what_is_carried_is_never_read_as_an_outcome() {
+        let old = row(r#"{"id":1,"cost_usd":"5.25","scores":{"z":3},"score-z":3,"scored":1,"seconds":2}"#);
+        let kept = r#"{"id":1,"input-cost_usd":"5.25","input-scores":{"z":3},"input-score-z":3,"scored":1,"seconds":2"#;
+        assert_eq!(old.extended(&[]), kept, "whether there is such an outcome now or not");
+        // Results that are asked about again, and again.
+        let again = row(&(row(r#"{"response":"a"}"#).extended(&[("response", json!("b"))]) + "}"));
+        let third = again.extended(&[("response", json!("c"))]);
+        assert_eq!(third, r#"{"input-response":"a","input-input-response":"b","response":"c""#, "none is lost");
+        let both = row(r#"{"error":1,"input-error":2,"input-input-error":3}"#).extended(&[]);
+        assert_eq!(both, r#"{"input-input-input-error":1,"input-error":2,"input-input-error":3"#);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Groups of rows and what may be sent for each: prompto's queries a minute, by group and by model within it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -68,6 +68,48 @@ impl MaxQueries {
         Ok(MaxQueries { all: None, groups })
     }
 
+    /// What no row is limited by, in words: groups (and models within them) that no row has. Files of prompto may name more
+    /// than one experiment's, so that is no fault; but a name that is nobody's and a slip away from one that has no limit
+    /// here is one, for its rows would go out at full speed. `used` are the rows' models by group, `known` the names that
+    /// groups have of themselves, and `is_model` knows the models.
+    pub fn unused(
+        &self,
+        used: &BTreeMap<String, BTreeSet<String>>,
+        known: &[&str],
+        is_model: impl Fn(&str) -> bool,
+    ) -> Result<Vec<String>> {
+        let mut unused = Vec::new();
+        let meant = |name: &str, near: &str, what: String| {
+            Error::usage(format!("--max-queries limits {what}"))
+                .help(format!("did you mean `{near}` in place of `{name}`?"))
+        };
+        for (group, queries) in &self.groups {
+            let Some(models) = used.get(group) else {
+                let what = format!("the group `{group}`, and no row is of it");
+                let others = used.keys().map(String::as_str).chain(known.iter().copied());
+                let mut others = others.filter(|other| !self.groups.contains_key(*other));
+                if !known.contains(&group.as_str())
+                    && let Some(near) = others.find(|other| is_slip(group, other))
+                {
+                    return Err(meant(group, near, what));
+                }
+                unused.push(what);
+                continue;
+            };
+            for model in queries.models.keys().filter(|model| !models.contains(*model)) {
+                let what = format!("the model `{model}` in the group `{group}`, and no row is of both");
+                let mut others = models.iter().filter(|other| !queries.models.contains_key(*other));
+                if !is_model(model)
+                    && let Some(near) = others.find(|other| is_slip(model, other))
+                {
+                    return Err(meant(model, near, what));
+                }
+                unused.push(what);
+            }
+        }
+        Ok(unused)
+    }
+
     /// The queue that a row of a group and a model waits in, and what may be sent from it. A model with a limit of its own
     /// in the group has a queue of its own, as in prompto. What `--max-queries` does not say, `[limits]` may.
     pub fn queue(&self, group: &str, model: &str, endpoints: &Endpoints) -> (String, Option<Rates>) {
@@ -84,6 +126,14 @@ impl MaxQueries {
         let rates = number.map(minute).or_else(|| endpoints.groups.get(group).copied()).or(self.all.map(minute));
         (group.to_owned(), rates)
     }
+}
+
+/// One name is another one with a slip of the hand or two. Names that differ in their numbers are siblings.
+fn is_slip(typed: &str, name: &str) -> bool {
+    let (typed, name) = (typed.trim().to_lowercase(), name.to_lowercase());
+    let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
+    let slips = if name.chars().count() < 6 { 1 } else { 2 };
+    digits(&typed) == digits(&name) && strsim::damerau_levenshtein(&typed, &name) <= slips
 }
 
 /// One queue of rows, as it is shown before anything is sent.
@@ -142,6 +192,34 @@ mod tests {
         assert_eq!(queue(&queries, "file", "x"), ("file".into(), Some(7)));
         assert_eq!(queue(&queries, "file", "m"), ("file-m".into(), Some(8)));
         assert_eq!(queue(&MaxQueries::parse("9").unwrap(), "z", "m"), ("z".into(), Some(9)));
+    }
+
+    #[test]
+    fn a_limit_that_no_row_has_is_told_and_a_misspelt_one_refused() {
+        let models = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let used = BTreeMap::from([
+            ("openai".to_owned(), models(&["gpt-4o", "mock-small"])),
+            ("group3".to_owned(), models(&["m"])),
+        ]);
+        let unused = |text: &str| {
+            let is_model = |name: &str| ["gpt-4", "gpt-4o"].contains(&name);
+            parsed(text).unwrap().unused(&used, &["openai", "gemini"], is_model)
+        };
+        assert_eq!(unused(r#"{"openai": {"default": 5, "gpt-4o": 2}, "group3": 9}"#).unwrap(), [""; 0]);
+        for (text, near) in [
+            (r#"{"opanai": {"default": 10}}"#, "did you mean `openai` in place of `opanai`?"),
+            (r#"{"OpenAI": 10}"#, "`openai`"),
+            (r#"{"gemnii": 10, "openai": 3}"#, "`gemini`"),
+            (r#"{"openai": {"default": 5, "mock-smal": 2}}"#, "`mock-small`"),
+        ] {
+            let error = unused(text).unwrap_err();
+            assert!(error.advice().unwrap().contains(near), "{error}");
+        }
+        // A file for several experiments: other groups, other models.
+        let told = unused(r#"{"gemini": 5, "group1": 5, "vision": 5, "openai": {"gpt-4": 3}}"#).unwrap();
+        assert_eq!(told.len(), 4, "{told:?}");
+        assert_eq!(told[2], "the model `gpt-4` in the group `openai`, and no row is of both");
+        assert_eq!(unused(r#"{"openai": 5, "opanai": 5}"#).unwrap().len(), 1, "that one has its limit");
     }
 
     #[test]

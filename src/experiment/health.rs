@@ -44,6 +44,10 @@ struct State {
     refused: u32,
     /// It cannot be used: why.
     out: Option<Failure>,
+    /// Why nobody was reached in all attempts of a row: the first such.
+    unreached: Option<Failure>,
+    /// Rows of it that have no answer.
+    unanswered: usize,
 }
 
 /// What one more attempt means.
@@ -79,9 +83,22 @@ impl Health {
         self.services[service as usize].out.as_ref()
     }
 
-    /// Those that are not asked any more.
-    pub fn all_out(&self) -> impl Iterator<Item = (usize, &Failure)> {
-        self.services.iter().enumerate().filter_map(|(at, state)| Some((at, state.out.as_ref()?)))
+    /// A row of a service is done without an answer.
+    pub fn unanswered(&mut self, service: u32, failure: &Failure) {
+        let Some(state) = self.services.get_mut(service as usize) else { return };
+        state.unanswered += 1;
+        if failure.unreached() {
+            state.unreached.get_or_insert_with(|| failure.clone());
+        }
+    }
+
+    /// Those that could not be used: they are not asked any more, or were never reached, which a few rows are enough to tell.
+    /// Each with the reason, and how many rows have no answer.
+    pub fn all_out(&self) -> impl Iterator<Item = (usize, &Failure, usize)> {
+        self.services.iter().enumerate().filter_map(|(at, state)| {
+            let unreached = state.unreached.as_ref().filter(|_| !state.answered);
+            Some((at, state.out.as_ref().or(unreached)?, state.unanswered))
+        })
     }
 
     /// An attempt at a row ended.
@@ -171,7 +188,7 @@ mod tests {
             assert_eq!(health.landed(0, 0, &stored()), Verdict::Nothing);
         }
         assert_eq!(health.landed(0, 0, &failed), Verdict::Out, "nobody was ever reached");
-        assert_eq!(health.all_out().map(|(at, _)| at).collect::<Vec<_>>(), [0]);
+        assert_eq!(health.all_out().map(|(at, ..)| at).collect::<Vec<_>>(), [0]);
         assert_eq!(health.landed(0, 0, &failed), Verdict::Nothing, "it is said once");
         // One that answered before is waited for; a stored row meanwhile is no answer of its.
         let mut health = Health::new(1, 1);
@@ -183,6 +200,28 @@ mod tests {
         assert!(health.one_at_a_time(0));
         health.landed(0, 0, &landed(None, 1));
         assert!(!health.one_at_a_time(0));
+    }
+
+    #[test]
+    fn one_that_was_never_reached_could_not_be_used_however_few_its_rows() {
+        let failure = |kind| Failure::new(kind, "x");
+        let mut health = Health::new(1, 5);
+        for service in 0..2 {
+            health.landed(0, service, &landed(Some(FailureKind::Connection), 1));
+            health.unanswered(service, &failure(FailureKind::Connection));
+        }
+        health.landed(0, 1, &landed(None, 1));
+        // What is wrong in itself says nothing of who answers, and a row that the store answered does not either.
+        health.unanswered(2, &failure(FailureKind::BadRequest));
+        health.landed(0, 3, &stored());
+        health.unanswered(3, &failure(FailureKind::Connection));
+        health.unanswered(3, &failure(FailureKind::BadRequest));
+        // It is there, and may be slow or busy for one row.
+        health.unanswered(4, &failure(FailureKind::Timeout));
+        let out: Vec<_> = health.all_out().map(|(at, failure, rows)| (at, failure.kind, rows)).collect();
+        assert_eq!(out, [(0, FailureKind::Connection, 1), (3, FailureKind::Connection, 2)]);
+        // A row of none, which is wrong in itself.
+        health.unanswered(u32::MAX, &failure(FailureKind::BadRequest));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The first look at every row, before anything is sent: ids, groups, models, parameters; what is wrong is said by its line.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::apis::Apis;
@@ -28,6 +28,8 @@ pub struct Index {
     pub repeats: HashMap<u32, u32>,
     /// The queues by number, without their counts.
     pub queues: Vec<(String, Queued)>,
+    /// The models of the rows, by group.
+    pub groups: BTreeMap<String, BTreeSet<String>>,
     /// Who answers.
     pub services: Vec<Arc<Service>>,
     /// The first rows that are wrong: line and fault.
@@ -63,6 +65,8 @@ struct Looking<'a> {
     seats: HashMap<(Option<String>, Who), Seat>,
     /// Ids (as hashes) and the lines that they stand on.
     ids: HashMap<[u8; 16], u32>,
+    /// The row whose id is another one's, which ends it.
+    twice: Option<Place>,
     /// How often each request was asked.
     asked: HashMap<[u8; 16], u32>,
     /// Rows for servers that load one model at a time: their places in the order, and their models.
@@ -80,6 +84,7 @@ pub fn index(
         order: Vec::new(),
         repeats: HashMap::new(),
         queues: Vec::new(),
+        groups: BTreeMap::new(),
         services: Vec::new(),
         wrong: Vec::new(),
         wrong_rows: 0,
@@ -87,8 +92,8 @@ pub fn index(
         same_ids: 0,
     };
     let (seats, ids, asked, together) = Default::default();
-    let mut looking = Looking { look, apis, index, seats, ids, asked, together };
-    look.input.each(|place, read| {
+    let mut looking = Looking { look, apis, index, seats, ids, twice: None, asked, together };
+    let looked = look.input.each(|place, read| {
         let Ok(number) = u32::try_from(looking.index.entries.len()) else {
             return Err(Error::usage("an experiment has at most 4 billion rows"));
         };
@@ -105,8 +110,14 @@ pub fn index(
             looking.index.wrong.push((place.line, fault.clone()));
         }
         found(number, &fault, &read)
-    })?;
-    let Looking { mut index, mut together, .. } = looking;
+    });
+    let Looking { mut index, mut together, twice, .. } = looking;
+    if let Err(error) = looked {
+        let Some(place) = twice else { return Err(error) };
+        let text = look.input.first_line(place)?;
+        let line = place.line.saturating_sub(1) as usize;
+        return Err(error.at_line(look.input.name(), line, &text, 0..text.len().min(80), "the second row of that id"));
+    }
     if index.entries.is_empty() {
         return Err(Error::usage(format!("{} holds no rows", look.input.name())));
     }
@@ -177,12 +188,11 @@ impl Looking<'_> {
             self.index.same_ids += 1;
             return Ok(());
         }
-        let (name, text) = (self.look.input.name(), &read.text);
+        self.twice = Some(place);
         Err(Error::usage(format!(
             "the id `{id}` is there twice, first on line {earlier} and again on line {}",
             place.line
         ))
-        .at_line(name, place.line.saturating_sub(1) as usize, text, 0..text.len().min(80), "the second row of that id")
         .help("ids name rows in every result, so each must be unique; rows without an id are named by their number"))
     }
 
@@ -198,11 +208,21 @@ impl Looking<'_> {
     }
 
     fn open(&mut self, asked: &Asked) -> Seat {
-        let (mut model, own) = self.apis.model(&asked.who)?;
+        let found = self.apis.model(&asked.who);
+        // A row that nobody serves has its group all the same.
+        let group = asked.group.clone().or_else(|| match (&asked.who, &found) {
+            (_, Ok((_, own))) => Some(own.clone()),
+            (Who::Api { api, .. }, _) => Some(api.clone()),
+            _ => None,
+        });
+        if let Some(group) = &group {
+            self.index.groups.entry(group.clone()).or_default().insert(asked.who.model().to_owned());
+        }
+        let (mut model, own) = found?;
         if asked.completion {
             model.kind = Some(crate::backend::ModelKind::Text);
         }
-        let group = asked.group.clone().unwrap_or(own);
+        let group = group.unwrap_or(own);
         let endpoints = &self.apis.endpoints;
         let (name, rates) = self.look.settings.max_queries.queue(&group, asked.who.model(), endpoints);
         // What `[limits]` says is shared with endpoints and models that name the same table.

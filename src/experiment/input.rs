@@ -140,14 +140,25 @@ impl Input {
         }
     }
 
-    /// Reads one row again.
-    pub fn read(&self, place: Place) -> Result<Result<Row, Fault>> {
+    fn bytes(&self, place: Place) -> Result<Vec<u8>> {
         let mut bytes = vec![0; place.length as usize];
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         file.seek(SeekFrom::Start(place.offset))
             .and_then(|_| file.read_exact(&mut bytes))
             .map_err(|error| broken(&self.name, &error))?;
-        drop(file);
+        Ok(bytes)
+    }
+
+    /// The line that a row begins on, as it stands in the file.
+    pub fn first_line(&self, place: Place) -> Result<String> {
+        let bytes = self.bytes(place)?;
+        let text = String::from_utf8_lossy(&bytes);
+        Ok(text.trim_start_matches(['\r', '\n']).lines().next().unwrap_or_default().to_owned())
+    }
+
+    /// Reads one row again.
+    pub fn read(&self, place: Place) -> Result<Result<Row, Fault>> {
+        let bytes = self.bytes(place)?;
         Ok(match &self.form {
             Form::Lines => json_row(&bytes),
             Form::Csv(headers) => {

@@ -113,7 +113,8 @@ impl Outcome {
         let summary = &self.summary;
         match summary.stop_reason.as_str() {
             "interrupted" => Some(Fault::Interrupted),
-            "outage" => Some(Fault::Endpoint),
+            // Whatever else was answered.
+            _ if !summary.not_usable.is_empty() => Some(Fault::Endpoint),
             "budget" if summary.answered == 0 => Some(Fault::Budget),
             _ if summary.answered == 0 => Some(Fault::Endpoint),
             _ => None,
@@ -318,7 +319,7 @@ impl Experiment {
             stop_reason: match &ended {
                 ended if ended.interrupted => "interrupted",
                 // A model that there is not, or takes no such request, is the rows' own fault.
-                ended if ended.out.iter().any(|(_, failure)| !ROWS_OWN.contains(&failure.kind)) => "outage",
+                ended if ended.out.iter().any(|(_, failure, _)| !ROWS_OWN.contains(&failure.kind)) => "outage",
                 ended if ended.over_budget => "budget",
                 _ => "done",
             }
@@ -335,7 +336,8 @@ impl Experiment {
             attempts: ended.attempts,
             seconds,
             seconds_per_query: (ended.attempts > 0).then(|| seconds / ended.attempts as f64),
-            not_usable: ended.out.iter().map(|(model, failure)| (model.clone(), failure.to_string())).collect(),
+            not_usable: ended.out.iter().map(|(model, failure, _)| (model.clone(), failure.to_string())).collect(),
+            not_usable_rows: ended.out.iter().map(|(model, _, rows)| (model.clone(), *rows)).collect(),
             ..Summary::default()
         };
         for ((name, queued), end) in queues.into_iter().zip(&ended.queues) {
@@ -402,6 +404,14 @@ impl Experiment {
         if index.wrong_rows > 0 && (settings.strict || index.order.is_empty()) {
             return Err(index::refusal(input.name(), &index.wrong, index.wrong_rows));
         }
+        let mut known: Vec<&str> = apis::names().collect();
+        known.extend(apis.endpoints.list.iter().map(|endpoint| endpoint.name.as_str()));
+        let is_model = |name: &str| {
+            crate::models::known(None, name).is_some() || apis.endpoints.named().any(|model| model.name == name)
+        };
+        for unused in settings.max_queries.unused(&index.groups, &known, is_model)? {
+            tracing::warn!("--max-queries limits {unused}");
+        }
         for (metric, column) in needs {
             let added = ["response", "id"].contains(&column.as_str())
                 || (column == "model" && defaults.model.is_some())
@@ -437,8 +447,9 @@ impl Experiment {
             }
             let Some(declared) = settings.metrics.get(at) else { break };
             if settings.metrics[..at].iter().any(|earlier| earlier.name == declared.name) {
-                return Err(Error::usage(format!("two metrics are called `{}`", declared.name))
-                    .help(format!("give one another name: --metric NAME={}:...", declared.name)));
+                return Err(
+                    Error::usage(format!("two metrics are called `{}`", declared.name)).help(declared.renamed())
+                );
             }
             let built = declared.build()?;
             built.prepare()?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::fields::Fields;
+use super::fields::{Fields, SCORE};
 use super::folder::{Folder, RESULTS, Record};
 use super::groups::Queued;
 use crate::diagnostic::{Error, Result};
@@ -106,9 +106,12 @@ pub struct Summary {
     pub judged: BTreeMap<String, Mean>,
     /// By group.
     pub groups: BTreeMap<String, Group>,
-    /// Models that were not asked any more, and why.
+    /// Models that could not be asked, or not any more, and why.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub not_usable: BTreeMap<String, String>,
+    /// How many of their rows have no answer.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub not_usable_rows: BTreeMap<String, usize>,
 }
 
 /// What the values of a column are.
@@ -180,7 +183,7 @@ impl Columns {
 fn flat(fields: Fields) -> impl Iterator<Item = (String, Value)> {
     let one = |(name, value): (String, Value)| match (name.as_str(), value) {
         ("scores", Value::Object(scores)) => {
-            scores.into_iter().map(|(name, value)| (format!("score-{name}"), value)).collect()
+            scores.into_iter().map(|(name, value)| (format!("{SCORE}{name}"), value)).collect()
         }
         (_, value) => vec![(name, value)],
     };

@@ -20,15 +20,23 @@ pub fn load(path: &Path, id: Option<&str>) -> Result<Vec<Instance>> {
     let name = path.display().to_string();
     let format = Format::known(path, &name)?;
     let bytes = read_file(path)?;
-    let rows = match format {
-        Format::Csv => csv_rows(&name, &bytes)?,
-        Format::Parquet => parquet_rows(&name, bytes)?,
-        Format::Lines => json_rows(&name, &bytes)?,
+    // What a row is read from is kept to be shown; the lines of Parquet are nobody's.
+    let (rows, text) = match format {
+        Format::Csv => (csv_rows(&name, &bytes)?, Some(bytes)),
+        Format::Parquet => (parquet_rows(&name, bytes)?, None),
+        Format::Lines => (json_rows(&name, &bytes)?, Some(bytes)),
     };
     if rows.is_empty() {
         return Err(Error::usage(format!("{name} holds no rows")));
     }
-    instances(&name, rows, id)
+    instances(&name, text.as_deref(), rows, id)
+}
+
+/// A line of a file (from 0), as it stands there.
+fn line_of(bytes: &[u8], line: usize) -> String {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let text = bytes.split(|byte| *byte == b'\n').nth(line).unwrap_or_default();
+    String::from_utf8_lossy(text).trim_end_matches('\r').to_owned()
 }
 
 fn json_rows(name: &str, bytes: &[u8]) -> Result<Vec<Row>> {
@@ -73,13 +81,9 @@ fn csv_rows(name: &str, bytes: &[u8]) -> Result<Vec<Row>> {
         let text = String::from_utf8_lossy(&bytes[usize::try_from(start).unwrap_or(0)..]);
         return Err(unclosed_quote(name, line, text.lines().next().unwrap_or_default(), column));
     }
-    let line_text = |line: u64| {
-        let at = usize::try_from(line).unwrap_or(1).saturating_sub(1);
-        (at, String::from_utf8_lossy(bytes).lines().nth(at).unwrap_or_default().to_owned())
-    };
     let trouble = |error: &csv::Error| {
-        let line = error.position().map_or(1, csv::Position::line);
-        let (at, text) = line_text(line);
+        let at = Lines::default().line(bytes, error.position().map_or(0, csv::Position::byte));
+        let text = line_of(bytes, at);
         let what = match error.kind() {
             csv::ErrorKind::UnequalLengths { expected_len, len, .. } => unequal(*len, *expected_len),
             _ => format!("this row cannot be read: {error}"),
@@ -88,15 +92,34 @@ fn csv_rows(name: &str, bytes: &[u8]) -> Result<Vec<Row>> {
     };
     let mut reader = csv::ReaderBuilder::new().from_reader(bytes);
     let headers = reader.headers().map_err(|error| trouble(&error))?.clone();
-    let headers = data::headers(name, &line_text(1).1, &headers)?;
-    let mut rows = Vec::new();
+    let headers = data::headers(name, &line_of(bytes, 0), &headers)?;
+    let (mut rows, mut lines) = (Vec::new(), Lines::default());
     for record in reader.records() {
         let record = record.map_err(|error| trouble(&error))?;
-        let line = record.position().map_or(0, |position| position.line() as usize - 1);
+        let line = lines.line(bytes, record.position().map_or(0, csv::Position::byte));
         let fields = headers.iter().zip(&record).map(|(name, value)| (name.to_owned(), Value::from(value))).collect();
         rows.push(Row { line, fields });
     }
     Ok(rows)
+}
+
+/// The lines (from 0) of places in a text, each behind the one before. What the reader says is one too few where lines end in
+/// two characters.
+#[derive(Default)]
+struct Lines {
+    at: usize,
+    line: usize,
+}
+
+impl Lines {
+    /// The line of the row that begins at a byte, or behind the line ends there.
+    fn line(&mut self, bytes: &[u8], byte: u64) -> usize {
+        let byte = usize::try_from(byte).unwrap_or(usize::MAX).min(bytes.len());
+        let ends = bytes[byte..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        self.line += bytes[self.at..byte + ends].iter().filter(|byte| **byte == b'\n').count();
+        self.at = byte + ends;
+        self.line
+    }
 }
 
 #[cfg(feature = "parquet")]
@@ -122,19 +145,31 @@ pub fn from_values(name: &str, values: Vec<Value>, id: Option<&str>) -> Result<V
     if rows.is_empty() {
         return Err(Error::usage(format!("the task `{name}` has no instances")));
     }
-    instances(name, rows, id)
+    instances(name, None, rows, id)
 }
 
-fn instances(name: &str, rows: Vec<Row>, id: Option<&str>) -> Result<Vec<Instance>> {
+/// `text` is what the rows' lines stand in, where they do in any.
+fn instances(name: &str, text: Option<&[u8]>, rows: Vec<Row>, id: Option<&str>) -> Result<Vec<Instance>> {
     let mut seen: HashMap<String, usize> = HashMap::with_capacity(rows.len());
     let mut instances = Vec::with_capacity(rows.len());
     for (number, Row { line, fields }) in rows.into_iter().enumerate() {
-        let shown = || Value::Object(fields.clone()).to_string();
+        let shown = || match text {
+            Some(text) => line_of(text, line),
+            None => Value::Object(fields.clone()).to_string(),
+        };
         let key = match id {
             None => (number + 1).to_string(),
             Some(column) => match fields.get(column) {
                 Some(Value::String(text)) => text.clone(),
-                Some(Value::Null) | None => {
+                Some(Value::Null) => {
+                    let text = shown();
+                    return Err(Error::usage(format!(
+                        "the `{column}` of this row is null, and it is to name the instance"
+                    ))
+                    .at_line(name, line, &text, 0..text.len().min(80), "in this row")
+                    .help("give it a text or a number; without `id` under [data] instances are named by their rows"));
+                }
+                None => {
                     let text = shown();
                     let columns: Vec<&str> = fields.keys().map(String::as_str).collect();
                     let known = nearest(column, columns.iter().copied()).is_some() || number == 0;
@@ -206,6 +241,31 @@ mod tests {
     }
 
     #[test]
+    fn a_row_is_shown_as_it_stands_in_its_file() {
+        for (ending, bytes, line, shown, wanted) in [
+            ("csv", &b"id;q\r\n1;x\r\n"[..], 2, "1;x", "no `id`"),
+            ("csv", b"id,q\r\n\r\n1,\"a\r\nb\"\r\n1,c\r\n", 5, "1,c", "first on line 3"),
+            ("csv", b"id,q\r\n1,a\r\n2\r\n", 3, "2", "this row has 1 columns"),
+            (
+                "jsonl",
+                b"\n{\"q\": \"x\", \"id\": null}\n",
+                2,
+                "{\"q\": \"x\", \"id\": null}",
+                "the `id` of this row is null",
+            ),
+            ("jsonl", b"{\"q\": 1.0,\"b\":2}\n", 1, "{\"q\": 1.0,\"b\":2}", "no `id`"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join(format!("d.{ending}"));
+            std::fs::write(&path, bytes).unwrap();
+            let error = load(&path, Some("id")).unwrap_err();
+            assert!(error.location().unwrap().ends_with(&format!("d.{ending}:{line}:1")), "{:?}", error.location());
+            assert!(error.message().contains(wanted), "{error}");
+            assert!(format!("{error:?}").contains(&format!("lines: {shown:?}")), "{error:?}");
+        }
+    }
+
+    #[test]
     fn compressed_files_are_read() {
         let folder = tempfile::tempdir().unwrap();
         let text = b"{\"q\": \"one\"}\r\n{\"q\": \"two\"}\n";
@@ -239,7 +299,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_or_refused(bytes: Vec<u8>, csv: bool) {
             let rows = if csv { csv_rows("x", &bytes) } else { json_rows("x", &bytes) };
-            let _ = rows.map(|rows| instances("x", rows, None));
+            let _ = rows.map(|rows| instances("x", Some(&bytes), rows, Some("a")));
         }
     }
 }

@@ -178,6 +178,60 @@ fn what_a_server_says_does_not_speak_to_the_terminal() {
     }
 }
 
+/// A local server's key may be any word, and stand in the ids that the provider gives.
+#[test]
+fn a_short_key_in_an_id_breaks_nothing() {
+    for key in ["mock", "file", "k"] {
+        let server = quick(|_| {});
+        let home = Home::over_http(1, &server.url(), "");
+        home.write("asks.jsonl", lines(&many(2)));
+        let mut command = home.command(&["batch", "invoke", "asks.jsonl", "--poll", "0.02", "--json", "--quiet"]);
+        let done = support::done(command.env("OPENAI_API_KEY", key)).ended(0);
+        assert_eq!((&done.json()["answered"], run(files_left(&server))), (&json!(2), 0), "{key}: {}", done.stdout);
+    }
+    // What a provider says of a batch, or of a line, is kept and shown without it.
+    for (key, model, most) in [("hunter2", "hunter2-model", 5), ("tokens", "mock-small", 1_000_000)] {
+        let server = quick(|_| {});
+        let home = Home::over_http(1, &server.url(), "");
+        let ask = json!({"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": most});
+        home.write("asks.jsonl", ask.to_string());
+        let mut command = home.command(&["batch", "invoke", "asks.jsonl", "--poll", "0.02", "--json", "--quiet"]);
+        let done = support::done(command.env("OPENAI_API_KEY", key)).ended(5);
+        let message = done.json()["answers"][0]["error"]["message"].as_str().unwrap().to_owned();
+        assert!(message.contains("(secret)") && !message.contains(key), "{message}");
+    }
+}
+
+#[test]
+fn what_would_be_refused_or_ignored_is_said_before_anything_is_uploaded() {
+    let server = quick(|_| {});
+    let home = Home::over_http(1, &server.url(), "");
+    for (field, says) in [
+        ("\"max_tokns\": 3", "unknown parameter `max_tokns`"),
+        ("\"stream\": true, \"max_tokens\": 5", "`stream` is no parameter here"),
+    ] {
+        home.write("asks.jsonl", format!("\n{{\"model\": \"mock-small\", \"prompt\": \"p\", {field}}}\n"));
+        for command in ["create asks.jsonl --dry-run", "create asks.jsonl", "invoke asks.jsonl --budget 1"] {
+            let done = home.run(&format!("batch {command}"), &[]).ended(2);
+            assert!(done.stderr.contains(says) && done.stderr.contains("asks.jsonl:2:"), "{command}: {}", done.stderr);
+        }
+    }
+    assert!(server.ledger().requests == 0 && !home.path(".farthing").exists(), "nothing was begun");
+}
+
+#[test]
+fn no_answer_at_all_is_exit_5() {
+    let server = quick(|_| {});
+    let home = Home::over_http(1, &server.url(), "");
+    let ask = |model: &str| format!("{{\"model\": \"{model}\", \"prompt\": \"p\", \"max_tokens\": 5}}\n");
+    home.write("none.jsonl", ask("no-such-model"));
+    let done = home.run("batch invoke none.jsonl --poll 0.02 --out answers.jsonl", &[]).ended(5);
+    assert!(done.stdout.contains("1 requests, 0 answered, 1 failed"), "{}", done.stdout);
+    assert!(done.stderr.contains("no request was answered; the first failed so: "), "{}", done.stderr);
+    assert!(home.read("answers.jsonl").contains("\"status\":\"failed\""), "what there is was written");
+    home.run("batch retrieve none.jsonl", &[]).ended(5);
+}
+
 #[test]
 fn a_store_on_disk_is_found_by_other_programs() {
     // The library in this process, then the program: the same job, by its contents.

@@ -33,13 +33,16 @@ fn a_wrong_row_fails_by_itself_or_with_strict_all() {
         (server.ledger().requests, home.path("strict").exists(), home.path(".farthing").exists()),
         (0, false, false)
     );
-    let done = home.run("run x.jsonl --out out --json", &[]).ended(0);
+    // Rows that are wrong in themselves are no reason; a model that there is not is one, when all else was answered.
+    let done = home.run("run x.jsonl --out out --json", &[]).ended(5);
     assert_eq!(
         (&done.json()["answered"], &done.json()["failures"]),
         (&json!(2), &json!({"unknown_model": 1, "wrong_row": 4})),
         "{}",
         done.stderr
     );
+    let said = flat(&done.stderr);
+    assert!(said.contains("the model `no-such-model` could not be asked, and 1 row has no answer: "), "{said}");
     let rows = results(&home, "out");
     assert_eq!(
         (&rows[3]["line"], &rows[3]["error_kind"], &rows[3]["id"]),
@@ -111,6 +114,26 @@ fn an_endpoint_that_is_not_there_ends_it_with_exit_5_and_what_was_not_asked_is_a
 }
 
 #[test]
+fn an_endpoint_of_one_row_that_is_not_there_is_exit_5_when_all_else_was_answered() {
+    let server = server(Options::default());
+    let home = Home::over_http(1, &server.url(), "");
+    let gone = "[endpoints.gone]\nprovider = \"openai\"\nbase_url = \"http://127.0.0.1:9/v1\"\n[models.gone]\nendpoint = \"gone\"\n";
+    home.write("farthing.toml", home.read("farthing.toml") + gone);
+    home.write("x.jsonl", rows(3, "").replacen("mock-small", "gone", 1));
+    let done = home.run("run x.jsonl --out out --json --quiet", &[]).ended(5);
+    let said = flat(&done.stderr);
+    assert!(said.contains("the model `gone` could not be asked, and 1 row has no answer: no connection"), "{said}");
+    let summary = done.json();
+    assert_eq!((&summary["answered"], &summary["failures"]), (&json!(2), &json!({"connection": 1})), "{summary:#}");
+    assert_eq!((&summary["stop_reason"], results(&home, "out").len()), (&json!("outage"), 3));
+    // When it is there, only its row is asked.
+    let there = home.read("farthing.toml").replace("http://127.0.0.1:9/v1", &server.url());
+    home.write("farthing.toml", there.replace("[models.gone]", "[models.gone]\nid = \"mock-small\""));
+    let done = home.run("run --resume out --json --quiet", &[]).ended(0).json();
+    assert_eq!((&done["answered"], &done["attempts"]), (&json!(3), &json!(1)), "{done:#}");
+}
+
+#[test]
 fn a_short_outage_is_waited_for_and_not_taken_for_the_end() {
     // More failures at once than there are tries for single rows: they are of one moment.
     let faults = Arc::new(|call: &Call| (20..44).contains(&call.number).then(|| Fault::status(500).at_once()));
@@ -169,18 +192,23 @@ fn bad_usage() {
     let home = Home::new(1);
     home.write("x.jsonl", rows_text(&["a"]));
     home.write("empty.jsonl", "\n");
+    home.write("twice.csv", "id,model,prompt\r\na,mock-small,p\r\na,mock-small,\"q\r\nr\"\r\n");
+    home.write("limits.json", "{\"heer\": 10}");
     let shown = home.refused(&[
         "run",
         "run nothing.jsonl",
         "run x.txt",
         "run empty.jsonl",
         "run x.jsonl --metric exakt",
+        "run twice.csv",
         "run x.jsonl --max-queries 0",
+        "run x.jsonl --max-queries limits.json",
         "run x.jsonl --set temperature",
         "run x.jsonl --set temprature=1",
         "run x.jsonl --out a --resume b",
         "run --resume nowhere",
         "run x.jsonl --metric length --metric length",
+        "run x.jsonl --metric a=length --metric a=length:unit=words",
         "run --watch nowhere",
         "judge x.jsonl --ask {{response}} --model mock-small",
         "judge x.jsonl --ask {{response}}",

@@ -55,6 +55,31 @@ fn rows_of_our_form_are_answered_and_carried_through_to_the_byte() {
     assert_eq!((&same["answered"], &same["attempts"]), (&json!(5), &json!(0)));
 }
 
+#[test]
+fn what_results_say_is_counted_for_no_other_experiment() {
+    let home = Home::new(1);
+    let lie = ", \"scores\": {\"numeric\": 9.0, \"z\": 3}, \"cost_usd\": \"5.25\", \"prompt_tokens\": 1000";
+    home.write("x.jsonl", crate::rows(2, lie).replacen("\"max_tokens\": 40", "\"max_tokens\": 0", 1));
+    let first =
+        home.run("run x.jsonl --out one --json --quiet --metric numeric:expected={{answer}}", &[]).ended(0).json();
+    assert_eq!((&first["answered"], &first["wrong"], &first["scores"]["z"]), (&json!(1), &json!(1), &Value::Null));
+    assert_eq!(first["scores"]["numeric"]["rows"], json!(1), "{first:#}");
+    let cost = first["cost_usd"].as_str().unwrap().to_owned();
+    assert!(cost.starts_with("0.0000") && first["prompt_tokens"].as_u64().unwrap() < 100, "{first:#}");
+    assert_eq!(first["not_usable"], Value::Null, "a row that is wrong says nothing of its model");
+    // Of its own results, and of theirs, nothing is taken for an outcome and nothing is lost; going on finds it all done.
+    for (input, out) in [("one/results.jsonl", "two"), ("two/results.jsonl", "three"), ("one/results.csv", "four")] {
+        let again = home.run(&format!("run {input} --out {out} --json --quiet"), &[]).ended(0).json();
+        assert_eq!((&again["scores"], &again["cost_usd"]), (&Value::Null, &json!(cost)), "{input}: {again:#}");
+        let same = home.run(&format!("run --resume {out} --json --quiet"), &[]).ended(0).json();
+        assert_eq!((&same["attempts"], &same["cost_usd"]), (&json!(0), &json!(cost)), "{input}");
+    }
+    let last = &results(&home, "three")[1];
+    assert_eq!((&last["input-scores"]["z"], &last["input-status"]), (&json!(3), &json!("ok")));
+    assert_eq!(last["input-input-scores"]["numeric"], results(&home, "one")[1]["scores"]["numeric"]);
+    assert_eq!(last["input-input-status"], json!("ok"), "{last:#}");
+}
+
 #[cfg(feature = "parquet")]
 #[test]
 fn a_table_of_results_is_an_experiment_again() {
@@ -65,7 +90,10 @@ fn a_table_of_results_is_an_experiment_again() {
     assert_eq!((&again["answered"], &again["cache_hits"]), (&json!(5), &json!(5)), "the same is asked: {again:#}");
     for (first, second) in results(&home, "out").iter().zip(results(&home, "again")) {
         assert_eq!((&first["id"], &first["response"]), (&second["id"], &second["response"]));
-        assert_eq!((&second["score-numeric"], &second["input-status"]), (&first["scores"]["numeric"], &json!("ok")));
+        assert_eq!(
+            (&second["input-score-numeric"], &second["input-status"]),
+            (&first["scores"]["numeric"], &json!("ok"))
+        );
     }
 }
 

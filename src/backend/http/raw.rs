@@ -63,6 +63,11 @@ impl Http {
         &*self.wire
     }
 
+    /// What a reply to a [`raw`](Self::raw) call tells people, without any key.
+    pub fn scrub(&self, text: String) -> String {
+        self.keys.scrub(text)
+    }
+
     /// A response that was read out of something else than a reply, without any key.
     pub fn scrub_response(&self, response: Response) -> Response {
         self.keys.scrub_response(response)
@@ -104,11 +109,12 @@ impl Http {
         Err(RawError { status: Some(status.as_u16()), error })
     }
 
-    /// Makes a call and gives the body of a good reply.
+    /// Makes a call and gives the body of a good reply, without any key that is no common word: the ids in it are sent back as
+    /// they came, and a server's short key may stand in one. What of it people see is to be [`scrub`](Self::scrub)bed.
     pub async fn raw(&self, raw: &Raw) -> Result<Bytes, RawError> {
         let reply = self.open_raw(raw).await?;
         let bytes = self.body(reply).await.map_err(RawError::without_reply)?;
-        Ok(Bytes::from(self.keys.scrub_bytes(&bytes, false).into_owned()))
+        Ok(Bytes::from(self.keys.scrub_bytes(&bytes, true).into_owned()))
     }
 
     /// Makes a call whose reply is read line by line.

@@ -1,5 +1,6 @@
 //! Who answers behind the mock endpoint: a made-up model, a cassette, or a function of the caller's.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -10,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::faults::{Call, Fault};
 use super::wire::Refusal;
 use crate::backend::mock::{self, tokens};
+use crate::backend::replay::Contradictions;
 use crate::data;
 use crate::diagnostic::{self, Error};
 use crate::provider::{FinishReason, Request, Response, Sample};
@@ -105,6 +107,8 @@ pub struct Cassette {
 struct Recorded {
     prompt_tokens: u64,
     samples: Vec<Sample>,
+    /// The line (from 0) that it stood on first.
+    line: usize,
 }
 
 impl Cassette {
@@ -115,7 +119,7 @@ impl Cassette {
     pub fn read(path: &Path) -> diagnostic::Result<Cassette> {
         let name = path.to_string_lossy();
         let reader = data::unpacked(path, data::IN_MEMORY)?;
-        let mut cassette = Cassette::default();
+        let (mut cassette, mut contradictions) = (Cassette::default(), Contradictions::default());
         for (at, line) in BufReader::new(reader).lines().enumerate() {
             let line = line.map_err(|error| data::broken(path, &error))?;
             if line.trim().is_empty() {
@@ -123,13 +127,21 @@ impl Cassette {
             }
             let problem = |what: String| Error::usage(format!("{name}, line {}: {what}", at + 1));
             let line: Value = serde_json::from_str(&line).map_err(|error| problem(error.to_string()))?;
-            cassette.add(&line).map_err(|what| problem(what.to_owned()))?;
+            if let Some(earlier) = cassette.put(&line, at).map_err(|what| problem(what.to_owned()))? {
+                contradictions.add(at, earlier);
+            }
         }
+        contradictions.warn(&name);
         Ok(cassette)
     }
 
-    /// Adds one line.
+    /// Adds one line. Samples of a request that is there already come behind those that it has.
     pub fn add(&mut self, line: &Value) -> Result<(), &'static str> {
+        self.put(line, self.lines.len()).map(drop)
+    }
+
+    /// Adds the line of a number; gives that of an earlier one which it contradicts.
+    pub(super) fn put(&mut self, line: &Value, number: usize) -> Result<Option<usize>, &'static str> {
         let model = line["model"].as_str().ok_or("there is no model")?;
         let input = match (line.get("messages"), line.get("prompt")) {
             (Some(messages), None) => json!({ "messages": messages }),
@@ -145,11 +157,21 @@ impl Cassette {
             .zip(tokens)
             .map_while(|(text, tokens)| Some(Sample::new(text.as_str()?, FinishReason::STOP, tokens.as_u64()?)));
         self.models.insert(model.to_owned());
-        if let Some(prompt_tokens) = line["usage"]["prompt_tokens"].as_u64() {
-            let key = key(model, input, params.iter());
-            self.lines.insert(key, Recorded { prompt_tokens, samples: samples.collect() });
+        let Some(prompt_tokens) = line["usage"]["prompt_tokens"].as_u64() else { return Ok(None) };
+        let samples: Vec<Sample> = samples.collect();
+        match self.lines.entry(key(model, input, params.iter())) {
+            Entry::Vacant(place) => {
+                place.insert(Recorded { prompt_tokens, samples, line: number });
+                Ok(None)
+            }
+            Entry::Occupied(place) => {
+                let known = place.into_mut();
+                let same =
+                    known.prompt_tokens == prompt_tokens && known.samples.iter().zip(&samples).all(|(a, b)| a == b);
+                known.samples.extend(samples);
+                Ok((!same).then_some(known.line))
+            }
         }
-        Ok(())
     }
 
     /// The models that are recorded.

@@ -284,6 +284,12 @@ fn serves_cassettes_and_functions() {
     });
     cassette.add(&line).unwrap();
     assert!(cassette.add(&json!({"model": "m"})).is_err());
+    // As `replay` has it: a second line's samples come behind the first one's, and may not say otherwise.
+    let mut twice = Cassette::default();
+    let mut other = line.clone();
+    assert_eq!((twice.put(&line, 0), twice.put(&line, 1)), (Ok(None), Ok(None)));
+    other["samples"] = json!(["x"]);
+    assert_eq!((twice.put(&other, 4), twice.len()), (Ok(Some(0)), 1));
     let server = start(|options| {
         options.answers = Answers::Cassette(Arc::new(cassette));
         options.models = BTreeMap::from([("m".to_owned(), Price::per_million("1", "2").unwrap())]);
