@@ -1,6 +1,8 @@
 //! What a run came to, in sentences.
 
-use super::{are, configuration, count, cut, dollars, line, number, p_value, plural, probability, scored, signed};
+use super::{
+    are, configuration, count, cut, dollars, line, number, p_value, percent, plural, probability, scored, signed,
+};
 use crate::money::Usd;
 use crate::study::compare::Verdict;
 use crate::study::{Holdout, MADE_UP, Scored, StopReason, Summary, Versus};
@@ -125,7 +127,7 @@ pub fn cheaper(summary: &Summary) -> Option<String> {
         return None;
     }
     let share = match cost > Usd::ZERO {
-        true => format!("costs 1/{:.0} of it", price.as_f64() / cost.as_f64()),
+        true => format!("costs {} of it", percent(cost.as_f64() / price.as_f64())),
         false => "costs nothing".to_owned(),
     };
     Some(format!(
@@ -375,7 +377,7 @@ mod tests {
         summary.pareto = vec![point];
         let text = cheaper(&summary).unwrap();
         assert!(
-            text.starts_with("abcd1234 costs 1/17 of it, $0.0000115 an instance, and may be the best too: exact 0.850 [0.800, 0.900], P(best) 0.22: "),
+            text.starts_with("abcd1234 costs 5.9 % of it, $0.0000115 an instance, and may be the best too: exact 0.850 [0.800, 0.900], P(best) 0.22: "),
             "{text}"
         );
         summary.pareto[0].production_cost_usd_per_instance = "0.0001".parse().unwrap();
