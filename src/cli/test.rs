@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::backend::Endpoints;
-use crate::cli::arguments::{Common, cap};
+use crate::cli::arguments::{Common, cap, number};
 use crate::cli::subject::{self, Asked, Subject as Named};
 use crate::cli::{Embedded, estimate, print, print_json, progress, report, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
@@ -49,7 +49,7 @@ pub struct TestArguments {
     #[arg(long, value_name = "USD", value_parser = cap, allow_hyphen_values = true)]
     budget: Option<Usd>,
     /// Exit with 4 unless the score is at least this good
-    #[arg(long, value_name = "SCORE", allow_hyphen_values = true)]
+    #[arg(long, value_name = "SCORE", value_parser = number, allow_hyphen_values = true)]
     min_score: Option<f64>,
     #[command(flatten)]
     common: Common,
