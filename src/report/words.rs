@@ -13,7 +13,9 @@ use crate::space::Configuration;
 use crate::study::Standing;
 use crate::study::trial::short;
 
-pub use told::{answer, baseline, cheaper, claims, held_out, made_up, says_made_up, spent, stopped, versus};
+pub use told::{
+    answer, baseline, cheaper, claims, held_out, made_up, says_made_up, spent, stopped, tested_against_baseline, versus,
+};
 
 /// A score or a metric with about three digits: `0.792`, `12.35`, `1.20e-7`.
 pub fn number(value: f64) -> String {

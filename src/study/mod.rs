@@ -39,7 +39,7 @@ pub use trial::Trial;
 use crate::backend::Endpoints;
 use crate::diagnostic::Result;
 use crate::evaluate::Workload;
-use crate::event::{Event, Reader};
+use crate::event::{Event, Reader, Sums};
 use crate::provider::Failure;
 use crate::search;
 use crate::space::Space;
@@ -216,21 +216,23 @@ impl Study {
             claims::Search { trials: &trials, ranking: &ranking, workload: &self.workload, order: &order, most };
         let mut claims = claims::claims(&evidence, search, seed);
         claims.expected_gain = converged.or(claims.expected_gain);
-        let mut holdout = None;
-        let (mut ending, mut holdout_failed) = (ending, 0);
+        let (mut ending, mut tested) = (ending, None);
         if settings.test_share > 0.0
-            && ending == Ending::Done
+            && ending != Ending::Interrupted
             && let Some(best) = ranking::best(&ranking)
         {
+            // The search may have ended because its part of the money is gone. The test has a part of its own.
             purse.set_limit(budget);
+            runner.go_on();
             let winner = trials[best.trial].plan.clone();
             let baseline = trials.iter().find(|trial| trial.is_baseline).map(|trial| trial.plan.clone());
             let test = fixed::holdout(&pipeline, winner, baseline, settings.seed).await?;
-            ending = test.ending;
-            holdout_failed = test.failed;
-            claims.hold_out(&test.holdout);
-            holdout = Some(test.holdout);
+            if ending == Ending::Done || test.ending == Ending::Interrupted {
+                ending = test.ending.clone();
+            }
+            tested = Some(test);
         }
+        let of_test = tested.as_ref().map_or_else(Sums::default, |test| test.sums);
         let spent = store.spent(&self.scope)?;
         let everything_seen =
             trials.iter().all(|trial| trial.dropped.is_some() || trial.evaluations.len() == task.tune.len());
@@ -246,7 +248,7 @@ impl Study {
             Ending::Done => StopReason::Converged,
         };
         let scored = |row: &Ranked| Scored::of(&trials[row.trial], row.estimate.as_ref());
-        let summary = Summary {
+        let mut summary = Summary {
             task: task.name.clone(),
             metric: task.objective.metric.clone(),
             direction: task.objective.direction,
@@ -262,10 +264,10 @@ impl Study {
             holdout_cost_usd: purse.study_cost() - search_cost,
             trials: trials.len(),
             judged_trials: ranking.iter().filter(|row| row.estimate.is_some()).count(),
-            evaluations: sums.evaluations,
+            evaluations: sums.evaluations + of_test.evaluations,
             requests: spent.requests,
-            cache_hits: sums.cache_hits,
-            failed_evaluations: sums.failed + holdout_failed,
+            cache_hits: sums.cache_hits + of_test.cache_hits,
+            failed_evaluations: sums.failed + of_test.failed,
             refused_evaluations: refused,
             tuning_instances: task.tune.len(),
             best: ranking::best(&ranking).map(scored),
@@ -277,15 +279,23 @@ impl Study {
                 workload: &self.workload,
                 trials: &trials,
                 ranking: &ranking,
-                budget,
+                budget: budget.map(|budget| settings.limits(budget).0),
                 search_cost,
+                already,
+                lost: spent.lost,
                 first_refusal: first_refusal.as_deref(),
                 ending: &ending,
                 store: store.as_ref(),
             }),
             claims,
-            holdout,
+            holdout: None,
         };
+        if settings.test_share > 0.0 {
+            summary.notes.extend(notes::untested(tested.as_ref(), summary.best.is_some(), &ending));
+        }
+        if let Some(test) = tested {
+            summary.take_test(test.holdout, summary.holdout_cost_usd);
+        }
         let finished = Event::Finished {
             stop_reason: stop_reason.word().to_owned(),
             spent_usd: summary.spent_usd,
