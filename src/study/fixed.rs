@@ -46,6 +46,7 @@ impl FixedAgenda {
             let mut trial = Trial::new(number, plan.configuration.clone(), plan.clone(), number == 1);
             // What is not used of it takes no memory; growing would take twice as much as there is.
             trial.evaluations.reserve_exact(order.len());
+            trial.know_ranges(pipeline.workload.ranges());
             trial
         };
         let trials = plans.iter().enumerate().map(trial).collect();

@@ -202,7 +202,8 @@ impl Study {
         self.stop.control().close();
         let (ending, budget) = (ending?, agenda.budget.or(settings.budget));
         let (search_cost, converged) = (purse.study_cost(), agenda.converged);
-        let (trials, sums, (refused, first_refusal), mut readers) = agenda.into_parts();
+        let (mut trials, sums, (refused, first_refusal), mut readers) = agenda.into_parts();
+        trials.iter_mut().for_each(|trial| trial.know_ranges(self.workload.ranges()));
         let mut ranking = ranking::rank(&trials, &task.objective, task.tune.len(), settings.inference_budget);
         let mut stands = vec![false; trials.len()];
         ranking.iter().for_each(|row| stands[row.trial] = row.standing == Standing::Eligible);
@@ -216,6 +217,12 @@ impl Study {
             claims::Search { trials: &trials, ranking: &ranking, workload: &self.workload, order: &order, most };
         let mut claims = claims::claims(&evidence, search, seed);
         claims.expected_gain = converged.or(claims.expected_gain);
+        // What is shown keeps to what the metric can be.
+        let (least, greatest) = self.workload.ranges().of_metric(&task.objective.metric);
+        ranking.iter_mut().for_each(|row| row.estimate = row.estimate.map(|known| known.within((least, greatest))));
+        if let (Some([low, high]), Some(score)) = (&mut claims.corrected_ci95, claims.corrected_score) {
+            (*low, *high) = (low.max(least).min(score), high.min(greatest).max(score));
+        }
         let (mut ending, mut tested) = (ending, None);
         if settings.test_share > 0.0
             && ending != Ending::Interrupted
@@ -247,7 +254,10 @@ impl Study {
             Ending::Done if used_up => StopReason::Budget,
             Ending::Done => StopReason::Converged,
         };
-        let scored = |row: &Ranked| Scored::of(&trials[row.trial], row.estimate.as_ref());
+        let scored = |row: &Ranked| {
+            let trial = &trials[row.trial];
+            Scored::of(trial, trial.estimate(&task.objective.metric).as_ref())
+        };
         let mut summary = Summary {
             task: task.name.clone(),
             metric: task.objective.metric.clone(),
