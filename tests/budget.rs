@@ -112,6 +112,37 @@ fn the_test_split_is_paid_from_the_same_budget() {
     assert_eq!(part("search_cost_usd") + part("holdout_cost_usd"), part("study_cost_usd"));
 }
 
+/// What is lost is spent, too: the share of the test is kept back from both sums.
+#[test]
+fn the_test_split_is_paid_where_replies_are_lost() {
+    let cut = |call: &Call| call.number.is_multiple_of(4).then(Fault::cut);
+    let options = Options { faults: Arc::new(cut), ..Options::default() };
+    let (billed, summary, done) = tune(options, "", "--budget 0.02 --test-share 0.3");
+    assert_eq!(done.code, 0, "{done:#?}");
+    assert!(billed <= usd("0.02") && dollars(&summary, "spent_usd") <= usd("0.02"), "{summary:#}");
+    assert!(dollars(&summary, "lost_usd") > Usd::ZERO, "{summary:#}");
+    assert!(dollars(&summary, "holdout_cost_usd") > Usd::ZERO, "{summary:#}");
+    assert!(summary["holdout"]["instances"].as_u64().unwrap() > 0, "{summary:#}");
+    assert!(!summary["notes"].to_string().contains("earlier part"), "there was none: {summary:#}");
+}
+
+/// The test within the study is in all of the counts, on a cold store and on a warm one.
+#[test]
+fn every_evaluation_is_a_request_or_a_hit() {
+    let server = server(Options::default());
+    let home = Home::over_http(24, &server.url(), "");
+    let study = |out: &str| {
+        let line = format!("tune task --json --quiet --budget 0.01 --test-share 0.3 --max-trials 12 --out {out}");
+        home.run(&line, &[]).ended(0).json()
+    };
+    let (cold, warm) = (study("cold"), study("warm"));
+    let count = |of: &Value, name: &str| of[name].as_u64().unwrap();
+    assert!(count(&cold, "requests") > 0 && cold["holdout"]["instances"].as_u64() > Some(0), "{cold:#}");
+    assert_eq!(count(&warm, "requests"), 0);
+    assert_eq!(count(&warm, "cache_hits"), count(&warm, "evaluations"), "{warm:#}");
+    assert_eq!(count(&cold, "evaluations"), count(&warm, "evaluations"));
+}
+
 /// An endpoint that bills more than the request allowed cannot be foreseen; the tolerance is what was in flight when its
 /// first bill came: `concurrency` requests, each over by (k - 1) times its worst case. From then on reservations have grown.
 #[test]

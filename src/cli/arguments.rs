@@ -127,6 +127,12 @@ pub fn store_location(given: Option<&str>) -> String {
     absolute.map_or(given, |path| path.display().to_string())
 }
 
+/// Reads a number that others are compared with. One that is not finite is refused: nothing is below NaN, so a gate of it
+/// would let everything pass.
+pub fn number(text: &str) -> Result<f64, String> {
+    text.parse::<f64>().ok().filter(|value| value.is_finite()).ok_or_else(|| "it must be a finite number".to_owned())
+}
+
 /// Reads dollars exactly.
 pub fn dollars(text: &str) -> Result<Usd, String> {
     text.parse::<Usd>().map_err(|error| error.to_string())
@@ -142,4 +148,17 @@ pub fn cap(text: &str) -> Result<Usd, String> {
 pub fn some_dollars(text: &str) -> Result<Usd, String> {
     let budget = dollars(text)?;
     if budget <= Usd::ZERO { Err("a budget must be above 0".to_owned()) } else { Ok(budget) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_finite_numbers_are_taken() {
+        assert_eq!([number("0.5"), number("-1e3"), number("7")], [Ok(0.5), Ok(-1000.0), Ok(7.0)]);
+        for text in ["nan", "NaN", "-nan", "inf", "-inf", "infinity", "1e999", "", "0,5", "much"] {
+            assert!(number(text).is_err(), "{text}");
+        }
+    }
 }

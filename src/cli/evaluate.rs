@@ -158,6 +158,7 @@ fn evaluated(
 ) -> Evaluated {
     let answered = || trial.evaluations.iter().filter_map(|done| done.result.as_ref().ok());
     let mut names: BTreeSet<&String> = answered().flat_map(|metrics| metrics.keys()).collect();
+    names.extend(workload.outputs());
     names.insert(&workload.task.objective.metric);
     let mean = |name: &str| {
         let estimate = trial.estimate(name);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::cli::arguments::number;
 use crate::cli::{print, print_json};
 use crate::diagnostic::{Error, Result};
 use crate::files;
@@ -50,7 +51,7 @@ pub struct ReportArguments {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["printed", "open"])]
     junit: Option<PathBuf>,
     /// The score that a winner must reach in the JUnit report; on held-out instances where there are any
-    #[arg(long, value_name = "SCORE", requires = "junit", allow_hyphen_values = true)]
+    #[arg(long, value_name = "SCORE", requires = "junit", value_parser = number, allow_hyphen_values = true)]
     min_score: Option<f64>,
 }
 

@@ -1,15 +1,13 @@
 //! `farthing test`: a run's winner, or a configuration, on instances that did not choose it.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::backend::Endpoints;
-use crate::cli::arguments::{Common, cap};
+use crate::cli::arguments::{Common, cap, number};
 use crate::cli::subject::{self, Asked, Subject as Named};
 use crate::cli::{Embedded, estimate, print, print_json, progress, report, with_runtime};
 use crate::diagnostic::{Error, Fault, Result};
@@ -20,6 +18,7 @@ use crate::runner::{Purse, Runner};
 use crate::space::{Configuration, Space};
 use crate::store::{self, MemoryStore};
 use crate::study::estimate::Estimator;
+use crate::study::fixed::Known;
 use crate::study::folder::{RunFolder, StudyFile};
 use crate::study::pipeline::{Ending, Pipeline, mostly_lost};
 use crate::study::{Holdout, Readers, Stop, Summary, fixed, order};
@@ -49,7 +48,7 @@ pub struct TestArguments {
     #[arg(long, value_name = "USD", value_parser = cap, allow_hyphen_values = true)]
     budget: Option<Usd>,
     /// Exit with 4 unless the score is at least this good
-    #[arg(long, value_name = "SCORE", allow_hyphen_values = true)]
+    #[arg(long, value_name = "SCORE", value_parser = number, allow_hyphen_values = true)]
     min_score: Option<f64>,
     #[command(flatten)]
     common: Common,
@@ -143,17 +142,23 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
     let tested = with_runtime(common.output.quiet, work, stop)?;
     let holdout = tested.holdout;
     let spent_usd = pipeline.runner.store().spent(&scope)?.total();
-    let complete = subject.run.zip(locked).zip(rows).filter(|_| tested.ending == Ending::Done);
-    if let Some((((_, _, mut summary), folder), rows)) = complete {
-        summary.claims.hold_out(&holdout);
-        summary.holdout = Some(holdout.clone());
-        summary.holdout_cost_usd = tested.cost;
-        report::write(&folder, &summary, &rows)?;
-        if !common.output.json {
-            print(&table::holdout_text(&holdout, &summary.metric, &configuration, Some(&summary)))?;
+    let run = subject.run.zip(locked).zip(rows);
+    let mut kept = run.as_ref().map(|_| "this one was stopped before its end");
+    let mut summary = None;
+    if let Some((((_, _, mut of_run), folder), rows)) = run.filter(|_| tested.ending == Ending::Done) {
+        kept = of_run.holdout.as_ref().and_then(|before| before.outlasts(&holdout));
+        of_run.take_test(holdout.clone(), tested.cost);
+        if kept.is_none() {
+            report::write(&folder, &of_run, &rows)?;
         }
-    } else if !common.output.json {
-        print(&table::holdout_text(&holdout, &workload.task.objective.metric, &configuration, None))?;
+        summary = Some(of_run);
+    }
+    if !common.output.json {
+        let metric = &workload.task.objective.metric;
+        print(&table::holdout_text(&holdout, metric, &configuration, summary.as_ref()))?;
+    }
+    if let Some(why) = kept {
+        say!("The run's folder is left as it is: {why}.");
     }
     if let Some(refusal) = tested.refusal.as_ref().filter(|_| !common.output.json) {
         print(&table::wrapped(&format!("Of the first instance that was not reached: {refusal}.")))?;
@@ -188,10 +193,7 @@ pub fn run(arguments: TestArguments, embedded: &Embedded) -> Result<u8> {
 
 /// What to say where instances that are to be tested on are among those that were tuned on: the score flatters then.
 fn tuned_on(tune: &[Instance], test: &[Instance]) -> Option<String> {
-    let hash = |instance: &Instance| blake3::hash(Value::Object(instance.fields.clone()).to_string().as_bytes());
-    let known: HashSet<blake3::Hash> = tune.iter().map(hash).collect();
-    let seen = test.iter().filter(|instance| known.contains(&hash(instance))).count();
-    let of = match seen {
+    let of = match Known::of(tune).among(test) {
         0 => return None,
         all if all == test.len() => "All of the".to_owned(),
         some => format!("{some} of the"),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use crate::cli::arguments::{Common, dollars};
+use crate::cli::arguments::{Common, dollars, number};
 use crate::cli::live::{Live, hand::Listener};
 use crate::cli::progress::{self, EventLog};
 use crate::cli::{Embedded, ask, colour, estimate, first, inputs, print, print_json, report, with_runtime};
@@ -41,11 +41,11 @@ pub struct TuneArguments {
     #[arg(long, value_name = "N")]
     max_trials: Option<usize>,
     /// Set this share of the budget aside for the test split, and spend it there at the end
-    #[arg(long, value_name = "S", allow_hyphen_values = true)]
+    #[arg(long, value_name = "S", value_parser = number, allow_hyphen_values = true)]
     test_share: Option<f64>,
     /// Stop when going on is expected to gain less than this, in units of the objective; race also stops where none is
     /// likely to be better by more
-    #[arg(long, value_name = "M", allow_hyphen_values = true)]
+    #[arg(long, value_name = "M", value_parser = number, allow_hyphen_values = true)]
     margin: Option<f64>,
     /// Try the configurations of this file first ([config], several [[config]], or a best.toml); may be repeated
     #[arg(long = "try", value_name = "FILE")]

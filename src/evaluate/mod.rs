@@ -7,4 +7,4 @@ pub mod workload;
 
 pub use plan::Plan;
 pub use served::Served;
-pub use workload::{TaskBuilder, Workload};
+pub use workload::{Ranges, TaskBuilder, Workload};

@@ -10,7 +10,7 @@ use crate::diagnostic::{Error, Result, nearest, suggestion};
 use crate::metric::{self, FnMetric, IntoMetrics, Metric, Metrics};
 use crate::provider::Sample;
 use crate::space::Space;
-use crate::task::{self, Direction, Instance, Objective, Split, Task, Then};
+use crate::task::{self, Direction, Instance, MetricTable, Objective, Split, Task, Then};
 
 /// A task and the functions that judge it.
 #[derive(Clone)]
@@ -20,10 +20,45 @@ pub struct Workload {
     metrics: Vec<Arc<dyn Metric>>,
     /// The names of the metrics that are known beforehand; those of functions and programs are known when they speak.
     names: Vec<String>,
-    /// The lowest and the highest value of metrics where that is known beforehand.
-    ranges: BTreeMap<String, (f64, f64)>,
+    /// The names of the values that are there for every instance that is judged, as far as they are known beforehand.
+    outputs: Vec<String>,
+    /// The lowest and the highest value of every metric that has one, and of the objective, where that is known
+    /// beforehand; an end may be infinite.
+    ranges: Arc<Ranges>,
     /// The functions of a Rust program cannot be read again from a file: its task is meant by name.
     pub in_rust: bool,
+}
+
+/// The lowest and the highest value that metrics can have, as far as that is known before anything is looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Ranges(BTreeMap<String, (f64, f64)>);
+
+impl Ranges {
+    /// As the tables declare them; of the objective as the task says, else as the metrics that it is made of declare.
+    pub fn of(tables: &[MetricTable], objective: &Objective) -> Ranges {
+        let declared = tables.iter().filter_map(|table| Some((table.name.clone(), metric::build(table).ok()?.range?)));
+        let mut ranges = Ranges(declared.collect());
+        let Objective { metric, weights, range, .. } = objective;
+        let weighted = |(low, high): (f64, f64), (name, weight): (&String, &f64)| match *weight {
+            // Nothing of what may be infinite.
+            0.0 => (low, high),
+            weight => {
+                let (least, most) = ranges.of_metric(name);
+                let (a, b) = (weight * least, weight * most);
+                (low + a.min(b), high + a.max(b))
+            }
+        };
+        let sum = (!weights.is_empty()).then(|| weights.iter().fold((0.0, 0.0), weighted));
+        if let Some(known) = range.map(|[low, high]| (low, high)).or(sum) {
+            ranges.0.insert(metric.clone(), known);
+        }
+        ranges
+    }
+
+    /// Of one metric: an end that is not known is infinite.
+    pub fn of_metric(&self, name: &str) -> (f64, f64) {
+        self.0.get(name).copied().unwrap_or((f64::NEG_INFINITY, f64::INFINITY))
+    }
 }
 
 impl std::fmt::Debug for Workload {
@@ -42,7 +77,7 @@ impl Workload {
     pub fn from_task(task: Task) -> Result<Workload> {
         let (mut metrics, mut names, mut open): (Vec<Arc<dyn Metric>>, Vec<String>, bool) =
             (Vec::new(), Vec::new(), false);
-        let mut ranges = BTreeMap::new();
+        let mut outputs = Vec::new();
         for table in &task.metrics {
             let built = metric::build(table)?;
             for (split, instances) in [(Split::Tune, &task.tune), (Split::Test, &task.test)] {
@@ -60,8 +95,7 @@ impl Workload {
             built.prepare()?;
             open |= built.output.is_none();
             names.push(table.name.clone());
-            let finite = |range: &(f64, f64)| range.0.is_finite() && range.1.is_finite();
-            ranges.extend(built.range.filter(finite).map(|range| (table.name.clone(), range)));
+            outputs.extend(built.output);
             metrics.push(built.metric);
         }
         // A program names its values itself, so where there is one an unknown name may be right.
@@ -73,7 +107,8 @@ impl Workload {
                 None => error,
             });
         }
-        Ok(Workload { task: Arc::new(task), metrics, names, ranges, in_rust: false })
+        let ranges = Arc::new(Ranges::of(&task.metrics, &task.objective));
+        Ok(Workload { task: Arc::new(task), metrics, names, outputs, ranges, in_rust: false })
     }
 
     /// The same task with other instances in its test split.
@@ -117,21 +152,21 @@ impl Workload {
         self.metrics.iter().all(|metric| metric.quick())
     }
 
-    /// The lowest and the highest value of the objective, where that is known before anything is looked at: as the task
+    /// The names of the values that are there for every instance that is judged, as far as they are known beforehand.
+    pub fn outputs(&self) -> &[String] {
+        &self.outputs
+    }
+
+    /// What is known beforehand of the values of the metrics.
+    pub fn ranges(&self) -> &Arc<Ranges> {
+        &self.ranges
+    }
+
+    /// The lowest and the highest value of the objective, where both are known before anything is looked at: as the task
     /// says, else as its metrics declare.
     pub fn range(&self) -> Option<(f64, f64)> {
-        let Objective { metric, weights, range, .. } = &self.task.objective;
-        if let Some([low, high]) = range {
-            return Some((*low, *high));
-        }
-        if weights.is_empty() {
-            return self.ranges.get(metric).copied();
-        }
-        weights.iter().try_fold((0.0, 0.0), |(low, high), (name, weight)| {
-            let (least, most) = self.ranges.get(name)?;
-            let (a, b) = (weight * least, weight * most);
-            Some((low + a.min(b), high + a.max(b)))
-        })
+        let (low, high) = self.ranges.of_metric(&self.task.objective.metric);
+        (low.is_finite() && high.is_finite()).then_some((low, high))
     }
 
     /// Checks a space against the data: every template finds its names in the instances or among the parameters, and no
@@ -448,6 +483,36 @@ impl TaskBuilder {
             objective_names: Vec::new(),
         };
         let (names, metrics) = self.metrics.into_iter().unzip();
-        Ok(Workload { task: Arc::new(task), metrics, names, ranges: BTreeMap::new(), in_rust: true })
+        let ranges = Arc::new(Ranges::of(&task.metrics, &task.objective));
+        Ok(Workload { task: Arc::new(task), metrics, names, outputs: Vec::new(), ranges, in_rust: true })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_values_can_be_is_known_of_metrics_and_of_what_is_made_of_them() {
+        let of = |objective: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("rows.jsonl"), "{\"label\":\"x\"}\n{\"label\":\"y\"}\n").unwrap();
+            let metrics =
+                "[metrics.right]\ntype = 'exact_match'\nexpected = '{{ label }}'\n[metrics.long]\ntype = 'length'\n";
+            let task = format!(
+                "[task]\nname = 't'\n[data]\ntune = 'rows.jsonl'\ntest = 'rows.jsonl'\n[objective]\n{objective}\n{metrics}"
+            );
+            std::fs::write(folder.path().join("task.toml"), task).unwrap();
+            Workload::load(folder.path()).unwrap()
+        };
+        let known = |workload: &Workload, name: &str| workload.ranges().of_metric(name);
+        let right = of("metric = 'right'");
+        assert_eq!((known(&right, "right"), known(&right, "long")), ((0.0, 1.0), (0.0, f64::INFINITY)));
+        assert_eq!((right.range(), known(&right, "other")), (Some((0.0, 1.0)), (f64::NEG_INFINITY, f64::INFINITY)));
+        assert_eq!(right.outputs(), ["long", "right"]);
+        let long = of("metric = 'long'");
+        assert_eq!(long.range(), None, "one end alone is no range");
+        let limited = of("metric = 'long'\nrange = [0, 500]");
+        assert_eq!((limited.range(), known(&limited, "long")), (Some((0.0, 500.0)), (0.0, 500.0)));
     }
 }

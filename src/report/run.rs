@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::backend::{Endpoints, ProviderKind};
 use crate::diagnostic::{Error, Result, Source};
-use crate::evaluate::Served;
+use crate::evaluate::{Ranges, Served};
 use crate::event::from_store;
 use crate::money::Usd;
 use crate::provider::Failure;
@@ -219,6 +219,10 @@ impl Run {
                 ..rows::placed(ranked, configuration, &names)
             }
         };
+        if let Some(task) = &self.task {
+            let range = Ranges::of(&task.metrics, &task.objective).of_metric(&task.objective.metric);
+            ranking.iter_mut().for_each(|row| row.estimate = row.estimate.map(|known| known.within(range)));
+        }
         let mut rows: Vec<RankingRow> = ranking.iter().map(row).collect();
         let point = |(at, row): (usize, &RankingRow)| {
             let point = (row.production_cost_usd_per_instance?, direction.gain(row.posterior_mean?));

@@ -77,7 +77,7 @@ fn ranking_in(width: u16, rows: &[RankingRow], metric: &str, limit: usize, color
     }
     if never > 0 {
         let never = words::plural(never as u64, "more configuration");
-        text += &wrapped_in(width, &format!("{never} drawn but never asked: the money was worth more elsewhere."));
+        text += &wrapped_in(width, &format!("{never} drawn but never asked."));
     }
     if shown.iter().any(|row| row.pareto) {
         text += &wrapped_in(width, "* No other has both a better expected score and a lower price.");
@@ -238,7 +238,7 @@ pub fn answer(summary: &Summary, folder: Option<&str>) -> String {
     match &summary.holdout {
         Some(holdout) => {
             lines.push(words::held_out(holdout, &summary.metric));
-            lines.extend(holdout.versus_baseline.as_ref().map(|versus| words::versus(versus, summary.direction)));
+            lines.extend(words::tested_against_baseline(holdout, summary.direction));
         }
         None => lines.extend(words::baseline(summary)),
     }
@@ -249,7 +249,7 @@ pub fn answer(summary: &Summary, folder: Option<&str>) -> String {
     if summary.stop_reason == StopReason::Interrupted {
         lines.push("Go on with it:".to_owned());
         lines.push(format!("  farthing tune --resume {folder}"));
-    } else if summary.best.is_some() && summary.holdout.is_none() {
+    } else if summary.best.is_some() && summary.held_out().is_none() {
         lines.push("The instances that chose it flatter it. Score it on held-out ones:".to_owned());
         lines.push(format!("  farthing test {folder}"));
     }
@@ -265,7 +265,7 @@ pub fn holdout_text(
 ) -> String {
     let mut lines = vec![words::configuration(configuration, 80), words::held_out(holdout, metric)];
     let Some(summary) = summary else { return lines.iter().map(|line| wrapped(line)).collect() };
-    lines.extend(holdout.versus_baseline.as_ref().map(|versus| words::versus(versus, summary.direction)));
+    lines.extend(words::tested_against_baseline(holdout, summary.direction));
     if let Some(best) = summary.best.as_ref().filter(|best| best.score.is_some()) {
         lines.push(format!(
             "While tuning, on instances that chose it, it had {}.",

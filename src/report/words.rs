@@ -13,7 +13,9 @@ use crate::space::Configuration;
 use crate::study::Standing;
 use crate::study::trial::short;
 
-pub use told::{answer, baseline, cheaper, claims, held_out, made_up, says_made_up, spent, stopped, versus};
+pub use told::{
+    answer, baseline, cheaper, claims, held_out, made_up, says_made_up, spent, stopped, tested_against_baseline, versus,
+};
 
 /// A score or a metric with about three digits: `0.792`, `12.35`, `1.20e-7`.
 pub fn number(value: f64) -> String {
@@ -174,6 +176,15 @@ pub fn probability(p: f64) -> String {
     }
 }
 
+/// A share with about two digits: `40 %`, `5.9 %`, `0.0312 %`.
+pub fn percent(share: f64) -> String {
+    match 100.0 * share {
+        percent @ 9.95.. => format!("{percent:.0} %"),
+        percent @ 0.995..9.95 => format!("{percent:.1} %"),
+        percent => format!("{} %", short(percent)),
+    }
+}
+
 /// `1 instance is`, `3 instances are`.
 pub fn are(value: u64) -> String {
     format!("{} {}", plural(value, "instance"), if value == 1 { "is" } else { "are" })
@@ -222,6 +233,8 @@ mod tests {
         assert_eq!(scored(None, None), "-");
         assert_eq!((count(999), count(1000), count(1234567)), ("999".into(), "1,000".into(), "1,234,567".into()));
         assert_eq!(dollars(Usd::from_pico(57_912_345_678)), "$0.0579");
+        let shares = [0.3958, 0.0593, 0.0999, 0.00996, 0.000312, 0.0].map(percent);
+        assert_eq!(shares, ["40 %", "5.9 %", "10 %", "1.0 %", "0.0312 %", "0 %"]);
     }
 
     #[test]

@@ -466,6 +466,11 @@ impl Runner {
         self.stopped.notify_waiters();
     }
 
+    /// Sends again. What was in flight when it was stopped must have ended.
+    pub fn go_on(&self) {
+        self.stop.store(false, Ordering::SeqCst);
+    }
+
     fn stopping(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }

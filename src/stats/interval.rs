@@ -10,10 +10,20 @@ pub struct Estimate {
     /// The mean of the values; finite.
     pub mean: f64,
     /// The lower and the upper bound; they contain the mean. `None` where one value that is neither 0 nor 1 says
-    /// nothing of the spread.
+    /// nothing of the spread. What the values can be is not known here: see [`Estimate::within`].
     pub ci95: Option<(f64, f64)>,
     /// How many values there are, at least 1.
     pub count: usize,
+}
+
+impl Estimate {
+    /// The same with its interval cut at the ends of the range that the values can have, which no mean can lie outside of.
+    /// Where the mean does all the same, since a range that a user gave is left, the interval still contains it.
+    #[must_use]
+    pub fn within(self, (least, greatest): (f64, f64)) -> Estimate {
+        let cut = |(low, high): (f64, f64)| (low.max(least).min(self.mean), high.min(greatest).max(self.mean));
+        Estimate { ci95: self.ci95.map(cut), ..self }
+    }
 }
 
 /// The score interval of a proportion (Wilson 1927), within `0..=1` and around `successes / trials`.
@@ -98,6 +108,18 @@ mod tests {
 
     fn close(a: (f64, f64), b: (f64, f64)) {
         assert!((a.0 - b.0).abs() < 1e-7 && (a.1 - b.1).abs() < 1e-7, "{a:?} {b:?}");
+    }
+
+    #[test]
+    fn an_interval_keeps_to_the_range_of_its_values() {
+        let of = |values: &[f64], range| estimate(values).unwrap().within(range).ci95.unwrap();
+        let (low, high) = t_interval(&[0.9, 0.6, 1.0], 0.95).unwrap();
+        assert!(low > 0.0 && high > 1.0, "{low} {high}");
+        assert_eq!(of(&[0.9, 0.6, 1.0], (0.0, 1.0)), (low, 1.0));
+        assert_eq!(of(&[4.0, 0.0], (0.0, f64::INFINITY)).0, 0.0);
+        assert_eq!(of(&[4.0, 0.0], (0.0, f64::INFINITY)).1, t_interval(&[4.0, 0.0], 0.95).unwrap().1);
+        assert_eq!(of(&[4.0, 6.0], (0.0, 1.0)).1, 5.0, "the range was left");
+        assert_eq!(estimate(&[0.5]).unwrap().within((0.0, 1.0)).ci95, None);
     }
 
     // Reference values: statsmodels 0.15 `proportion_confint(method="wilson")`, scipy 1.17 `stats.t.interval`.

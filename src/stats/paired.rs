@@ -11,6 +11,8 @@ use super::{finite, mean_of, scale_of};
 const EXACT: usize = 13;
 /// With more, so many draws of them are.
 const DRAWS: usize = 10_000;
+/// Up to so many pairs that differ, the ways to choose of them are numbers that a float can hold.
+const COUNTED: u64 = 1000;
 /// Where the p-value is greater, nothing is claimed; a permutation test's interval then holds 0.
 pub const LEVEL: f64 = 0.05;
 
@@ -69,11 +71,21 @@ pub fn compare(a: &[f64], b: &[f64], seed: u64) -> Option<Comparison> {
 
 /// The exact test of McNemar (1947): two-sided binomial on the pairs that differ, `better` one way and `worse` the other.
 pub fn mcnemar_exact(better: u64, worse: u64) -> f64 {
-    let discordant = better.saturating_add(worse);
-    match Binomial::new(0.5, discordant) {
-        Ok(binomial) if better != worse => (2.0 * binomial.cdf(better.min(worse))).clamp(f64::MIN_POSITIVE, 1.0),
-        _ => 1.0,
+    let (discordant, fewer) = (better.saturating_add(worse), better.min(worse));
+    if better == worse {
+        return 1.0;
     }
+    if discordant <= COUNTED {
+        // The ways to choose 0, 1, 2 ... of them, out of two to their number: nothing is rounded below some fifty pairs.
+        let (mut ways, mut sum) = (1.0, 1.0);
+        for chosen in 1..=fewer {
+            ways = ways * (discordant - chosen + 1) as f64 / chosen as f64;
+            sum += ways;
+        }
+        return (sum * 2.0_f64.powi(1 - discordant as i32)).min(1.0);
+    }
+    let tail = Binomial::new(0.5, discordant).map_or(0.5, |binomial| binomial.cdf(fewer));
+    (2.0 * tail).clamp(f64::MIN_POSITIVE, 1.0)
 }
 
 /// The score interval of the difference of two paired proportions (Tango 1998): `better` pairs are (1, 0), `worse`
@@ -169,6 +181,23 @@ mod tests {
             );
             assert_eq!(mcnemar_exact(better, worse), mcnemar_exact(worse, better));
         }
+    }
+
+    #[test]
+    fn mcnemar_is_exact_where_floats_are() {
+        let p = |better, worse| mcnemar_exact(better, worse);
+        assert_eq!([p(1, 0), p(2, 0), p(3, 0), p(0, 6), p(12, 2)], [1.0, 0.5, 0.25, 0.03125, 0.012939453125]);
+        assert_eq!(p(50, 0), 2.0_f64.powi(-49));
+        // The middle one of an odd number and its mirror image are everything there is.
+        assert_eq!(p(25, 24), 1.0);
+        assert!(p(501, 500) <= 1.0 && p(501, 500) > 1.0 - 1e-9, "{}", p(501, 500));
+        // Where counting ends, the two ways to work it out meet.
+        for (better, worse) in [(520, 480), (560, 440), (700, 300)] {
+            let tail = Binomial::new(0.5, 1000).unwrap().cdf(worse);
+            assert!((p(better, worse) / (2.0 * tail) - 1.0).abs() < 1e-9, "{better} {worse}");
+        }
+        assert_eq!(p(1000, 0), 2.0_f64.powi(-999));
+        assert!(p(u64::MAX, 0) > 0.0);
     }
 
     // Reference values: the multinomial likelihood maximized under the difference by scipy's `brentq`, and the score

@@ -1,6 +1,9 @@
 //! Fixed work: one configuration on a split (`evaluate`), winner and baseline on held-out instances (`test`).
 
+use std::collections::HashSet;
 use std::sync::Arc;
+
+use serde_json::Value;
 
 use crate::diagnostic::Result;
 use crate::evaluate::Plan;
@@ -43,6 +46,7 @@ impl FixedAgenda {
             let mut trial = Trial::new(number, plan.configuration.clone(), plan.clone(), number == 1);
             // What is not used of it takes no memory; growing would take twice as much as there is.
             trial.evaluations.reserve_exact(order.len());
+            trial.know_ranges(pipeline.workload.ranges());
             trial
         };
         let trials = plans.iter().enumerate().map(trial).collect();
@@ -128,8 +132,8 @@ pub struct Tested {
     pub holdout: Holdout,
     /// How it ended.
     pub ending: Ending,
-    /// Evaluations without a result.
-    pub failed: u64,
+    /// Its evaluations: how many, those without a result, and those that the store had in full.
+    pub sums: Sums,
     /// What it cost.
     pub cost: Usd,
     /// Why the first evaluation that did not fit the budget did not.
@@ -160,6 +164,8 @@ pub async fn test_split(
     let objective = &workload.task.objective;
     let winner = &agenda.trials[0];
     let estimate = winner.estimate(&objective.metric);
+    let known = Known::of(&workload.task.tune);
+    let judged = winner.scores(&objective.metric).map(|(instance, _)| &pipeline.instances[instance]);
     let holdout = Holdout {
         score: estimate.map(|estimate| estimate.mean),
         ci95: estimate.and_then(|estimate| estimate.ci95).map(|(low, high)| [low, high]),
@@ -168,9 +174,37 @@ pub async fn test_split(
         not_reached: pipeline.instances.len() - winner.evaluations.len(),
         production_cost_usd_per_instance: winner.production_cost(),
         versus_baseline: agenda.trials.get(1).and_then(|baseline| versus(winner, baseline, objective, seed)),
+        tuned: known.among(judged),
+        data_hash: hash_of_all(&pipeline.instances),
     };
-    let failed = agenda.trials.iter().map(|trial| trial.missing() as u64).sum();
-    Ok(Tested { holdout, ending, failed, cost: pipeline.purse.study_cost() - before, refusal: agenda.refusal })
+    let cost = pipeline.purse.study_cost() - before;
+    Ok(Tested { holdout, ending, sums: agenda.sums, cost, refusal: agenda.refusal })
+}
+
+/// Instances by what is in them, to find them again among others.
+pub struct Known(HashSet<blake3::Hash>);
+
+impl Known {
+    /// These ones.
+    pub fn of(instances: &[Instance]) -> Known {
+        Known(instances.iter().map(hash).collect())
+    }
+
+    /// How many of others are among them.
+    pub fn among<'a>(&self, others: impl IntoIterator<Item = &'a Instance>) -> usize {
+        others.into_iter().filter(|instance| self.0.contains(&hash(instance))).count()
+    }
+}
+
+fn hash(instance: &Instance) -> blake3::Hash {
+    blake3::hash(Value::Object(instance.fields.clone()).to_string().as_bytes())
+}
+
+/// The hash of some instances, in whatever order they are.
+fn hash_of_all(instances: &[Instance]) -> String {
+    let mut hashes: Vec<[u8; 32]> = instances.iter().map(|instance| *hash(instance).as_bytes()).collect();
+    hashes.sort_unstable();
+    blake3::hash(hashes.as_flattened()).to_hex()[..32].to_owned()
 }
 
 /// Winner against baseline on the instances that both answered.
@@ -186,4 +220,23 @@ fn versus(winner: &Trial, baseline: &Trial, objective: &Objective, seed: u64) ->
         pairs: found.pairs,
         baseline_score: baseline.estimate(&objective.metric)?.mean,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instances_are_known_again_by_what_is_in_them() {
+        let row = |id: u64| {
+            let fields = serde_json::json!({"question": format!("q{id}"), "answer": id});
+            Instance::new("any", fields.as_object().cloned().unwrap_or_default())
+        };
+        let rows = |ids: std::ops::Range<u64>| ids.map(row).collect::<Vec<_>>();
+        let known = Known::of(&rows(0..5));
+        assert_eq!([known.among(&rows(3..9)), known.among(&rows(5..9)), known.among(&rows(0..5))], [2, 0, 5]);
+        let turned: Vec<Instance> = rows(0..5).into_iter().rev().collect();
+        assert_eq!(hash_of_all(&rows(0..5)), hash_of_all(&turned));
+        assert_ne!(hash_of_all(&rows(0..5)), hash_of_all(&rows(0..4)));
+    }
 }

@@ -39,7 +39,7 @@ pub use trial::Trial;
 use crate::backend::Endpoints;
 use crate::diagnostic::Result;
 use crate::evaluate::Workload;
-use crate::event::{Event, Reader};
+use crate::event::{Event, Reader, Sums};
 use crate::provider::Failure;
 use crate::search;
 use crate::space::Space;
@@ -202,7 +202,8 @@ impl Study {
         self.stop.control().close();
         let (ending, budget) = (ending?, agenda.budget.or(settings.budget));
         let (search_cost, converged) = (purse.study_cost(), agenda.converged);
-        let (trials, sums, (refused, first_refusal), mut readers) = agenda.into_parts();
+        let (mut trials, sums, (refused, first_refusal), mut readers) = agenda.into_parts();
+        trials.iter_mut().for_each(|trial| trial.know_ranges(self.workload.ranges()));
         let mut ranking = ranking::rank(&trials, &task.objective, task.tune.len(), settings.inference_budget);
         let mut stands = vec![false; trials.len()];
         ranking.iter().for_each(|row| stands[row.trial] = row.standing == Standing::Eligible);
@@ -219,21 +220,29 @@ impl Study {
             claims::Search { trials: &trials, ranking: &ranking, workload, order: &order, most, by_first_metric };
         let mut claims = claims::claims(&evidence, search, seed);
         claims.expected_gain = converged.or(claims.expected_gain);
-        let mut holdout = None;
-        let (mut ending, mut holdout_failed) = (ending, 0);
+        // What is shown keeps to what the metric can be.
+        let (least, greatest) = self.workload.ranges().of_metric(&task.objective.metric);
+        ranking.iter_mut().for_each(|row| row.estimate = row.estimate.map(|known| known.within((least, greatest))));
+        if let (Some([low, high]), Some(score)) = (&mut claims.corrected_ci95, claims.corrected_score) {
+            (*low, *high) = (low.max(least).min(score), high.min(greatest).max(score));
+        }
+        let (mut ending, mut tested) = (ending, None);
         if settings.test_share > 0.0
-            && ending == Ending::Done
+            && ending != Ending::Interrupted
             && let Some(best) = ranking::best(&ranking)
         {
+            // The search may have ended because its part of the money is gone. The test has a part of its own.
             purse.set_limit(budget);
+            runner.go_on();
             let winner = trials[best.trial].plan.clone();
             let baseline = trials.iter().find(|trial| trial.is_baseline).map(|trial| trial.plan.clone());
             let test = fixed::holdout(&pipeline, winner, baseline, settings.seed).await?;
-            ending = test.ending;
-            holdout_failed = test.failed;
-            claims.hold_out(&test.holdout);
-            holdout = Some(test.holdout);
+            if ending == Ending::Done || test.ending == Ending::Interrupted {
+                ending = test.ending.clone();
+            }
+            tested = Some(test);
         }
+        let of_test = tested.as_ref().map_or_else(Sums::default, |test| test.sums);
         let spent = store.spent(&self.scope)?;
         let everything_seen = trials.iter().all(|trial| trial.out() || trial.evaluations.len() == task.tune.len());
         let used_up = budget.is_some_and(|budget| search_cost.as_f64() >= 0.9 * budget.as_f64());
@@ -247,8 +256,11 @@ impl Study {
             Ending::Done if used_up => StopReason::Budget,
             Ending::Done => StopReason::Converged,
         };
-        let scored = |row: &Ranked| Scored::of(&trials[row.trial], row.estimate.as_ref());
-        let summary = Summary {
+        let scored = |row: &Ranked| {
+            let trial = &trials[row.trial];
+            Scored::of(trial, trial.estimate(&task.objective.metric).as_ref())
+        };
+        let mut summary = Summary {
             task: task.name.clone(),
             metric: task.objective.metric.clone(),
             direction: task.objective.direction,
@@ -264,10 +276,10 @@ impl Study {
             holdout_cost_usd: purse.study_cost() - search_cost,
             trials: trials.len(),
             judged_trials: ranking.iter().filter(|row| row.estimate.is_some()).count(),
-            evaluations: sums.evaluations,
+            evaluations: sums.evaluations + of_test.evaluations,
             requests: spent.requests,
-            cache_hits: sums.cache_hits,
-            failed_evaluations: sums.failed + holdout_failed,
+            cache_hits: sums.cache_hits + of_test.cache_hits,
+            failed_evaluations: sums.failed + of_test.failed,
             refused_evaluations: refused,
             tuning_instances: task.tune.len(),
             best: ranking::best(&ranking).map(scored),
@@ -279,15 +291,23 @@ impl Study {
                 workload: &self.workload,
                 trials: &trials,
                 ranking: &ranking,
-                budget,
+                budget: budget.map(|budget| settings.limits(budget).0),
                 search_cost,
+                already,
+                lost: spent.lost,
                 first_refusal: first_refusal.as_deref(),
                 ending: &ending,
                 store: store.as_ref(),
             }),
             claims,
-            holdout,
+            holdout: None,
         };
+        if settings.test_share > 0.0 {
+            summary.notes.extend(notes::untested(tested.as_ref(), summary.best.is_some(), &ending));
+        }
+        if let Some(test) = tested {
+            summary.take_test(test.holdout, summary.holdout_cost_usd);
+        }
         let finished = Event::Finished {
             stop_reason: stop_reason.word().to_owned(),
             spent_usd: summary.spent_usd,

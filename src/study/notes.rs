@@ -8,7 +8,9 @@ use crate::prompt::{Context, Fields, Template};
 use crate::provider::Failure;
 use crate::space::parameter::output_limit;
 use crate::store::Store;
+use crate::study::fixed::Tested;
 use crate::study::pipeline::Ending;
+use crate::study::trial::short;
 use crate::task::{Direction, Instance};
 
 /// What everything that shows numbers must say of models that are made up.
@@ -19,8 +21,13 @@ pub struct Course<'a> {
     pub workload: &'a Workload,
     pub trials: &'a [Trial],
     pub ranking: &'a [Ranked],
+    /// The search's part of the budget.
     pub budget: Option<Usd>,
     pub search_cost: Usd,
+    /// What an earlier part of the study had spent when this one began.
+    pub already: Usd,
+    /// What requests that were lost count for.
+    pub lost: Usd,
     /// What was said of the first evaluation that did not fit the budget.
     pub first_refusal: Option<&'a str>,
     pub ending: &'a Ending,
@@ -130,7 +137,7 @@ pub fn all_failed(first: &Failure) -> String {
 
 /// Who answered, what the money was spent on, and why it was not.
 fn of_money(course: &Course) -> Vec<String> {
-    let Course { trials, ranking, budget, .. } = *course;
+    let Course { trials, ranking, .. } = *course;
     let mut notes = Vec::new();
     if trials.iter().any(|trial| trial.plan.service.source() == "mock") {
         notes.push(MADE_UP.to_owned());
@@ -140,12 +147,15 @@ fn of_money(course: &Course) -> Vec<String> {
             "The budget ended because more of it went to requests that failed, and may be billed, than to answers: {failure}."
         ));
     } else if matches!(course.ending, Ending::SpentOut { .. }) {
-        notes.push(
-            "It stopped for the money that was really spent, though the study by itself has cost less than the budget: \
-             requests whose answer was lost count at their worst case, and what an earlier part bought may have been \
-             of no use to this one."
-                .to_owned(),
-        );
+        let lost = (course.lost > Usd::ZERO).then_some("requests whose answer was lost count at their worst case");
+        let before =
+            (course.already > Usd::ZERO).then_some("what an earlier part bought may have been of no use to this one");
+        let why: Vec<&str> = lost.into_iter().chain(before).collect();
+        notes.push(format!(
+            "It stopped for the money that was really spent, though what this rests on has cost less than the budget{}{}.",
+            if why.is_empty() { "" } else { ": " },
+            why.join(", and ")
+        ));
     }
     let judged = trials.iter().any(|trial| trial.evaluations.iter().any(|done| done.result.is_ok()));
     let failures = || trials.iter().flat_map(|trial| &trial.evaluations).filter_map(|done| done.result.as_ref().err());
@@ -158,23 +168,69 @@ fn of_money(course: &Course) -> Vec<String> {
         }
         _ => {}
     }
-    let left = budget.map_or(Usd::ZERO, |budget| budget.saturating_left(course.search_cost));
-    let unbounded = trials.iter().any(|trial| {
-        trial.refused > 0
-            && output_limit(|name| trial.plan.params.get(name)).is_none()
-            && !trial.plan.service.source().starts_with("replay")
-    });
-    if course.first_refusal.is_some() && unbounded && budget.is_some_and(|budget| left.as_f64() > 0.1 * budget.as_f64())
-    {
-        notes.push(format!(
-            "${left} were left unused because no max_tokens is set: a completion was held at the model's output limit. Set max_tokens to use more of the budget."
-        ));
-    }
+    notes.extend(worst_case(course));
     if let Some(row) = ranking.iter().find(|row| trials[row.trial].is_baseline && row.standing == Standing::Infeasible)
     {
         notes.push(format!("The baseline is {}.", row.reason.clone().unwrap_or_default()));
     }
     notes
+}
+
+/// That the worst case of an evaluation kept the study from using its money, where what one really costs would have fitted.
+fn worst_case(course: &Course) -> Option<String> {
+    let Course { workload, trials, search_cost, .. } = *course;
+    let (budget, _) = (course.budget?, course.first_refusal?);
+    let left = budget.saturating_left(search_cost);
+    // A source that knows its bills beforehand holds no more than those.
+    let held = |trial: &&Trial| trial.refused > 0 && !trial.plan.service.source().starts_with("replay");
+    let refused: Vec<&Trial> = trials.iter().filter(held).collect();
+    let instance = workload.task.tune.first()?;
+    let worst = |trial: &&Trial| {
+        let request = trial.plan.request(instance).ok()?;
+        Some(trial.plan.service.bound(&request, 0, true))
+    };
+    let least = refused.iter().filter_map(worst).min()?;
+    let billed = |trials: &[&Trial]| {
+        let bills = || trials.iter().flat_map(|trial| &trial.evaluations).filter(|done| done.production().is_some());
+        (bills().count() > 0).then(|| Usd::mean(bills().map(|done| done.cost).sum(), bills().count() as u64))
+    };
+    let mean = billed(&refused).or_else(|| billed(&trials.iter().collect::<Vec<_>>()))?;
+    let evaluations: usize = refused.iter().map(|trial| trial.refused).sum();
+    let unbounded = refused.iter().any(|trial| output_limit(|name| trial.plan.params.get(name)).is_none());
+    keeps_money(left, budget, evaluations, (least, mean), unbounded)
+}
+
+/// The sentence, where much is left: `worst` and `mean` are of one evaluation.
+fn keeps_money(left: Usd, budget: Usd, refused: usize, (worst, mean): (Usd, Usd), unbounded: bool) -> Option<String> {
+    let much = left.as_f64() > 0.1 * budget.as_f64() && left >= mean && worst > mean;
+    let advice = match unbounded {
+        true => "No max_tokens is set, so a completion is held at the model's output limit: set it",
+        false => "Lower max_tokens",
+    };
+    much.then(|| {
+        format!(
+            "${left} were left unused: {refused} evaluation{} refused, because the worst case of one, ${} or more, did not fit, \
+             though one costs ${} on the average. {advice} to use more of the budget.",
+            if refused == 1 { " was" } else { "s were" },
+            short(worst.as_f64()),
+            short(mean.as_f64())
+        )
+    })
+}
+
+/// That the share of the budget that was set aside for a held-out test bought none, and why.
+pub fn untested(tested: Option<&Tested>, found: bool, ending: &Ending) -> Option<String> {
+    if tested.is_some_and(|test| test.holdout.score.is_some()) {
+        return None;
+    }
+    let why = match tested.and_then(|test| test.refusal.as_deref()) {
+        Some(refusal) => format!("of the first instance, {refusal}"),
+        None if *ending == Ending::Interrupted => "the run was interrupted before".to_owned(),
+        None if !found => "there is no winner to test".to_owned(),
+        None if tested.is_some_and(|test| test.holdout.missing > 0) => "every evaluation failed".to_owned(),
+        None => "too little is left of the money".to_owned(),
+    };
+    Some(format!("No held-out test was made with what --test-share set aside: {why}."))
 }
 
 #[cfg(test)]
@@ -201,6 +257,60 @@ mod tests {
         assert!(few_seen(&of(&[1.0]), &others, "accuracy").unwrap().contains("on 1 instance only"));
         assert_eq!(few_seen(&of(&[1.0; FEW_SEEN]), &others, "accuracy"), None);
         assert_eq!(few_seen(&of(&[1.0; 3]), &[of(&[1.0; 3])], "accuracy"), None, "nothing was looked at on more");
+    }
+
+    #[test]
+    fn a_worst_case_that_keeps_the_money_is_said() {
+        let usd = |text: &str| text.parse::<Usd>().unwrap();
+        let prices = (usd("0.0161"), usd("0.0005"));
+        assert_eq!(
+            keeps_money(usd("0.01527"), usd("0.02"), 72, prices, false).unwrap(),
+            "$0.01527 were left unused: 72 evaluations were refused, because the worst case of one, $0.0161 or more, did \
+             not fit, though one costs $0.0005 on the average. Lower max_tokens to use more of the budget."
+        );
+        let unbounded = keeps_money(usd("0.01527"), usd("0.02"), 1, prices, true).unwrap();
+        assert!(unbounded.contains(": 1 evaluation was refused,"), "{unbounded}");
+        assert!(
+            unbounded.contains("No max_tokens is set, so a completion is held at the model's output limit: set it to")
+        );
+        assert_eq!(keeps_money(usd("0.001"), usd("0.02"), 72, prices, false), None, "little is left");
+        assert_eq!(
+            keeps_money(usd("0.004"), usd("0.02"), 72, (usd("0.0161"), usd("0.005")), false),
+            None,
+            "it costs more"
+        );
+    }
+
+    #[test]
+    fn a_share_that_bought_no_test_is_said() {
+        let holdout = |missing| crate::study::Holdout {
+            score: None,
+            ci95: None,
+            instances: 0,
+            missing,
+            not_reached: 0,
+            production_cost_usd_per_instance: None,
+            versus_baseline: None,
+            tuned: 0,
+            data_hash: String::new(),
+        };
+        let tested = |missing, refusal: Option<&str>| Tested {
+            holdout: holdout(missing),
+            ending: Ending::Done,
+            sums: crate::event::Sums::default(),
+            cost: Usd::ZERO,
+            refusal: refusal.map(str::to_owned),
+        };
+        let told = |test: Option<Tested>, found, ending| untested(test.as_ref(), found, &ending).unwrap();
+        assert!(
+            told(Some(tested(0, Some("its worst case is $1"))), true, Ending::Done).ends_with("its worst case is $1.")
+        );
+        assert!(told(Some(tested(5, None)), true, Ending::Done).ends_with("every evaluation failed."));
+        assert!(told(None, true, Ending::Interrupted).ends_with("the run was interrupted before."));
+        assert!(told(None, false, Ending::Done).ends_with("there is no winner to test."));
+        let mut whole = tested(0, None);
+        whole.holdout.score = Some(0.5);
+        assert_eq!(untested(Some(&whole), true, &Ending::Done), None);
     }
 
     #[test]

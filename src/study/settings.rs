@@ -89,11 +89,12 @@ impl Settings {
         self.budget_changes.last().map(|change| change.budget).or(self.budget)
     }
 
-    /// Of a budget in all, what the search's own cost and the money spent while searching may come to.
+    /// Of a budget in all, what the search's own cost and the money spent while searching may come to: the test's share is
+    /// kept back from both, since what is lost is spent, too. What a resumed study spent on its test before counts as spent;
+    /// to search the same again it needs no money.
     pub fn limits(&self, budget: Usd) -> (Usd, Usd) {
         let search = budget - budget.share(self.test_share);
-        // Money may come from the whole budget; a resumed study may have spent some of it on its test already.
-        (search, if self.reuse_savings { search } else { budget })
+        (search, search)
     }
 
     /// What is wrong with them.
@@ -146,4 +147,19 @@ pub fn stream(seed: u64, purpose: &str) -> u64 {
     first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
     // Seeds are kept in TOML, whose integers are signed.
     u64::from_le_bytes(first) >> 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_share_of_the_test_is_kept_back_from_both_sums() {
+        let usd = |text: &str| text.parse::<Usd>().unwrap();
+        for reuse_savings in [false, true] {
+            let settings = Settings { test_share: 0.3, reuse_savings, ..Settings::default() };
+            assert_eq!(settings.limits(usd("10")), (usd("7"), usd("7")));
+        }
+        assert_eq!(Settings::default().limits(usd("10")), (usd("10"), usd("10")));
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
-use crate::evaluate::Plan;
+use crate::evaluate::{Plan, Ranges};
 use crate::metric::Scores;
 use crate::money::Usd;
 use crate::provider::tokens;
@@ -104,6 +104,8 @@ pub struct Trial {
     bounds: Option<Arc<Vec<u64>>>,
     /// What relatives say of its outputs.
     prior: Option<OutputPrior>,
+    /// What the metrics can be.
+    ranges: Arc<Ranges>,
 }
 
 /// What production would pay an instance on the average.
@@ -167,7 +169,13 @@ impl Trial {
             refused: 0,
             bounds: None,
             prior: None,
+            ranges: Arc::default(),
         }
+    }
+
+    /// Learns what the metrics can be: intervals keep to that.
+    pub fn know_ranges(&mut self, ranges: &Arc<Ranges>) {
+        self.ranges = ranges.clone();
     }
 
     /// Keeps one more evaluation.
@@ -194,10 +202,10 @@ impl Trial {
         self.scores(metric).filter_map(pair).collect()
     }
 
-    /// The mean of the objective with its 95 % interval.
+    /// The mean of a metric with its 95 % interval, which keeps to what the metric can be.
     pub fn estimate(&self, metric: &str) -> Option<stats::Estimate> {
         let values: Vec<f64> = self.scores(metric).map(|(_, value)| value).collect();
-        stats::estimate(&values)
+        Some(stats::estimate(&values)?.within(self.ranges.of_metric(metric)))
     }
 
     /// What this trial cost the study.

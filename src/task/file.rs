@@ -5,6 +5,7 @@ use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use toml::Spanned;
 
 use crate::declaration;
@@ -20,6 +21,10 @@ pub struct TaskFile {
     task: TaskSection,
     data: DataSection,
     objective: ObjectiveSection,
+    /// Read as [`MetricTable`]s; it stands here to be named where a section is misspelt.
+    #[serde(default, rename = "metrics")]
+    #[schemars(skip)]
+    _metrics: IgnoredAny,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -65,9 +70,8 @@ pub fn load(path: &Path) -> Result<Task> {
     // The folder of a bare file name is "".
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
     let source = Source::read(&file)?;
-    let mut root = declaration::parse(&source)?;
+    let root = declaration::parse(&source)?;
     let metrics = MetricTable::all(&source, root.get_ref(), &folder)?;
-    root.get_mut().remove("metrics");
     let spec: TaskFile = declaration::read(&source, root)?;
     if metrics.is_empty() {
         return Err(Error::usage(format!("{} defines no metric", source.name()))
@@ -198,6 +202,8 @@ mod tests {
         assert_eq!(edit("id = 'id'", "stratify = 'kind'"), "task.toml:5:12 | no instance has a column `kind`");
         assert_eq!(edit("name = 't'", "name = 'a/b'").split(':').nth(1), Some("2"));
         assert_eq!(edit("[objective]", "[objectiv]"), "task.toml:6:2 | unknown key `objectiv`");
+        let misspelt = task(&format!("{GOOD}[metrix.x]\ntype = 'length'\n"), 8).unwrap_err();
+        assert_eq!((misspelt.message(), misspelt.advice()), ("unknown key `metrix`", Some("did you mean `metrics`?")));
         assert_eq!(
             edit("metric = 'accuracy'", "metric = 'accuracy'\ndirection = 'maximise'"),
             "task.toml:8:13 | `maximise` is none of the words known here"

@@ -72,6 +72,16 @@ fn a_winner_is_tested_and_gated() {
     for key in ["holdout", "holdout_cost_usd", "claims"] {
         assert_eq!(again[key], kept[key], "the test of a winner that wins again is kept: {key}");
     }
+    // What judged nothing, or instances that the winner was tuned on, does not take its place.
+    home.run("test run --quiet --no-cache --budget 0", &[]).ended(3);
+    assert_eq!(home.summary("run"), again);
+    let tuned_on = home.run("test run --quiet --data task/tune.jsonl", &[]).ended(0);
+    assert!(tuned_on.stderr.contains("The run's folder is left as it is"), "{tuned_on:#?}");
+    assert!(
+        tuned_on.stdout.contains("all of them tuning") && !tuned_on.stdout.contains("did not choose it"),
+        "{tuned_on:#?}"
+    );
+    assert_eq!(home.summary("run"), again);
     home.run("test run --quiet --min-score", &[&format!("{}", score - 0.01)]).ended(0);
     home.run("test run --quiet --min-score", &[&format!("{}", score + 0.01)]).ended(4);
     // A best.toml alone, elsewhere, on other data.

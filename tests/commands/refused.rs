@@ -166,6 +166,7 @@ fn bad_usage() {
         ("unknown strategy", "tune task --budget 1 --strategy halvin"),
         ("strange strategy", "tune task --budget 1 --strategy zzz"),
         ("test share", "tune task --budget 1 --test-share 1"),
+        ("no number", "test run --min-score nan"),
         ("no trials", "tune task --budget 1 --max-trials 0"),
         ("no concurrency", "tune task --budget 1 --concurrency 0"),
         ("bad seed", "tune task --budget 1 --seed -1"),

@@ -2,14 +2,14 @@
 
 mod text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::arguments::{Common, SplitArgument, cap};
+use crate::cli::arguments::{Common, SplitArgument, cap, number};
 use crate::cli::subject::{self, Subject};
 use crate::cli::{Embedded, colour, print, print_json, progress, with_runtime};
 use crate::diagnostic::{Error, Fault, Result, suggestion};
@@ -75,7 +75,9 @@ pub struct CompareArguments {
     #[arg(long)]
     fail_if_worse: bool,
     /// So much worse is allowed, in units of the objective
-    #[arg(long, value_name = "X", requires = "fail_if_worse", default_value_t = 0.0, allow_hyphen_values = true)]
+    #[arg(
+        long, value_name = "X", requires = "fail_if_worse", default_value_t = 0.0, value_parser = number, allow_hyphen_values = true
+    )]
     margin: f64,
     /// Exit with 4 unless B is shown to be no worse than the margin allows
     #[arg(long, requires = "fail_if_worse")]
@@ -133,7 +135,7 @@ struct Report {
 /// Runs it.
 pub fn run(arguments: CompareArguments, embedded: &Embedded) -> Result<u8> {
     let common = &arguments.common;
-    if !(arguments.margin >= 0.0 && arguments.margin.is_finite()) {
+    if arguments.margin < 0.0 {
         return Err(Error::usage(format!("the margin is {}, and must be at least 0", arguments.margin)));
     }
     let subjects = [Subject::at(&arguments.a)?, Subject::at(&arguments.b)?];
@@ -236,7 +238,7 @@ fn instances(arguments: &CompareArguments, workload: &mut Workload) -> Result<(&
 fn check_field(by: Option<&str>, instances: &[Instance]) -> Result<()> {
     let Some(by) = by else { return Ok(()) };
     if !instances.iter().any(|instance| instance.get(by).is_some()) {
-        let known: Vec<&str> =
+        let known: BTreeSet<&str> =
             instances.iter().take(50).flat_map(|row| row.fields.keys().map(String::as_str)).collect();
         return Err(Error::usage(format!("no instance has a field `{by}`")).help(suggestion(by, known.iter().copied())));
     }
@@ -295,4 +297,22 @@ fn changes(a: &Configuration, b: &Configuration) -> BTreeMap<String, [serde_json
     let names = a.0.keys().chain(b.0.keys());
     let pairs = names.map(|name| (name.clone(), [value(a, name), value(b, name)]));
     pairs.filter(|(_, [a, b])| a != b).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_that_nobody_has_is_told_what_there_is_once() {
+        let row = |id: u64| {
+            let fields = serde_json::json!({"answer": id, "topic": "x"});
+            Instance::new(id.to_string(), fields.as_object().cloned().unwrap_or_default())
+        };
+        let rows: Vec<Instance> = (0..30).map(row).collect();
+        let error = check_field(Some("nokey"), &rows).unwrap_err();
+        assert_eq!(error.message(), "no instance has a field `nokey`");
+        assert_eq!(error.advice(), Some("there are `answer`, `topic`"));
+        assert!(check_field(Some("topic"), &rows).is_ok());
+    }
 }

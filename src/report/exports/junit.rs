@@ -75,7 +75,7 @@ fn verdicts(run: &Run, least: Option<f64>) -> Vec<(&'static str, Verdict)> {
     ));
     all.push(("the winner is not worse than the baseline", against_baseline(summary)));
     if let Some(least) = least {
-        let (score, on) = match summary.holdout.as_ref().and_then(|holdout| holdout.score) {
+        let (score, on) = match summary.held_out().and_then(|holdout| holdout.score) {
             Some(score) => (Some(score), "held-out instances"),
             None => (best.score, "tuning instances"),
         };
@@ -97,7 +97,7 @@ fn against_baseline(summary: &Summary) -> Verdict {
     if summary.best.as_ref().is_some_and(same) {
         return Verdict::Holds;
     }
-    if let Some(versus) = summary.holdout.as_ref().and_then(|holdout| holdout.versus_baseline.as_ref()) {
+    if let Some(versus) = summary.held_out().and_then(|holdout| holdout.versus_baseline.as_ref()) {
         return match versus.verdict(summary.direction) {
             compare::Verdict::Worse => Verdict::Fails(words::versus(versus, summary.direction)),
             _ => Verdict::Holds,

@@ -37,8 +37,8 @@ pub fn markdown(run: &Run) -> String {
     text += &format!("**{}**\n\n", plain(&words::answer(summary), 500));
     if let Some(holdout) = &summary.holdout {
         text += &format!("- {}\n", plain(&words::held_out(holdout, &summary.metric), 500));
-        if let Some(versus) = &holdout.versus_baseline {
-            text += &format!("- {}\n", plain(&words::versus(versus, summary.direction), 500));
+        if let Some(versus) = words::tested_against_baseline(holdout, summary.direction) {
+            text += &format!("- {}\n", plain(&versus, 500));
         }
     } else if let Some(baseline) = words::baseline(summary) {
         text += &format!("- {}\n", plain(&baseline, 500));

@@ -68,9 +68,9 @@ fn answer(runs: &[Run], names: &[String], comparable: bool) -> String {
     }
     let direction = runs[0].summary.direction;
     // Held-out scores where every run has one, else those on tuning instances.
-    let held = runs.iter().all(|run| run.summary.holdout.as_ref().is_some_and(|holdout| holdout.score.is_some()));
+    let held = runs.iter().all(|run| run.summary.held_out().is_some_and(|holdout| holdout.score.is_some()));
     let of = |run: &Run| match held {
-        true => run.summary.holdout.as_ref().and_then(|holdout| Some((holdout.score?, holdout.ci95))),
+        true => run.summary.held_out().and_then(|holdout| Some((holdout.score?, holdout.ci95))),
         false => run.summary.best.as_ref().and_then(|best| Some((best.score?, best.ci95))),
     };
     let scored: Vec<(usize, f64, Option<[f64; 2]>)> =
@@ -114,8 +114,8 @@ fn row(run: &Run, name: &str) -> Value {
         "seed": summary.seed.to_string(),
         "score": best.map_or("-".to_owned(), |best| words::scored(best.score, best.ci95)),
         "score_v": best.and_then(|best| best.score).map_or(String::new(), |score| score.to_string()),
-        "held": summary.holdout.as_ref().map_or("-".to_owned(), |holdout| words::scored(holdout.score, holdout.ci95)),
-        "held_v": summary.holdout.as_ref().and_then(|holdout| holdout.score).map_or(String::new(), |score| score.to_string()),
+        "held": summary.held_out().map_or("-".to_owned(), |holdout| words::scored(holdout.score, holdout.ci95)),
+        "held_v": summary.held_out().and_then(|holdout| holdout.score).map_or(String::new(), |score| score.to_string()),
         "price": best.and_then(|best| best.production_cost_usd_per_instance).map_or("-".to_owned(), words::dollars),
         "price_v": best.and_then(|best| best.production_cost_usd_per_instance).map_or(String::new(), |cost| cost.to_string()),
         "budget": summary.budget_usd.map_or("none".to_owned(), |budget| format!("${budget}")),

@@ -47,7 +47,7 @@ pub fn view(run: &Run, matters: Option<&Matters>, most: usize) -> Value {
         "running": !run.ended,
         "answer": answer(run),
         "best": summary.best.as_ref().map(best),
-        "holdout": summary.holdout.as_ref().map(|holdout| json!({
+        "holdout": summary.held_out().map(|holdout| json!({
             "score": words::scored(holdout.score, None),
             "interval": interval(holdout.ci95, holdout.instances),
         })),
@@ -78,7 +78,7 @@ pub fn view(run: &Run, matters: Option<&Matters>, most: usize) -> Value {
 
 /// The answer in a sentence: by instances that did not choose it, where there are any.
 fn answer(run: &Run) -> String {
-    let held_out = run.summary.best.as_ref().and(run.summary.holdout.as_ref()).filter(|_| run.ended);
+    let held_out = run.summary.best.as_ref().and(run.summary.held_out()).filter(|_| run.ended);
     if let Some((holdout, score)) = held_out.and_then(|holdout| Some((holdout, holdout.score?))) {
         let price =
             holdout.production_cost_usd_per_instance.map(|cost| format!(", at {} an instance", words::dollars(cost)));
@@ -105,13 +105,12 @@ fn sentences(run: &Run) -> Vec<String> {
     let mut sentences: Vec<String> = Vec::new();
     if let Some(holdout) = &summary.holdout {
         sentences.push(words::held_out(holdout, &summary.metric));
-        sentences.extend(holdout.versus_baseline.as_ref().map(|versus| words::versus(versus, summary.direction)));
+        sentences.extend(words::tested_against_baseline(holdout, summary.direction));
     } else {
         sentences.extend(words::baseline(summary));
-        if summary.best.is_some() {
-            sentences
-                .push("The instances that chose it flatter it: farthing test scores it on held-out ones.".to_owned());
-        }
+    }
+    if summary.best.is_some() && summary.held_out().is_none() {
+        sentences.push("The instances that chose it flatter it: farthing test scores it on held-out ones.".to_owned());
     }
     if run.ended {
         sentences.extend(words::claims(summary));
@@ -136,7 +135,7 @@ fn versus(summary: &Summary) -> Value {
         ])
     };
     let mut lines = Vec::new();
-    let held_out = summary.holdout.as_ref().and_then(|holdout| holdout.versus_baseline.as_ref());
+    let held_out = summary.held_out().and_then(|holdout| holdout.versus_baseline.as_ref());
     if let Some(against) = summary.claims.versus_baseline.as_ref().filter(|_| held_out.is_none()) {
         let [low, high] = against.confidence_sequence;
         lines.push(json!([
@@ -470,7 +469,7 @@ fn method(run: &Run) -> Vec<String> {
     if summary.claims.versus_baseline.is_some() {
         texts.push("The winner and the baseline are compared on the tuning instances by betting on their difference (Waudby-Smith & Ramdas 2024): evidence of 20 is what is claimed at, whenever one looks, and for all configurations that could have won.".to_owned());
     }
-    if summary.holdout.is_some() {
+    if summary.held_out().is_some() {
         texts.push("The held-out instances were not looked at before the best configuration was chosen. It and the baseline answered the same of them, and their difference is tested in pairs.".to_owned());
     }
     texts.push("A failed evaluation is missing: it is never counted as a score of 0. Times of single requests are not kept, since nothing is decided by them.".to_owned());

@@ -1,6 +1,8 @@
 //! What a run came to, in sentences.
 
-use super::{are, configuration, count, cut, dollars, line, number, p_value, plural, probability, scored, signed};
+use super::{
+    are, configuration, count, cut, dollars, line, number, p_value, percent, plural, probability, scored, signed,
+};
 use crate::money::Usd;
 use crate::study::compare::Verdict;
 use crate::study::{Holdout, MADE_UP, Scored, StopReason, Summary, Versus};
@@ -90,7 +92,7 @@ pub fn claims(summary: &Summary) -> Vec<String> {
         texts.push(text);
     }
     // What was held out says it better, and the two must not contradict each other.
-    let tested = summary.holdout.as_ref().is_some_and(|holdout| holdout.versus_baseline.is_some());
+    let tested = summary.held_out().is_some_and(|holdout| holdout.versus_baseline.is_some());
     if let Some(versus) = claims.versus_baseline.as_ref().filter(|_| !tested) {
         let [low, high] = versus.confidence_sequence;
         let on = format!(
@@ -125,7 +127,7 @@ pub fn cheaper(summary: &Summary) -> Option<String> {
         return None;
     }
     let share = match cost > Usd::ZERO {
-        true => format!("costs 1/{:.0} of it", price.as_f64() / cost.as_f64()),
+        true => format!("costs {} of it", percent(cost.as_f64() / price.as_f64())),
         false => "costs nothing".to_owned(),
     };
     Some(format!(
@@ -204,11 +206,18 @@ pub fn held_out(holdout: &Holdout, metric: &str) -> String {
     let metric = line(&cut(metric, 60));
     let mut text = match holdout.score {
         None => "None of the held-out instances could be judged".to_owned(),
-        Some(score) => format!(
-            "On {} that did not choose it, it has {metric} {}",
-            plural(holdout.instances as u64, "held-out instance"),
-            scored(Some(score), holdout.ci95)
-        ),
+        Some(score) => {
+            let judged = plural(holdout.instances as u64, "instance");
+            let on = match holdout.tuned {
+                0 => format!("{} that did not choose it", plural(holdout.instances as u64, "held-out instance")),
+                all if all == holdout.instances => {
+                    format!("{judged}, all of them tuning instances that may have chosen it")
+                }
+                1 => format!("{judged}, 1 of them a tuning instance that may have chosen it"),
+                some => format!("{judged}, {} of them tuning instances that may have chosen it", count(some as u64)),
+            };
+            format!("On {on}, it has {metric} {}", scored(Some(score), holdout.ci95))
+        }
     };
     if let Some(cost) = holdout.production_cost_usd_per_instance {
         text += &format!(", at {} an instance", dollars(cost));
@@ -221,6 +230,24 @@ pub fn held_out(holdout: &Holdout, metric: &str) -> String {
         text += &format!(" The budget did not reach {} more.", count(holdout.not_reached as u64));
     }
     text
+}
+
+/// The winner against the baseline on the instances of a test: a verdict only where those did not choose it.
+pub fn tested_against_baseline(holdout: &Holdout, direction: Direction) -> Option<String> {
+    let found = holdout.versus_baseline.as_ref()?;
+    if holdout.held_out() {
+        return Some(versus(found, direction));
+    }
+    let [low, high] = found.ci95;
+    Some(format!(
+        "On the {} that both answered it differs from the baseline, which has {}, by {} [{}, {}]; as it may have been chosen \
+         on them, that does not show which is better.",
+        plural(found.pairs as u64, "instance"),
+        number(found.baseline_score),
+        signed(found.difference),
+        signed(low),
+        signed(high)
+    ))
 }
 
 /// The winner against the baseline on the same held-out instances.
@@ -360,6 +387,43 @@ mod tests {
         assert!(!shown(&summary));
     }
 
+    #[test]
+    fn a_test_on_tuning_instances_is_not_told_as_held_out() {
+        let mut summary = testing::shared().summary.clone();
+        let mut holdout = summary.holdout.clone().unwrap();
+        let found = Versus {
+            difference: 0.2,
+            ci95: [0.1, 0.3],
+            p_value: 0.008,
+            test: "mcnemar_exact".into(),
+            pairs: 60,
+            baseline_score: 0.5,
+        };
+        (holdout.score, holdout.ci95, holdout.instances) = (Some(0.7), None, 60);
+        holdout.versus_baseline = Some(found);
+        let told = |holdout: &Holdout| {
+            let baseline = tested_against_baseline(holdout, Direction::Maximize).unwrap();
+            (held_out(holdout, "acc"), baseline)
+        };
+        let (score, baseline) = told(&holdout);
+        assert!(score.starts_with("On 60 held-out instances that did not choose it, it has acc 0.700"), "{score}");
+        assert!(baseline.contains("it is better than the baseline") && baseline.contains("p = 0.008"), "{baseline}");
+        for (tuned, on) in [
+            (48, "On 60 instances, 48 of them tuning instances that may have chosen it, it has acc 0.700"),
+            (60, "On 60 instances, all of them tuning instances that may have chosen it, it has acc 0.700"),
+        ] {
+            holdout.tuned = tuned;
+            let (score, baseline) = told(&holdout);
+            assert!(score.starts_with(on), "{score}");
+            assert!(baseline.contains("by +0.200 [+0.100, +0.300]; as it may have been chosen on them"), "{baseline}");
+            assert!(!baseline.contains("better than") && !baseline.contains("p ="), "{baseline}");
+        }
+        // The first score is given by what did not choose it.
+        summary.holdout = Some(holdout);
+        let text = crate::report::table::answer(&summary, None);
+        assert!(text.contains("farthing test DIR"), "{text}");
+    }
+
     fn a_much_cheaper_one_that_may_be_best_is_named(mut summary: Summary) {
         let best = summary.best.as_mut().unwrap();
         best.production_cost_usd_per_instance = "0.000194".parse().ok();
@@ -379,7 +443,7 @@ mod tests {
         summary.pareto = vec![point];
         let text = cheaper(&summary).unwrap();
         assert!(
-            text.starts_with("abcd1234 costs 1/17 of it, $0.0000115 an instance, and may be the best too: exact 0.850 [0.800, 0.900], P(best) 0.22: "),
+            text.starts_with("abcd1234 costs 5.9 % of it, $0.0000115 an instance, and may be the best too: exact 0.850 [0.800, 0.900], P(best) 0.22: "),
             "{text}"
         );
         summary.pareto[0].production_cost_usd_per_instance = "0.0001".parse().unwrap();
