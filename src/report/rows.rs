@@ -31,7 +31,7 @@ pub struct RankingRow {
     pub ci_low: Option<f64>,
     /// The upper end.
     pub ci_high: Option<f64>,
-    /// What the mean over further instances like these is expected to be: the order is by it.
+    /// What the mean over the tuning instances and as many further ones is expected to be: the order is by it.
     pub posterior_mean: Option<f64>,
     /// How sure that is.
     pub posterior_sd: Option<f64>,

@@ -85,7 +85,7 @@ fn ranking_in(width: u16, rows: &[RankingRow], metric: &str, limit: usize, color
     if shown.iter().any(|row| row.instances != shown[0].instances) {
         text += &wrapped_in(
             width,
-            "Ordered by the score expected on all instances, which allows for luck where few were judged.",
+            "Ordered by the score expected here and on as many further instances, which allows for luck.",
         );
     }
     text
@@ -428,7 +428,7 @@ mod tests {
                                                                         cannot be best: no instance was
                                                                         judged
         * No other has both a better expected score and a lower price.
-        Ordered by the score expected on all instances, which allows for luck where few were judged.
+        Ordered by the score expected here and on as many further instances, which allows for luck.
         "#);
         let short = ranking(&rows, "accuracy", 3, false);
         assert!(short.contains("baseline: ") && short.contains("\nand 6 more in ranking.csv\n"), "{short}");

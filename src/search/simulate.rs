@@ -252,7 +252,7 @@ pub struct Trace {
     pub rows: Vec<usize>,
     /// Everything told, in the order of asking.
     pub told: Vec<Told>,
-    /// The row that is expected to be the best on further instances by all that was told; of those as good the cheapest. `None` where nothing was
+    /// The row that a ranking would put first by all that was told; of those as good the cheapest. `None` where nothing was
     /// scored.
     pub recommendation: Option<usize>,
 }
@@ -311,8 +311,8 @@ pub fn run(
     Ok(Trace { spent, rows: trial_rows, told: log.told, recommendation })
 }
 
-/// The trial that a ranking would put first ([`recommended`]), of those that production can afford almost surely; where
-/// there is none, the one that it can afford most likely.
+/// The trial that a ranking would put first ([`recommended`]), of those that production can afford almost surely, as their
+/// own bills have it too; where there is none, likely; else the one that it can afford most likely.
 fn recommend(log: &Log, problem: &Problem) -> Option<usize> {
     let trials = log.trials.len();
     let mut lines: Vec<racing::Line> = vec![Vec::new(); problem.instances];
@@ -342,16 +342,16 @@ fn recommend(log: &Log, problem: &Problem) -> Option<usize> {
     let affordable =
         |standing: &Standing| problem.inference_budget.map_or(1.0, |budget| standing.affordable(budget.as_f64()));
     let above = |trial: usize| problem.inference_budget.is_some_and(|budget| cost(trial) > budget.as_f64());
-    let sure: Vec<(usize, Standing)> =
-        judged.iter().copied().filter(|(trial, standing)| affordable(standing) >= SURE && !above(*trial)).collect();
-    let best_first = sure.iter().map(|&(trial, standing)| (standing.mean, cost(trial)));
-    match recommended(best_first, indifferent(&lines)) {
-        Some(place) => Some(sure[place].0),
-        None => {
-            let likeliest = judged.iter().rev().max_by(|a, b| affordable(&a.1).total_cmp(&affordable(&b.1)));
-            likeliest.map(|(trial, _)| *trial)
-        }
-    }
+    let best = |least: f64| {
+        let may = |(trial, standing): &(usize, Standing)| affordable(standing) >= least && !above(*trial);
+        let rows: Vec<(usize, Standing)> = judged.iter().copied().filter(may).collect();
+        let best_first = rows.iter().map(|&(trial, standing)| (standing.mean, cost(trial)));
+        recommended(best_first, indifferent(&lines)).map(|place| rows[place].0)
+    };
+    best(SURE).or_else(|| best(0.5)).or_else(|| {
+        let likeliest = judged.iter().rev().max_by(|a, b| affordable(&a.1).total_cmp(&affordable(&b.1)));
+        likeliest.map(|(trial, _)| *trial)
+    })
 }
 
 #[cfg(test)]

@@ -98,7 +98,7 @@ pub struct FrontierPoint {
     pub id: String,
     /// The parameters.
     pub config: Configuration,
-    /// What its score on further instances like these is expected to be.
+    /// What its score over the tuning instances and as many further ones is expected to be.
     pub posterior_mean: f64,
     /// The mean of the objective.
     pub score: Option<f64>,

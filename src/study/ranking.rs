@@ -62,9 +62,9 @@ pub struct Ranked {
     pub reason: Option<String>,
     /// The mean of the objective with its interval.
     pub estimate: Option<stats::Estimate>,
-    /// What its mean over further instances like these is expected to be, and how sure that is: (mean, standard deviation).
-    /// The order is by it: it makes up for some having seen harder instances than others, and for luck. Where every one was
-    /// judged on every instance, it is the raw mean.
+    /// What its mean over the tuning instances and as many further ones is expected to be, and how sure that is: (mean, standard
+    /// deviation). The order is by it: it makes up for some having seen harder instances than others, and for luck. Where
+    /// every one was judged on every instance, it is the raw mean.
     pub posterior: Option<(f64, f64)>,
     /// The probability that it is the best of those that nothing stands against, on further instances like these.
     pub probability: Option<f64>,
@@ -138,7 +138,7 @@ pub fn rank(trials: &[Trial], objective: &Objective, instances: usize, inference
     place(&entries, objective.direction, instances, inference_budget)
 }
 
-/// Ranks configurations by what is expected of the objective on further instances like the `instances` tuning instances, by
+/// Ranks configurations by what is expected of the objective over the `instances` tuning instances and as many further ones, by
 /// the race's model ([`stats::racing`]): raw means where every one was judged on every instance, and elsewhere with what
 /// relatives, the difficulty of instances and prices say. Equals by production cost, then by the order of trying.
 pub fn place(entries: &[Entry], direction: Direction, instances: usize, inference_budget: Option<Usd>) -> Vec<Ranked> {

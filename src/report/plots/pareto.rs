@@ -22,7 +22,7 @@ struct Point {
     cost: f64,
     score: f64,
     interval: Option<[f64; 2]>,
-    /// Where the frontier runs, if it is on it: the score expected on all instances.
+    /// Where the frontier runs, if it is on it: the expected score.
     frontier: Option<f64>,
     instances: usize,
     winner: bool,

@@ -173,9 +173,10 @@ fn places(kinship: &Kinship, costs: Option<&Costs>) -> Vec<Place> {
 /// One configuration of a ranking.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Standing {
-    /// The expected mean over further instances like these; the raw mean where every one was observed on every instance.
+    /// The expected mean over all instances and as many further ones like these; the raw mean where every one was observed on
+    /// every instance.
     pub mean: f64,
-    /// The standard deviation of what is expected of further instances.
+    /// Its standard deviation.
     pub sd: f64,
     /// The probability of being the best of those that may be chosen (`eligible`) on further instances like these, by seeded
     /// draws; 0 for others.
@@ -203,7 +204,9 @@ pub fn standings(evidence: &Evidence, eligible: &[bool], seed: u64) -> Vec<Optio
     let additive = additive::fit(&observations(evidence.lines), size, evidence.instances);
     let mut standings: Vec<Option<Standing>> = (0..size)
         .map(|row| {
-            let (mean, sd) = additive.beyond[row]?;
+            let (mean, sd) = (additive.mean[row]?, additive.sd[row]?);
+            let (further, further_sd) = additive.beyond[row]?;
+            let (mean, sd) = (f64::midpoint(mean, further), f64::midpoint(sd, further_sd));
             let bill = &evidence.production[row];
             let dollars = (bill.count > 0).then_some(bill.mean);
             Some(Standing { mean, sd, best: 0.0, dollars, dollars_log_sd: 0.0 })
@@ -237,13 +240,16 @@ pub fn standings(evidence: &Evidence, eligible: &[bool], seed: u64) -> Vec<Optio
     // No mean is above or below everything that was seen.
     let values = || evidence.lines.iter().flatten().map(|(_, value)| *value);
     let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
-    // Where all is known of all, there is nothing to make up for; elsewhere who was looked at on everything is not thereby
-    // the better one: its luck is in what was seen.
+    // Where all is known of all, there is nothing to make up for. Elsewhere who was looked at on everything is not thereby the
+    // better one, for luck is in what was seen: as many further instances count as much, where it falls back towards its
+    // relatives. (These alone count less on small tables: 60 instances are most of what is known of them.)
     let complete = belief.count.iter().all(|&count| count >= evidence.instances);
     for (at, &row) in rows.iter().enumerate() {
         if let Some(standing) = &mut standings[row] {
-            let mean = if complete { belief.mean[at] } else { belief.effect[at] };
-            let variance = belief.outlook.covariance().at(at, at);
+            let mean = if complete { belief.mean[at] } else { f64::midpoint(belief.mean[at], belief.effect[at]) };
+            let left = (1.0 - belief.count[at] as f64 / evidence.instances.max(1) as f64).max(0.0);
+            let own = left / evidence.instances.max(1) as f64 * belief.noise;
+            let variance = f64::midpoint(left, 1.0).powi(2) * belief.outlook.covariance().at(at, at) + own / 4.0;
             // Of values whose squares vanish beside others' the additive model says more.
             if mean.is_finite() && variance.is_finite() {
                 standing.mean = super::super::finite(mean * scale).clamp(low, high);
