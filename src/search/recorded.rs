@@ -145,7 +145,7 @@ fn halving_copes_with_prices_that_differ_300_to_1() {
     let prices = [("gpt-35-turbo", "1.5", "2.0"), ("gpt-4", "30", "60")];
     let table = outcomes(&folder.join("exam/outcomes.csv.gz"), &prices);
     let budget: Usd = "5".parse().unwrap();
-    let (halving, random) = (regret("halving", &table, budget, 3), regret("random", &table, budget, 3));
+    let (halving, random) = (regret("halving", &table, budget, 10), regret("random", &table, budget, 10));
     println!("exam at $5 of ${}: halving {halving:?}, random {random:?}", table.price());
     assert!(halving.0 < 5.0 && halving.0 < random.0, "{halving:?} {random:?}");
     assert!(halving.1 > 0.95, "{halving:?}");

@@ -12,7 +12,7 @@ use rand_chacha::ChaCha12Rng;
 use super::{Ask, Domain, InputPrice, Outcome, Problem, Strategy, Told};
 use crate::money::Usd;
 use crate::space::Configuration;
-use crate::stats::racing::assess::{Evidence, Standing, indifferent, recommended, standings};
+use crate::stats::racing::assess::{Eligible, Evidence, Standing, indifferent, recommended, standings};
 use crate::stats::racing::costs::{Bill, Input, SURE};
 use crate::stats::{Running, racing};
 
@@ -342,11 +342,19 @@ fn recommend(log: &Log, problem: &Problem) -> Option<usize> {
     let affordable =
         |standing: &Standing| problem.inference_budget.map_or(1.0, |budget| standing.affordable(budget.as_f64()));
     let above = |trial: usize| problem.inference_budget.is_some_and(|budget| cost(trial) > budget.as_f64());
+    let complete = evidence.complete();
     let best = |least: f64| {
         let may = |(trial, standing): &(usize, Standing)| affordable(standing) >= least && !above(*trial);
         let rows: Vec<(usize, Standing)> = judged.iter().copied().filter(may).collect();
-        let best_first = rows.iter().map(|&(trial, standing)| (standing.mean, cost(trial)));
-        recommended(best_first, indifferent(&lines)).map(|place| rows[place].0)
+        let best_first: Vec<_> = rows
+            .iter()
+            .map(|&(trial, Standing { mean, best, .. })| Eligible {
+                mean,
+                cost: cost(trial),
+                best: if complete { 0.0 } else { best },
+            })
+            .collect();
+        recommended(&best_first, indifferent(&lines)).map(|place| rows[place].0)
     };
     best(SURE).or_else(|| best(0.5)).or_else(|| {
         let likeliest = judged.iter().rev().max_by(|a, b| affordable(&a.1).total_cmp(&affordable(&b.1)));

@@ -14,14 +14,12 @@ use crate::money::Usd;
 use crate::space::Configuration;
 use crate::stats::additive::{self, Observation, Posterior};
 use crate::stats::eprocess;
+use crate::stats::racing::assess::CREDIBLE;
 use crate::stats::selection::{self, Beliefs as _, Fitted, Independent};
 use crate::study::ranking::{self, Ranked, Standing};
 use crate::study::summary::{Holdout, Scored};
 use crate::study::trial::Trial;
 use crate::task::Objective;
-
-/// The probability that the set of those that may be best holds the best one.
-const CREDIBLE: f64 = 0.95;
 
 /// More than this, and what was seen of differences is what chance gives.
 const CHANCE: f64 = 0.05;

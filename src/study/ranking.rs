@@ -8,7 +8,7 @@ use crate::provider::FailureKind;
 use crate::space::Configuration;
 use crate::stats;
 use crate::stats::racing::Line;
-use crate::stats::racing::assess::{Evidence, indifferent, recommended, standings};
+use crate::stats::racing::assess::{Eligible, Evidence, indifferent, recommended, standings};
 use crate::stats::racing::costs::{Bill, SURE};
 use crate::study::production::within;
 use crate::study::trial::{Production, Trial, short};
@@ -215,8 +215,15 @@ pub fn place(entries: &[Entry], direction: Direction, instances: usize, inferenc
         a.standing.cmp(&b.standing).then(mean_b.total_cmp(mean_a)).then(cost_a.cmp(cost_b)).then(a.trial.cmp(&b.trial))
     });
     let eligible = ranking.iter().take_while(|(row, ..)| row.standing == Standing::Eligible);
-    let best_first = eligible.map(|(_, mean, cost)| (*mean, cost.unwrap_or(Usd::MAX)));
-    if let Some(place) = recommended(best_first, indifferent(&lines)) {
+    let complete = evidence.complete();
+    let best_first: Vec<_> = eligible
+        .map(|(row, mean, cost)| Eligible {
+            mean: *mean,
+            cost: cost.unwrap_or(Usd::MAX),
+            best: row.probability.filter(|_| !complete).unwrap_or(0.0),
+        })
+        .collect();
+    if let Some(place) = recommended(&best_first, indifferent(&lines)) {
         ranking[..=place].rotate_right(1);
     }
     let numbered = |(place, (row, ..)): (usize, (Ranked, _, _))| Ranked { rank: place + 1, ..row };

@@ -1,6 +1,6 @@
 //! From what a study knows to what is believed: costs, places, variances and beliefs in one go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use farthing_kernels::linear::{Square, dot};
 use rand_chacha::ChaCha12Rng;
@@ -37,18 +37,32 @@ pub fn indifferent(lines: &[Line]) -> f64 {
     if sum.is_finite() { INDIFFERENT * sum.sqrt() } else { 0.0 }
 }
 
-/// Of some that may be recommended as (expected score, production cost), the best first, the place of the one that is: of
-/// those as good as the best, the cheapest; of equals the first.
-pub fn recommended<C: PartialOrd>(best_first: impl IntoIterator<Item = (f64, C)>, indifferent: f64) -> Option<usize> {
-    let mut rows = best_first.into_iter().enumerate();
-    let (first, (top, mut least)) = rows.next()?;
-    let mut chosen = first;
-    for (place, (_, cost)) in rows.take_while(|(_, (mean, _))| *mean >= top - indifferent) {
-        if cost < least {
-            (chosen, least) = (place, cost);
-        }
-    }
-    Some(chosen)
+/// One that may be recommended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Eligible<C> {
+    /// Its expected score.
+    pub mean: f64,
+    /// Its production cost.
+    pub cost: C,
+    /// The probability that it is the best.
+    pub best: f64,
+}
+
+/// The probability with which those that may be best hold the best one.
+pub const CREDIBLE: f64 = 0.95;
+
+/// Of some that may be recommended, the best first, the place of the one that is: of those as good as the first that may be
+/// best, the cheapest; of equals the first. Where no probabilities are given, all may be best.
+pub fn recommended<C: PartialOrd + Copy>(best_first: &[Eligible<C>], indifferent: f64) -> Option<usize> {
+    let sum: f64 = best_first.iter().map(|row| row.best).sum();
+    let shares: Vec<f64> = best_first.iter().map(|row| if sum > 0.0 { row.best / sum } else { 1.0 }).collect();
+    let may: BTreeSet<usize> = match sum > 0.0 {
+        true => selection::credible(&shares, CREDIBLE).into_iter().collect(),
+        false => (0..best_first.len()).collect(),
+    };
+    let top = best_first[*may.first()?].mean;
+    let as_good = may.into_iter().take_while(|&at| best_first[at].mean >= top - indifferent);
+    as_good.reduce(|chosen, at| if best_first[at].cost < best_first[chosen].cost { at } else { chosen })
 }
 
 /// What is known of some configurations.
@@ -66,6 +80,13 @@ pub struct Evidence<'a> {
 }
 
 impl Evidence<'_> {
+    /// Every one that was observed was observed on every instance: then nothing is to be made up for.
+    pub fn complete(&self) -> bool {
+        let mut count = vec![0; self.configurations.len()];
+        self.lines.iter().flatten().for_each(|(row, _)| count[*row as usize] += 1);
+        count.into_iter().all(|count| count == 0 || count >= self.instances)
+    }
+
     /// The probability that production can afford a configuration, by what is believed of costs; 1 without a budget.
     pub fn within(&self, row: usize, costs: Option<&Costs>, inference_budget: Option<f64>) -> f64 {
         match (inference_budget, costs) {
@@ -240,10 +261,9 @@ pub fn standings(evidence: &Evidence, eligible: &[bool], seed: u64) -> Vec<Optio
     // No mean is above or below everything that was seen.
     let values = || evidence.lines.iter().flatten().map(|(_, value)| *value);
     let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
-    // Where all is known of all, there is nothing to make up for. Elsewhere who was looked at on everything is not thereby the
-    // better one, for luck is in what was seen: as many further instances count as much, where it falls back towards its
+    // Who was looked at on everything, as others were not, is not thereby the better one, for luck is in what was seen: as many further instances count as much, where it falls back towards its
     // relatives. (These alone count less on small tables: 60 instances are most of what is known of them.)
-    let complete = belief.count.iter().all(|&count| count >= evidence.instances);
+    let complete = evidence.complete();
     for (at, &row) in rows.iter().enumerate() {
         if let Some(standing) = &mut standings[row] {
             let mean = if complete { belief.mean[at] } else { f64::midpoint(belief.mean[at], belief.effect[at]) };
@@ -357,12 +377,19 @@ mod tests {
 
     #[test]
     fn of_those_as_good_as_the_best_the_cheapest_is_recommended_and_of_equals_the_first() {
-        let rows = [(0.9, 5), (0.9, 3), (0.8995, 3), (0.89, 1)];
-        assert_eq!(recommended(rows, 0.001), Some(1));
-        assert_eq!(recommended(rows, 0.0), Some(1));
-        assert_eq!(recommended(rows, 0.1), Some(3));
-        assert_eq!(recommended([(0.9, 5), (0.8, 1)], 0.001), Some(0));
-        assert_eq!(recommended::<i32>([], 1.0), None);
+        let rows = |all: &[(f64, i32, f64)]| -> Vec<Eligible<i32>> {
+            all.iter().map(|&(mean, cost, best)| Eligible { mean, cost, best }).collect()
+        };
+        let four = rows(&[(0.9, 5, 0.3), (0.9, 3, 0.3), (0.8995, 3, 0.2), (0.89, 1, 0.2)]);
+        assert_eq!(recommended(&four, 0.001), Some(1));
+        assert_eq!(recommended(&four, 0.0), Some(1));
+        assert_eq!(recommended(&four, 0.1), Some(3));
+        assert_eq!(recommended(&rows(&[(0.9, 5, 0.5), (0.8, 1, 0.5)]), 0.001), Some(0));
+        assert_eq!(recommended::<i32>(&[], 1.0), None);
+        // Who was lucky and is not among those that may be best is not recommended.
+        let lucky = rows(&[(0.9, 1, 0.01), (0.89, 3, 0.6), (0.88, 2, 0.39)]);
+        assert_eq!(recommended(&lucky, 0.001), Some(1));
+        assert_eq!(recommended(&rows(&[(0.9, 5, 0.0), (0.8, 1, 0.0)]), 0.001), Some(0), "nobody knows");
     }
 
     #[test]
