@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Endpoints, Model, ProviderKind};
+use super::ProviderKind;
 use crate::diagnostic::{Error, Result, nearest};
-use crate::models::Refused;
 use crate::provider::wire::STANDARD;
 use crate::space::parameter::{API_PARAMETERS, api_parameter, check_all};
 
@@ -29,14 +28,6 @@ fn renamed(provider: ProviderKind, name: &str) -> &str {
 
 /// What a row or request itself says or decides, so that none of its parameters may.
 const RESERVED: [&str; 5] = ["stream", "stream_options", "model", "messages", "prompt"];
-
-/// A model that refuses one of these parameters, or some of them together, is a fault of whoever asks.
-pub fn check_taken(params: &BTreeMap<String, Value>, model: &Model, endpoints: &Endpoints, asker: &str) -> Result<()> {
-    match Refused::find(&endpoints.takes(model), &model.name, params) {
-        Some(refused) => Err(Error::usage(refused.message(asker)).help(refused.help())),
-        None => Ok(()),
-    }
-}
 
 /// The parameters of a row or request by the names that they are sent under: each known to the API (or one of `more`) and in its
 /// range, or a field of `extra_body`.

@@ -67,7 +67,7 @@ fn checked(endpoints: &Endpoints) -> impl FnMut(Ask) -> Result<Ask, Problem> {
             None => &[],
         };
         let params = parameters::known(&ask.request.params, *provider, more).and_then(|params| {
-            parameters::check_taken(&params, model, endpoints, "the request")?;
+            endpoints.takes(model).check("the request", &model.name, &params)?;
             Ok(params)
         });
         ask.request.params = params.map_err(|error| {

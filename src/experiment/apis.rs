@@ -227,7 +227,7 @@ pub fn parameters(
     if let (ProviderKind::Gemini, Some(filter)) = (provider, safety_filter) {
         params.insert("safetySettings".to_owned(), safety(filter)?);
     }
-    sent::check_taken(&params, model, endpoints, "the row")?;
+    endpoints.takes(model).check("the row", &model.name, &params)?;
     Ok(params)
 }
 

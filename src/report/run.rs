@@ -175,6 +175,9 @@ impl Run {
     fn rank(&self) -> Vec<RankingRow> {
         let direction = self.summary.direction;
         let instances = self.summary.tuning_instances.max(self.instances.len());
+        let range = self.task.as_ref().map_or((f64::NEG_INFINITY, f64::INFINITY), |task| {
+            Ranges::of(&task.metrics, &task.objective).of_metric(&task.objective.metric)
+        });
         let by_trial = self.by_trial();
         let kind = |done: &&Evaluation| Some(self.failures[done.failure? as usize].kind);
         let entries: Vec<Entry> = self
@@ -190,9 +193,12 @@ impl Run {
                     asked: all.len(),
                     own: all.iter().filter_map(kind).filter(|kind| kind.own()).collect(),
                 };
-                let scores = all.iter().filter_map(|done| Some((done.instance as usize, done.score?))).collect();
+                let scores: Vec<(usize, f64)> =
+                    all.iter().filter_map(|done| Some((done.instance as usize, done.score?))).collect();
+                let values: Vec<f64> = scores.iter().map(|(_, value)| *value).collect();
+                let estimate = stats::estimate(&values).map(|known| known.within(range));
                 let cost = (!bills.is_empty()).then(|| Usd::mean(bills.iter().copied().sum(), bills.len() as u64));
-                Entry { configuration, scores, cost, against }
+                Entry { configuration, scores, estimate, cost, against }
             })
             .collect();
         let names = self.parameters();
@@ -219,10 +225,6 @@ impl Run {
                 ..rows::placed(ranked, configuration, &names)
             }
         };
-        if let Some(task) = &self.task {
-            let range = Ranges::of(&task.metrics, &task.objective).of_metric(&task.objective.metric);
-            ranking.iter_mut().for_each(|row| row.estimate = row.estimate.map(|known| known.within(range)));
-        }
         let mut rows: Vec<RankingRow> = ranking.iter().map(row).collect();
         let point = |(at, row): (usize, &RankingRow)| {
             let point = (row.production_cost_usd_per_instance?, direction.gain(row.posterior_mean?));

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::evaluate::Workload;
 use crate::money::Usd;
 use crate::space::Configuration;
+use crate::stats;
 use crate::stats::additive::{self, Observation, Posterior};
 use crate::stats::eprocess;
 use crate::stats::racing::assess::CREDIBLE;
@@ -221,18 +222,19 @@ pub fn claims(evidence: &Evidence, search: Search<'_>, seed: u64) -> Claims {
     let mut chosen_from = vec![false; trials.len()];
     evidence.eligible.iter().for_each(|&row| chosen_from[row] = true);
     let fitted = Fitted::of(&evidence.posterior, &evidence.cells);
+    let metric = &workload.task.objective.metric;
     let corrected = by_first_metric.then(|| selection::corrected(&evidence.cells, &chosen_from, &fitted, seed));
     if let Some(corrected) = corrected.flatten() {
         let ends = [gain(corrected.ci95.0), gain(corrected.ci95.1)];
         let (mut low, mut high) = (ends[0].min(ends[1]), ends[0].max(ends[1]));
         let score = gain(corrected.score);
         // Never surer than the winner's own values: the bootstrap knows nothing of what was not seen.
-        if let Some((mean, (least, greatest))) = best.estimate.and_then(|of| Some((of.mean, of.ci95?))) {
+        let values: Vec<f64> = trials[best.trial].scores(metric).map(|(_, value)| value).collect();
+        if let Some((mean, (least, greatest))) = stats::estimate(&values).and_then(|of| Some((of.mean, of.ci95?))) {
             (low, high) = (low.min(score - (mean - least)), high.max(score + (greatest - mean)));
         }
-        if let Some((least, greatest)) = workload.range() {
-            (low, high) = (low.clamp(least, greatest).min(score), high.clamp(least, greatest).max(score));
-        }
+        let (least, greatest) = workload.ranges().of_metric(metric);
+        (low, high) = (low.max(least).min(score), high.min(greatest).max(score));
         let finite = |value: f64| value.clamp(f64::MIN, f64::MAX);
         claims.corrected_score = Some(score);
         claims.corrected_ci95 = Some([finite(low), finite(high)]);

@@ -220,12 +220,6 @@ impl Study {
             claims::Search { trials: &trials, ranking: &ranking, workload, order: &order, most, by_first_metric };
         let mut claims = claims::claims(&evidence, search, seed);
         claims.expected_gain = converged.or(claims.expected_gain);
-        // What is shown keeps to what the metric can be.
-        let (least, greatest) = self.workload.ranges().of_metric(&task.objective.metric);
-        ranking.iter_mut().for_each(|row| row.estimate = row.estimate.map(|known| known.within((least, greatest))));
-        if let (Some([low, high]), Some(score)) = (&mut claims.corrected_ci95, claims.corrected_score) {
-            (*low, *high) = (low.max(least).min(score), high.min(greatest).max(score));
-        }
         let (mut ending, mut tested) = (ending, None);
         if settings.test_share > 0.0
             && ending != Ending::Interrupted
@@ -256,10 +250,7 @@ impl Study {
             Ending::Done if used_up => StopReason::Budget,
             Ending::Done => StopReason::Converged,
         };
-        let scored = |row: &Ranked| {
-            let trial = &trials[row.trial];
-            Scored::of(trial, trial.estimate(&task.objective.metric).as_ref())
-        };
+        let scored = |row: &Ranked| Scored::of(&trials[row.trial], row.estimate.as_ref());
         let mut summary = Summary {
             task: task.name.clone(),
             metric: task.objective.metric.clone(),

@@ -79,6 +79,8 @@ pub struct Entry<'a> {
     pub configuration: &'a Configuration,
     /// The objective of every instance that was judged: (instance, value).
     pub scores: Vec<(usize, f64)>,
+    /// Their mean with its interval.
+    pub estimate: Option<stats::Estimate>,
     /// The mean production cost of the instances that were answered.
     pub cost: Option<Usd>,
     /// What may stand against it.
@@ -131,6 +133,7 @@ pub fn rank(trials: &[Trial], objective: &Objective, instances: usize, inference
         .map(|trial| Entry {
             configuration: &trial.configuration,
             scores: trial.scores(&objective.metric).collect(),
+            estimate: trial.estimate(&objective.metric),
             cost: trial.production_cost(),
             against: trial.against(trial.production()),
         })
@@ -198,13 +201,12 @@ pub fn place(entries: &[Entry], direction: Direction, instances: usize, inferenc
                 (Some(_), _) => Standing::Unreliable,
                 (None, Some(_)) => Standing::Eligible,
             };
-            let scores: Vec<f64> = entry.scores.iter().map(|(_, value)| *value).collect();
             let row = Ranked {
                 rank: 0,
                 trial: index,
                 standing,
                 reason,
-                estimate: stats::estimate(&scores),
+                estimate: entry.estimate,
                 posterior: standing_of.map(|standing| (direction.gain(standing.mean), standing.sd)),
                 probability: standing_of.map(|standing| standing.best),
             };
@@ -278,9 +280,11 @@ mod tests {
 
     /// Right on the first `right` of 40 instances, each answer at this price.
     fn entry(configuration: &Configuration, right: usize, cost: Usd) -> Entry<'_> {
+        let values: Vec<f64> = (0..40).map(|at| f64::from(u8::from(at < right))).collect();
         Entry {
             configuration,
-            scores: (0..40).map(|at| (at, f64::from(u8::from(at < right)))).collect(),
+            estimate: stats::estimate(&values),
+            scores: values.into_iter().enumerate().collect(),
             cost: Some(cost),
             against: Against { production: Production::billed(&[cost; 40], 40), asked: 40, ..Against::default() },
         }

@@ -8,6 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use reqwest::StatusCode;
 use reqwest::header::CONTENT_RANGE;
 use sha2::{Digest, Sha256};
@@ -28,7 +29,7 @@ const TOKENIZER: &str = "tokenizer.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// How often in a row a download may fail without a byte more.
-const TRIES: u32 = 3;
+const TRIES: usize = 3;
 /// The wait after the first failure; it doubles.
 const WAIT: Duration = Duration::from_millis(500);
 /// So often it is said how far it is.
@@ -53,28 +54,30 @@ pub fn fetch(model: &HubModel, cache: &Path, compute: Compute) -> Result<Place> 
 }
 
 async fn listing(hub: &Hub, model: &HubModel) -> Result<Listing> {
-    let mut failures = 0;
+    let mut waits = waits();
     loop {
         match hub.listing(model).await {
             Ok(listing) => return Ok(listing),
             // Who has no network is told at once.
             Err(Trouble::Away(error)) => return Err(error),
-            Err(trouble) => again(trouble, &mut failures).await?,
+            Err(trouble) => again(trouble, &mut waits).await?,
         }
     }
 }
 
 /// Waits where that may help.
-async fn again(trouble: Trouble, failures: &mut u32) -> Result<()> {
-    match trouble {
-        Trouble::Passing(error) | Trouble::Away(error) if *failures < TRIES => {
-            tracing::info!("{}: trying again", error.message());
-            tokio::time::sleep(WAIT * 2_u32.pow(*failures)).await;
-            *failures += 1;
-            Ok(())
-        }
-        trouble => Err(trouble.error()),
-    }
+async fn again(trouble: Trouble, waits: &mut ExponentialBackoff) -> Result<()> {
+    let passes = matches!(trouble, Trouble::Passing(_) | Trouble::Away(_));
+    let (error, wait) = (trouble.error(), waits.next().filter(|_| passes));
+    let Some(wait) = wait else { return Err(error) };
+    tracing::info!("{}: trying again", error.message());
+    tokio::time::sleep(wait).await;
+    Ok(())
+}
+
+/// The waits between failures in a row.
+fn waits() -> ExponentialBackoff {
+    ExponentialBuilder::default().with_min_delay(WAIT).with_max_times(TRIES).build()
 }
 
 /// One commit of a repository on its way into the cache.
@@ -235,11 +238,11 @@ impl Fetching<'_> {
             return Ok(Missing { name, etag, size });
         }
         let url = self.hub.file(self.model, &self.commit, name);
-        let mut failures = 0;
+        let mut waits = waits();
         loop {
             match self.hub.about(self.model, url.clone()).await {
                 Ok((etag, said)) => return Ok(Missing { name, etag, size: size.or(said) }),
-                Err(trouble) => again(trouble, &mut failures).await?,
+                Err(trouble) => again(trouble, &mut waits).await?,
             }
         }
     }
@@ -290,7 +293,7 @@ impl Fetching<'_> {
         }
         let _lock = self.lock(file)?;
         if !(blob.is_file() && file.size.is_none_or(|size| super::fetch::size(&blob) == Some(size))) {
-            let mut failures = 0;
+            let mut waits = waits();
             loop {
                 let before = size(&self.part(file)).unwrap_or(0);
                 match self.pour(file, progress).await {
@@ -298,9 +301,9 @@ impl Fetching<'_> {
                     Err(trouble) => {
                         // Whoever comes nearer may go on.
                         if size(&self.part(file)).unwrap_or(0) > before {
-                            failures = 0;
+                            waits = self::waits();
                         }
-                        again(trouble, &mut failures).await?;
+                        again(trouble, &mut waits).await?;
                     }
                 }
             }
